@@ -1,0 +1,1 @@
+//! Blind baselines: the metronome, the silent coach.

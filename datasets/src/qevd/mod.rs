@@ -1,0 +1,1 @@
+//! QEVD file formats and protocols.

@@ -1,0 +1,58 @@
+//! The streaming coach: after each frame it stays silent or speaks.
+
+use serde::Serialize;
+use spotter_vision::lens::View;
+use std::time::Duration;
+
+/// What an utterance is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// From the model.
+    Coaching,
+    /// From the view: nobody, or not all of a body, is seen. No model is asked.
+    View,
+}
+
+/// Something to say.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Feedback {
+    /// Media time of the frame that made the coach speak.
+    pub t_frame: Duration,
+    /// Media time at which its first word could be spoken.
+    pub t_ready: Duration,
+    /// The words.
+    pub text: String,
+    /// What it is about.
+    pub kind: Kind,
+}
+
+/// What the user may turn. Times are media time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CoachOptions {
+    /// Added to the logit of `<feedback>` against `<next>`: 0 as trained, more speaks more.
+    pub talkativeness: f32,
+    /// No two utterances begin closer than this.
+    pub cooldown: Duration,
+    /// Longest utterance in tokens.
+    pub max_tokens: usize,
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Seed of the sampler.
+    pub seed: u64,
+    /// "en" or "ko".
+    pub language: String,
+    /// Exercise told to the model, in words; `None` lets it recognise.
+    pub exercise: Option<String>,
+}
+
+/// One step of the coach: a frame was seen.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Probability of speaking at this frame, before bias and cooldown.
+    pub p_speak: f32,
+    /// The utterance begun and finished at this frame, if any.
+    pub feedback: Option<Feedback>,
+    /// How the person is seen.
+    pub view: View,
+}

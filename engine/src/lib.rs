@@ -1,0 +1,12 @@
+//! Visual tokens and text in, text out: LLaVA models, and the coach that streams them.
+//!
+//! The engine sees frames only through an encoder of `spotter-vision`. A model family is one readable file.
+
+pub mod coach;
+pub mod device;
+pub mod model;
+pub mod prompt;
+pub mod tokenizer;
+#[cfg(feature = "training")]
+pub mod training;
+pub mod weights;

@@ -1,0 +1,14 @@
+//! From pictures to visual tokens.
+
+pub mod vit;
+
+use crate::Frame;
+use candle_core::{Result, Tensor};
+
+/// A vision tower with its preprocessing.
+pub trait Encoder: Send {
+    /// Tokens of a batch of pictures: `[batch, tokens, width]`.
+    fn encode(&self, frames: &[Frame]) -> Result<Tensor>;
+    /// Tokens a picture and their width.
+    fn shape(&self) -> (usize, usize);
+}

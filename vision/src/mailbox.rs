@@ -1,0 +1,1 @@
+//! The latest-frame mailbox: newest wins, drops are counted.

@@ -1,0 +1,1 @@
+//! Pose from pictures: BlazePose through ONNX Runtime.

@@ -1,0 +1,1 @@
+//! From a frame to the normalised input tensor of a vision tower.
