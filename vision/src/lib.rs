@@ -9,6 +9,7 @@ pub mod encoder;
 pub mod frame;
 pub mod lens;
 pub mod mailbox;
+pub mod nn;
 pub mod pose;
 pub mod preprocess;
 pub mod source;
