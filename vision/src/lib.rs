@@ -13,6 +13,8 @@ pub mod nn;
 pub mod pose;
 pub mod preprocess;
 pub mod source;
+#[cfg(feature = "training")]
+pub mod training;
 
 pub use body::{Body, Joint};
 pub use frame::Frame;
