@@ -9,7 +9,7 @@ use super::{
     manifest::{Manifest, Speaking},
 };
 use crate::{
-    model::{KvCache, decoder::Decoder},
+    model::{Decoder, KvCache},
     sampler,
 };
 use candle_core::{DType, Error, Result, Tensor, bail};
