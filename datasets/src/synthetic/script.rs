@@ -142,7 +142,10 @@ pub fn script(
     for (t, cue) in cues(timeline, end, options) {
         coach.hear(t, cue);
     }
-    coach.events
+    let mut events = coach.events;
+    events.retain(|event| event.t <= end);
+    events.sort_by(|a, b| a.t.total_cmp(&b.t));
+    events
 }
 
 /// What becomes visible when, in order of time.
@@ -202,8 +205,9 @@ impl<R: Rng> Coach<'_, R> {
             Cue::Underway => self.name(t),
             Cue::Rep(mistakes) => self.rep(t, mistakes),
             Cue::Stopped => {
-                if self.set.take().is_some() && self.may_speak(t) {
-                    self.speak(t, Meaning::Closing);
+                if self.set.take().is_some() {
+                    // Often the last repetition has just been counted: the closing words wait for their turn.
+                    self.speak(t.max(self.last + self.options.min_gap - self.options.delay.0), Meaning::Closing);
                 }
             }
             Cue::End => self.say(t, Meaning::End, true),

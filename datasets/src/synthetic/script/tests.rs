@@ -66,7 +66,7 @@ fn a_set_is_named_counted_and_closed() {
             (SaidKind::Count, Some(4), false),
             (SaidKind::Count, Some(6), false),
             (SaidKind::Count, Some(8), false),
-            // Nothing closes the set: the last count has only just been said.
+            (SaidKind::Closing, None, false),
             (SaidKind::Closing, None, true),
         ]
     );
