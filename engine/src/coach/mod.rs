@@ -1,6 +1,7 @@
 //! The streaming coach: after each frame it stays silent or speaks.
 
 pub mod eye;
+pub mod load;
 pub mod manifest;
 pub mod session;
 

@@ -29,6 +29,8 @@ pub struct StreamModel {
     pub tokenizer: Tokenizer,
     /// How it is streamed.
     pub manifest: Manifest,
+    /// Side of the square picture that its tower sees, in pixels.
+    pub picture_side: usize,
 }
 
 /// How the model's wish to speak is read.

@@ -69,7 +69,7 @@ pub struct Progress {
 
 /// A window as the decoder sees it: rows of a table of token embeddings followed by frame embeddings.
 struct Window {
-    /// For each position a token id, or a frame index beyond `FRAME`.
+    /// For each position a token id, or the index of a frame in the window.
     items: Vec<Item>,
     /// For each position the target id and its weight; weight 0 is no target.
     targets: Vec<(u32, f32)>,
@@ -80,7 +80,7 @@ struct Window {
 #[derive(Clone, Copy)]
 enum Item {
     Token(u32),
-    Frame(usize),
+    Frame,
 }
 
 impl Window {
@@ -89,7 +89,7 @@ impl Window {
         let mut targets = vec![(0, 0.0); items.len()];
         let mut spoken = stream.utterances.iter().skip_while(|(at, _)| *at < from).peekable();
         for frame in from..to {
-            items.push(Item::Frame(frame - from));
+            items.push(Item::Frame);
             let Some((_, words)) = spoken.next_if(|(at, _)| *at <= frame) else {
                 targets.push((actions.next, silence_weight));
                 continue;
@@ -132,7 +132,7 @@ impl CoachModel {
         let device = self.decoder.device();
         let (mut ids, mut frames, mut rows) = (Vec::new(), Vec::new(), 0usize);
         for (stream, window) in windows {
-            ids.extend(window.items.iter().filter_map(|i| match i { Item::Token(id) => Some(*id), Item::Frame(_) => None }));
+            ids.extend(window.items.iter().filter_map(|i| match i { Item::Token(id) => Some(*id), Item::Frame => None }));
             let first = window.from.saturating_sub(1);
             let tokens = stream.features.narrow(0, first, window.to - first)?.unsqueeze(1)?;
             let joined = join_change(&tokens, None)?.squeeze(1)?;
@@ -145,13 +145,13 @@ impl CoachModel {
         let (mut index, mut places, mut truths, mut weights) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (b, (_, window)) in windows.iter().enumerate() {
             for (i, (item, (truth, weight))) in window.items.iter().zip(&window.targets).enumerate() {
-                let next = match item { Item::Token(_) => &mut token, Item::Frame(_) => &mut frame };
+                let next = match item { Item::Token(_) => &mut token, Item::Frame => &mut frame };
                 index.push(*next);
                 *next += 1;
                 if *weight > 0.0 {
                     places.push((b * rows + i) as u32);
                     truths.push(*truth);
-                    weights.push((*weight, matches!(item, Item::Frame(_))));
+                    weights.push((*weight, matches!(item, Item::Frame)));
                 }
             }
             // Padding lies behind everything that counts, so causal attention never sees it.
