@@ -202,7 +202,9 @@ impl<R: Rng> Coach<'_, R> {
                 self.say(t, if first { Meaning::First(exercise) } else { Meaning::Next(exercise) }, true);
             }
             Cue::Begun(exercise) => self.set = Some(Set::new(exercise, t)),
-            Cue::Underway => self.name(t),
+            Cue::Underway => {
+                self.name(t);
+            }
             Cue::Rep(mistakes) => self.rep(t, mistakes),
             Cue::Stopped => {
                 if self.set.take().is_some() {

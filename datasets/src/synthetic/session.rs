@@ -3,7 +3,7 @@
 use super::{
     camera::{Camera, PoseNoise},
     exercise::{Exercise, FPS, Mistake, Posture, Take},
-    motion::{self, Person, Style},
+    motion::{self, Fault, Person, Style},
     phrases::{EXERCISES, Lang},
     script::{Event, Placed, ScriptOptions, script},
 };
@@ -127,7 +127,7 @@ impl Session {
         let person = Person::random(&mut rng);
         let camera = Camera::random(&mut rng);
         let noise = PoseNoise::random(&mut rng);
-        let mut floor = Floor { person: &person, postures: Vec::new(), yaw: facing(None, &mut rng) };
+        let mut floor = Floor { person: &person, postures: Vec::new() };
         let placed = floor.train(options, &mut rng);
         let postures = floor.postures;
         let duration = postures.len() as f64 / f64::from(FPS);
@@ -201,12 +201,10 @@ fn segment(placed: &Placed<'_>) -> Segment {
     }
 }
 
-/// The place where a session happens: postures so far, and the way the person faces.
+/// The place where a session happens: postures so far.
 struct Floor<'a> {
     person: &'a Person,
     postures: Vec<Posture>,
-    /// Radians around the vertical; 0 faces the camera.
-    yaw: f32,
 }
 
 impl Floor<'_> {
@@ -228,21 +226,47 @@ impl Floor<'_> {
             let (least, most) = options.exercise_seconds;
             let seconds = least + (most - least).max(0.0) * rng.random::<f64>();
             let announced = self.now();
-            let yaw = facing(Some(exercise), rng);
             let take = perform(exercise, seconds, self.person, rng);
-            self.go_to(&take, yaw, rng);
+            if let Some(first) = take.postures.first() {
+                self.go_to(first, rng.random_range(1.2..2.5));
+            }
             let start = self.now();
-            self.postures.extend(take.postures.iter().map(|posture| turned(posture, yaw)));
+            self.postures.extend_from_slice(&take.postures);
             placed.push((announced, start, take));
             // Long enough for the closing words.
             self.rest(rng.random_range(4.0..7.0), rng);
         }
         placed
     }
+
+    /// Moves from the last posture to `to`.
+    fn go_to(&mut self, to: &Posture, seconds: f32) {
+        if let Some(from) = self.postures.last().copied() {
+            self.postures.extend(motion::transition(&from, to, seconds));
+        }
+    }
+
+    /// Gets up if need be, and rests.
+    fn rest(&mut self, seconds: f32, rng: &mut ChaCha8Rng) {
+        let rest = motion::rest(self.person, seconds, rng);
+        if let Some(first) = rest.first() {
+            self.go_to(first, rng.random_range(0.8..1.6));
+        }
+        self.postures.extend(rest);
+    }
 }
 
-/// All that a session asks of the motion for one exercise.
+/// All that a session asks of the motion for one exercise: some people do it well, most make a mistake for a while.
 fn perform(exercise: Exercise, seconds: f64, person: &Person, rng: &mut ChaCha8Rng) -> Take {
-    let style = Style::random(exercise, rng);
-    motion::take(exercise, seconds as f32, person, &style, rng)
+    let reps = ((seconds / f64::from(motion::seconds_per_rep(exercise))).round() as usize).max(3);
+    let mut mistakes = exercise.mistakes().to_vec();
+    mistakes.shuffle(rng);
+    let count = [0, 1, 1, 1, 2][rng.random_range(0..5)];
+    let mut style = Style::clean().varied(exercise, rng);
+    for mistake in mistakes.into_iter().take(count) {
+        let from = rng.random_range(0..=reps / 2);
+        let to = if rng.random_bool(0.7) { from + rng.random_range(2..=(reps / 2).max(3)) } else { usize::MAX };
+        style.faults.push(Fault { mistake, severity: rng.random_range(0.75..1.2), from, to });
+    }
+    motion::take(exercise, person, &style, reps, rng)
 }

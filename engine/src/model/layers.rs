@@ -81,6 +81,7 @@ impl RmsNorm {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self.mode {
             Mode::Infer => candle_nn::ops::rms_norm(x, &self.weight, self.eps as f32),
+            Mode::Train if x.dtype() == DType::F32 => spotter_vision::nn::rms_norm(x, &self.weight, self.eps as f32),
             Mode::Train => {
                 // The squares are summed in f32: half types lose them.
                 let wide = cast(x, DType::F32)?;

@@ -31,7 +31,7 @@ pub(super) fn learn(manifest: &Manifest, size: usize, path: &Path) -> Result<()>
         .show_progress(false)
         .vocab_size(size)
         .min_frequency(2)
-        .initial_alphabet(ByteLevel::alphabet())
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .special_tokens(special.clone())
         .build();
     let wrap = |e: tokenizers::Error| anyhow!("tokenizer: {e}");
