@@ -265,5 +265,7 @@ fn posture(exercise: Exercise, moment: &Moment, sway: &Sway, facing: f32, frame:
         if exercise.on_floor() { floor::pose(exercise, moment) } else { standing::pose(exercise, moment) };
     let size = if exercise.on_floor() { 0.3 } else { 1.0 };
     sway.apply(&mut pose, frame as f32 / FPS, size);
-    assemble(moment.person, &pose).map(|j| turn(j, facing))
+    // Feet were the origin in the push-up position; bodies turn about their hips.
+    let back = if exercise.on_floor() && exercise != Exercise::SitUp { moment.person.leg() } else { 0.0 };
+    assemble(moment.person, &pose).map(|[x, y, z]| turn([x, y + back, z], facing))
 }
