@@ -80,13 +80,14 @@ mod tests {
     /// Feedback spaced as QEVD reports it: the first within 1 to 5 s, then gaps of 5.3 s give or take 1.2 s.
     fn simulate(episodes: usize) -> Vec<Vec<Timed>> {
         let mut rng = ChaCha8Rng::seed_from_u64(7);
-        let gap = Normal::new(5.3, 1.2).expect("a positive deviation");
+        let gap: Normal<f64> = Normal::new(5.3, 1.2).expect("a positive deviation");
         let episode = |rng: &mut ChaCha8Rng| {
             let mut t: f64 = rng.random_range(1.0..5.0_f64);
             let mut truth = Vec::new();
             while t < 30.0 {
                 truth.push(Timed::new(t, "x"));
-                t += f64::max(gap.sample(rng), 1.0);
+                let pause: f64 = gap.sample(rng);
+                t += pause.max(1.0);
             }
             truth
         };

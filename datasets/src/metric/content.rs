@@ -86,7 +86,7 @@ impl Content {
     }
 
     fn statements(&mut self, segment: &Segment, said: &[&Timed], lang: Lang) {
-        let unit = if segment.exercise == Exercise::Plank { 2 } else { 1 };
+        let unit = if segment.exercise.is_hold() { 2 } else { 1 };
         for sentence in said {
             let meaning = phrases::classify(&sentence.text, lang);
             match (meaning.kind, meaning.mistake, meaning.count) {

@@ -136,7 +136,7 @@ const GROUPS: [&[Joint]; 5] = [
     &[Joint::Nose],
 ];
 
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq)]
 enum Swap {
     None,
     Arms,
@@ -147,7 +147,7 @@ enum Swap {
 /// The errors of a pose estimator over time: trembling that is correlated in time and largest at the ends of the limbs
 /// and in depth, a constant bias of depth, limbs lost for a moment, left and right confused for a moment, and the lag
 /// of its smoothing.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PoseNoise {
     rng: ChaCha8Rng,
     /// Standard deviation as a share of the trunk's length in the picture.

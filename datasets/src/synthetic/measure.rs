@@ -120,11 +120,6 @@ fn thigh(p: &Posture, side: usize) -> f32 {
     degrees_between(sub(on(p, Joint::LeftKnee, side), on(p, Joint::LeftHip, side)), scale(UP, -1.0))
 }
 
-/// Angle of the whole leg (hip to ankle) from hanging straight down.
-fn whole_leg(p: &Posture, side: usize) -> f32 {
-    degrees_between(sub(on(p, Joint::LeftAnkle, side), on(p, Joint::LeftHip, side)), scale(UP, -1.0))
-}
-
 /// Angle of the upper arm from lying along the trunk: 0 hanging, 180 overhead.
 fn arm(p: &Posture, side: usize) -> f32 {
     degrees_between(sub(on(p, Joint::LeftElbow, side), on(p, Joint::LeftShoulder, side)), scale(trunk(p), -1.0))
@@ -196,10 +191,10 @@ fn half_range(exercise: Exercise, rep: &Rep) -> bool {
         Exercise::Squat => hip_depth(rep.postures, rep.peak) > 0.65,
         Exercise::Lunge => hip_depth(rep.postures, rep.peak) > 0.77,
         Exercise::SideLunge => hip_depth(rep.postures, rep.peak) > 0.80,
-        Exercise::JumpingJack => rep.at_peak(|p| both(p, arm)) < 125.0,
+        Exercise::JumpingJack => rep.at_peak(|p| either(p, arm)) < 125.0,
         Exercise::HighKnees => rep.at_peak(|p| either(p, thigh)) < 70.0,
         Exercise::HurdleStep => rep.max(|p| either(p, thigh)) < 58.0,
-        Exercise::LegRaise => rep.at_peak(|p| either(p, whole_leg)) < 38.0,
+        Exercise::LegRaise => rep.at_peak(|p| either(p, thigh)) < 38.0,
         Exercise::Boxing => rep.at_peak(|p| either(p, elbow)) < 140.0,
         Exercise::ToeTouch => rep.at_peak(wrist_height) > 0.38,
         Exercise::ArmCircles => [0, 1].iter().all(|&s| rep.max(|p| arm(p, s)) - rep.min(|p| arm(p, s)) < 22.0),
@@ -207,8 +202,8 @@ fn half_range(exercise: Exercise, rep: &Rep) -> bool {
         Exercise::SitToStand => rep.at_peak(stance) < 0.90,
         Exercise::LateralRaise => rep.at_peak(|p| either(p, arm)) < 66.0,
         Exercise::ShoulderRotation => [0, 1].iter().all(|&s| rotation(rep, s) < 68.0),
-        Exercise::PushUp => rep.at_peak(|p| both(p, elbow)) > 116.0,
-        Exercise::MountainClimber => rep.at_peak(|p| hip_flexion(p, 0).min(hip_flexion(p, 1))) > 98.0,
+        Exercise::PushUp => rep.at_peak(|p| both(p, elbow)) > 97.0,
+        Exercise::MountainClimber => rep.at_peak(|p| hip_flexion(p, 0).min(hip_flexion(p, 1))) > 84.0,
         Exercise::SitUp => rep.at_peak(|p| trunk(p)[2].asin().to_degrees()) < 58.0,
         Exercise::Plank => false,
     }

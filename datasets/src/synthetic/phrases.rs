@@ -16,28 +16,6 @@ use std::{
     sync::LazyLock,
 };
 
-/// Every exercise.
-pub const EXERCISES: [Exercise; 18] = [
-    Exercise::Squat,
-    Exercise::JumpingJack,
-    Exercise::HighKnees,
-    Exercise::Lunge,
-    Exercise::SideLunge,
-    Exercise::Boxing,
-    Exercise::ToeTouch,
-    Exercise::ArmCircles,
-    Exercise::SideBend,
-    Exercise::HurdleStep,
-    Exercise::SitToStand,
-    Exercise::LegRaise,
-    Exercise::LateralRaise,
-    Exercise::ShoulderRotation,
-    Exercise::PushUp,
-    Exercise::Plank,
-    Exercise::MountainClimber,
-    Exercise::SitUp,
-];
-
 /// Every mistake, the one to correct first in front.
 pub const MISTAKES: [Mistake; 9] = [
     Mistake::KneesIn,
@@ -241,7 +219,7 @@ impl Meaning {
 
 /// The name of an exercise in the plural that follows "First up are", in lower case.
 pub fn name(exercise: Exercise, lang: Lang) -> &'static str {
-    aliases(exercise, lang).first().copied().unwrap_or_default()
+    exercise.name(lang.code())
 }
 
 fn aliases(exercise: Exercise, lang: Lang) -> &'static [&'static str] {
@@ -254,7 +232,7 @@ fn aliases(exercise: Exercise, lang: Lang) -> &'static [&'static str] {
 /// Every meaning there is, with numbers left at 0; the sentences of a language in the order of this list.
 fn meanings() -> Vec<Meaning> {
     let mut all = vec![Meaning::End, Meaning::Closing];
-    for exercise in EXERCISES {
+    for exercise in Exercise::ALL {
         all.extend([
             Meaning::First(exercise),
             Meaning::Next(exercise),
@@ -373,9 +351,12 @@ impl Index {
         for phrasing in &mut phrasings {
             phrasing.weight = phrasing.words.iter().filter_map(|word| weights.get(word)).sum();
         }
-        let mut names: Vec<(String, Exercise)> = EXERCISES
+        let mut names: Vec<(String, Exercise)> = Exercise::ALL
             .into_iter()
-            .flat_map(|e| aliases(e, lang).iter().map(move |alias| (normalise(alias), e)))
+            .flat_map(|e| {
+                let all = aliases(e, lang).iter().copied().chain([name(e, lang)]);
+                all.map(move |alias| (normalise(alias), e))
+            })
             .collect();
         names.sort_by_key(|(name, _)| std::cmp::Reverse(name.chars().count()));
         Self { phrasings, weights, unknown: (1.0 + total).ln(), names }

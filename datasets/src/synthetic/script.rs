@@ -255,9 +255,17 @@ impl<R: Rng> Coach<'_, R> {
     }
 
     fn say(&mut self, t: f64, meaning: Meaning, is_transition: bool) {
+        // The same words twice in a row would read as one long message.
+        let mut text = meaning.say(self.lang, self.rng);
+        for _ in 0..8 {
+            if self.events.last().is_none_or(|last| last.text != text) {
+                break;
+            }
+            text = meaning.say(self.lang, self.rng);
+        }
         let event = Event {
             t,
-            text: meaning.say(self.lang, self.rng),
+            text,
             kind: meaning.kind(),
             is_transition,
             exercise: meaning.exercise(),
@@ -305,8 +313,13 @@ impl Set {
             self.open[i] = false;
             return Some(Meaning::Fixed(exercise, MISTAKES[i]));
         }
-        let hold = exercise == Exercise::Plank;
-        if self.reps.is_multiple_of(count_step(exercise)) {
+        // One faulty repetition is not corrected yet, but nothing else is said that could be in the way of it.
+        if (0..MISTAKES.len()).any(|i| self.seen[i] > 0 && due(self.corrected[i])) {
+            return None;
+        }
+        let hold = exercise.is_hold();
+        let step = count_step(exercise);
+        if self.reps.is_multiple_of(step) {
             return Some(if hold {
                 Meaning::Held(exercise, self.reps * HOLD_SECONDS)
             } else {
@@ -314,7 +327,10 @@ impl Set {
             });
         }
         let clean = self.missed.iter().all(|&missed| missed >= patience.min(self.reps));
-        (clean && silence >= options.praise_after).then_some(if hold {
+        // Praise must not be in the way of the next count either.
+        let per_rep = (t - self.begun) / f64::from(self.reps);
+        let clear = f64::from(step - self.reps % step) * per_rep > options.min_gap + options.delay.1;
+        (clean && clear && silence >= options.praise_after).then_some(if hold {
             Meaning::HoldPraise(exercise)
         } else {
             Meaning::Praise(exercise)

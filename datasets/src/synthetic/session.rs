@@ -4,10 +4,13 @@ use super::{
     camera::{Camera, PoseNoise},
     exercise::{Exercise, FPS, Mistake, Posture, Take},
     motion::{self, Fault, Person, Style},
-    phrases::{EXERCISES, Lang},
+    phrases::Lang,
     script::{Event, Placed, ScriptOptions, script},
 };
-use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand::{
+    Rng, SeedableRng,
+    seq::{IndexedRandom, SliceRandom},
+};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use spotter_vision::Body;
@@ -59,7 +62,7 @@ impl Default for SessionOptions {
             split: Split::Train,
             fps: 8.0,
             exercise_seconds: (20.0, 40.0),
-            exercises: EXERCISES.to_vec(),
+            exercises: Exercise::ALL.to_vec(),
             script: ScriptOptions::default(),
         }
     }
@@ -94,7 +97,7 @@ pub struct Segment {
 }
 
 /// A session.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Session {
     /// Names split and seed.
     pub id: String,
@@ -201,7 +204,7 @@ fn segment(placed: &Placed<'_>) -> Segment {
     }
 }
 
-/// The place where a session happens: postures so far.
+/// The place where a session happens: the postures so far.
 struct Floor<'a> {
     person: &'a Person,
     postures: Vec<Posture>,
@@ -216,7 +219,8 @@ impl Floor<'_> {
     fn train(&mut self, options: &SessionOptions, rng: &mut ChaCha8Rng) -> Vec<(f64, f64, Take)> {
         let mut placed = Vec::new();
         let mut plan: Vec<Exercise> = Vec::new();
-        self.rest(rng.random_range(1.5..3.0), rng);
+        let before = motion::rest(self.person, rng.random_range(2.0..4.0), rng);
+        self.go_on(&before, 1.0);
         while self.now() < options.min_seconds {
             if plan.is_empty() {
                 plan.clone_from(&options.exercises);
@@ -225,48 +229,53 @@ impl Floor<'_> {
             let Some(exercise) = plan.pop() else { break };
             let (least, most) = options.exercise_seconds;
             let seconds = least + (most - least).max(0.0) * rng.random::<f64>();
-            let announced = self.now();
             let take = perform(exercise, seconds, self.person, rng);
-            if let Some(first) = take.postures.first() {
-                self.go_to(first, rng.random_range(1.2..2.5));
-            }
-            let start = self.now();
-            self.postures.extend_from_slice(&take.postures);
+            let pace = rng.random_range(0.9..1.4) * if exercise.on_floor() { 2.0 } else { 1.0 };
+            let announced = self.now();
+            let start = self.go_on(&take.postures, pace);
             placed.push((announced, start, take));
             // Long enough for the closing words.
-            self.rest(rng.random_range(4.0..7.0), rng);
+            let after = motion::rest(self.person, rng.random_range(4.0..7.0), rng);
+            self.go_on(&after, pace);
         }
         placed
     }
 
-    /// Moves from the last posture to `to`.
-    fn go_to(&mut self, to: &Posture, seconds: f32) {
-        if let Some(from) = self.postures.last().copied() {
-            self.postures.extend(motion::transition(&from, to, seconds));
+    /// Moves over to `postures` within `seconds` and through them; when the first of them is seen.
+    fn go_on(&mut self, postures: &[Posture], seconds: f32) -> f64 {
+        if let (Some(from), Some(to)) = (self.postures.last(), postures.first()) {
+            self.postures.extend(motion::transition(from, to, seconds));
         }
-    }
-
-    /// Gets up if need be, and rests.
-    fn rest(&mut self, seconds: f32, rng: &mut ChaCha8Rng) {
-        let rest = motion::rest(self.person, seconds, rng);
-        if let Some(first) = rest.first() {
-            self.go_to(first, rng.random_range(0.8..1.6));
-        }
-        self.postures.extend(rest);
+        let start = self.now();
+        self.postures.extend_from_slice(postures);
+        start
     }
 }
 
 /// All that a session asks of the motion for one exercise: some people do it well, most make a mistake for a while.
 fn perform(exercise: Exercise, seconds: f64, person: &Person, rng: &mut ChaCha8Rng) -> Take {
-    let reps = ((seconds / f64::from(motion::seconds_per_rep(exercise))).round() as usize).max(3);
-    let mut mistakes = exercise.mistakes().to_vec();
-    mistakes.shuffle(rng);
-    let count = [0, 1, 1, 1, 2][rng.random_range(0..5)];
-    let mut style = Style::clean().varied(exercise, rng);
-    for mistake in mistakes.into_iter().take(count) {
-        let from = rng.random_range(0..=reps / 2);
-        let to = if rng.random_bool(0.7) { from + rng.random_range(2..=(reps / 2).max(3)) } else { usize::MAX };
-        style.faults.push(Fault { mistake, severity: rng.random_range(0.75..1.2), from, to });
-    }
+    let reps = (seconds / f64::from(motion::seconds_per_rep(exercise))).round().clamp(4.0, 400.0) as usize;
+    let style = Style { faults: faults(exercise, reps, rng), ..Style::clean() }.varied(exercise, rng);
     motion::take(exercise, person, &style, reps, rng)
 }
+
+/// Mistakes for a set: none in every fourth, else one or two, each for a part of the set that is long enough to be
+/// corrected and often ends before the set does. Some are too slight to be mistakes; that is for the measure to say.
+fn faults(exercise: Exercise, reps: usize, rng: &mut ChaCha8Rng) -> Vec<Fault> {
+    if rng.random_bool(0.25) {
+        return Vec::new();
+    }
+    let several = if rng.random_bool(0.3) { 2 } else { 1 };
+    let chosen: Vec<_> = exercise.mistakes().choose_multiple(rng, several).copied().collect();
+    let mut faults = Vec::new();
+    for mistake in chosen {
+        let severity = if rng.random_bool(0.15) { rng.random_range(0.1..0.4) } else { rng.random_range(0.8..1.0) };
+        let from = (reps as f32 * rng.random_range(0.0..0.45)) as usize;
+        let long = (reps as f32 * rng.random_range(0.3..0.6)) as usize;
+        faults.push(Fault { mistake, severity, from, to: from + long.max(3) });
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests;

@@ -78,10 +78,10 @@ fn raised(person: &Person, wide: f32) -> f32 {
 
 fn push_up(m: &Moment) -> Pose {
     let person = m.person;
-    let wide = 1.35 + 0.15 * m.habit.stance;
+    let wide = 1.5 + 0.2 * m.habit.stance;
     let top = raised(person, wide);
-    let low = lerp(0.085, 0.11, m.habit.depth.abs()) * person.height;
-    let low = m.range(low, lerp(low, top, 0.66));
+    let low = (0.15 + 0.014 * m.habit.depth) * person.height;
+    let low = m.range(low, lerp(low, top, 0.72));
     let shoulders = lerp(top, low, m.a);
     // Near the floor there is no room to sag.
     let bend = hip_bend(m, 0.03 + 0.03 * m.habit.lean, 0.44 - 0.22 * m.a * m.range(1.0, 0.4), 0.72);
@@ -119,7 +119,7 @@ fn mountain_climber(m: &Moment) -> Pose {
     let working = usize::from(m.side < 0.0);
     let leg = &mut pose.legs[working];
     let hips = pose.pelvis;
-    let forward = m.range(0.03 + 0.03 * m.habit.depth, -0.17) * person.height;
+    let forward = m.range(-0.02 + 0.03 * m.habit.depth, -0.20) * person.height;
     let drawn = [leg.ankle[0] * 0.9, hips[1] + forward, person.height * 0.115];
     let t = m.a;
     leg.ankle = mix(leg.ankle, drawn, t);

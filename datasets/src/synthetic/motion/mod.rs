@@ -190,6 +190,10 @@ fn habit(rng: &mut impl Rng) -> Habit {
 
 /// Amount of movement at phase `p`: out to the turning point, a short hold, and back.
 fn amount(exercise: Exercise, plan: &Plan, p: f32) -> f32 {
+    // What is done quickly swings without a stop.
+    if matches!(exercise, Exercise::HighKnees | Exercise::MountainClimber | Exercise::JumpingJack) {
+        return (1.0 - (2.0 * PI * p).cos()) / 2.0 * plan.range;
+    }
     let (out, back) = (plan.turn - plan.hold / 2.0, plan.turn + plan.hold / 2.0);
     let a = if p < out {
         ease(p / out)
@@ -206,7 +210,7 @@ fn amount(exercise: Exercise, plan: &Plan, p: f32) -> f32 {
 
 fn plan(exercise: Exercise, style: &Style, rep: usize, base: f32, side: f32, rng: &mut impl Rng) -> Plan {
     let fault = style.severities(rep);
-    let mut seconds = base * rng.random_range(0.92..1.08);
+    let mut seconds = if exercise.is_hold() { base } else { base * rng.random_range(0.92..1.08) };
     if let Some(limit) = exercise.too_fast_below() {
         seconds = lerp(seconds.max(limit * 1.2), limit * 0.72, fault[Mistake::TooFast as usize]);
     }
@@ -265,5 +269,7 @@ fn posture(exercise: Exercise, moment: &Moment, sway: &Sway, facing: f32, frame:
         if exercise.on_floor() { floor::pose(exercise, moment) } else { standing::pose(exercise, moment) };
     let size = if exercise.on_floor() { 0.3 } else { 1.0 };
     sway.apply(&mut pose, frame as f32 / FPS, size);
-    assemble(moment.person, &pose).map(|j| turn(j, facing))
+    // Feet were the origin in the push-up position; bodies turn about their hips.
+    let back = if exercise.on_floor() && exercise != Exercise::SitUp { moment.person.leg() } else { 0.0 };
+    assemble(moment.person, &pose).map(|[x, y, z]| turn([x, y + back, z], facing))
 }

@@ -174,7 +174,7 @@ fn jumping_jack(m: &Moment, mut pose: Pose) -> Pose {
 
 /// Mixes a leg from standing on the floor to being free in the air.
 fn lift(ground: Leg, air: Leg, a: f32) -> Leg {
-    let t = ease(a / 0.22);
+    let t = ease(a / 0.4);
     Leg {
         ankle: mix(ground.ankle, air.ankle, t),
         pole: mix(ground.pole, air.pole, t),
@@ -196,7 +196,7 @@ fn high_knees(m: &Moment, mut pose: Pose) -> Pose {
     }
     pose.pelvis = [-m.side * 0.01 * h * a, 0.0, m.person.standing() - 0.008 * h + hop];
     let raise = rad(m.range(94.0 + 8.0 * m.habit.depth, 48.0)) * a;
-    let knee = rad(m.range(100.0 + 12.0 * m.habit.reach, 70.0)) * a.sqrt() + 0.05;
+    let knee = rad(m.range(100.0 + 12.0 * m.habit.reach, 70.0)) * a + 0.05;
     pose.legs[w] = lift(pose.legs[w], free_leg(m.person, hip(m.person, pose.pelvis, m.side), m.side, raise, 0.06, knee), a);
     pose.lean += -m.fault(Mistake::TrunkLean) * rad(32.0) - 0.02 * a;
     pose.arms = [0, 1].map(|i| {
@@ -327,7 +327,7 @@ fn side_bend(m: &Moment, mut pose: Pose) -> Pose {
     pose.bend = m.side * rad(m.range(35.0 + 6.0 * m.habit.depth, 12.0)) * a;
     pose.pelvis[0] = -m.side * 0.035 * h * a;
     pose.lean += m.fault(Mistake::TrunkLean) * rad(36.0) * ease(a * 1.5);
-    let over = Arm::Free { raise: lerp(0.15, rad(168.0), ease(a * 1.2)), out: rad(85.0), elbow: 0.2 + 0.4 * a, to: [-1.0, 0.1, 0.4] };
+    let over = Arm::Free { raise: lerp(0.15, rad(168.0), a.powf(0.85)), out: rad(85.0), elbow: 0.2 + 0.4 * a, to: [-1.0, 0.1, 0.4] };
     pose.arms = match m.habit.arms {
         0 | 1 => [0, 1].map(|i| if i == w { Arm::Free { raise: 0.15, out: rad(85.0), elbow: 0.15, to: [0.0, 1.0, 0.0] } } else { over }),
         2 => [on_hips(); 2],
