@@ -82,7 +82,7 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         let gap: Normal<f64> = Normal::new(5.3, 1.2).expect("a positive deviation");
         let episode = |rng: &mut ChaCha8Rng| {
-            let mut t: f64 = rng.random_range(1.0..5.0_f64);
+            let mut t: f64 = rng.random_range(1.0..5.0);
             let mut truth = Vec::new();
             while t < 30.0 {
                 truth.push(Timed::new(t, "x"));

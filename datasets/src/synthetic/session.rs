@@ -252,7 +252,7 @@ impl Floor<'_> {
     }
 }
 
-/// All that a session asks of the motion for one exercise: some people do it well, most make a mistake for a while.
+/// All that a session asks of the motion for one exercise.
 fn perform(exercise: Exercise, seconds: f64, person: &Person, rng: &mut ChaCha8Rng) -> Take {
     let reps = (seconds / f64::from(motion::seconds_per_rep(exercise))).round().clamp(4.0, 400.0) as usize;
     let style = Style { faults: faults(exercise, reps, rng), ..Style::clean() }.varied(exercise, rng);
