@@ -91,6 +91,15 @@ impl Eye {
         self.projector.forward(&seen)
     }
 
+    /// The last frame once more, as a model told of change sees it when nothing moved; `None` for other models, which
+    /// gain nothing by it, and before the first frame.
+    pub fn again(&self) -> Result<Option<Tensor>> {
+        match &self.before {
+            Some(before) if self.manifest.delta => Ok(Some(self.projector.forward(&join_change(before, Some(before))?)?)),
+            _ => Ok(None),
+        }
+    }
+
     /// A new stream begins.
     pub fn reset(&mut self) {
         self.before = None;

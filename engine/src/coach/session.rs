@@ -50,6 +50,7 @@ pub struct CoachSession {
     stream: VecDeque<Tensor>,
     stream_len: usize,
     last_start: Option<Duration>,
+    last_frame: Option<Duration>,
     rng: ChaCha8Rng,
 }
 
@@ -104,7 +105,7 @@ impl CoachSession {
         let cache = KvCache::new(decoder.config(), context, decoder.dtype(), decoder.device())?;
         let rng = ChaCha8Rng::seed_from_u64(options.seed);
         let mut session =
-            Self { model, gate, options, cache, prompt, stream: VecDeque::new(), stream_len: 0, last_start: None, rng };
+            Self { model, gate, options, cache, prompt, stream: VecDeque::new(), stream_len: 0, last_start: None, last_frame: None, rng };
         session.reset()?;
         Ok(session)
     }
@@ -124,6 +125,7 @@ impl CoachSession {
         self.stream.clear();
         self.stream_len = 0;
         self.last_start = None;
+        self.last_frame = None;
         self.rng = ChaCha8Rng::seed_from_u64(self.options.seed);
         self.model.eye.reset();
         self.cache.clear();
@@ -140,6 +142,7 @@ impl CoachSession {
     /// utterance is taken back, context included.
     pub fn observe(&mut self, sight: &Sight, emit: &mut dyn FnMut(&str) -> bool) -> Result<Step> {
         let t = sight.frame.t;
+        self.fill_gap(t)?;
         let seen = self.model.eye.see(&sight.frame)?.to_dtype(self.model.decoder.dtype())?;
         self.make_room(seen.dim(1)? + self.options.max_tokens + 2)?;
         let hidden = self.append(seen)?;
@@ -154,6 +157,20 @@ impl CoachSession {
             }
         }
         Ok(step)
+    }
+
+    /// A motion model counts time in frames: where the source is slower than its rate, or frames were dropped, the last
+    /// one is seen again for each that is missing, up to a second of them.
+    fn fill_gap(&mut self, t: Duration) -> Result<()> {
+        let rate = self.model.manifest.frame_rate;
+        let Some(before) = self.last_frame.replace(t) else { return Ok(()) };
+        let missing = (t.saturating_sub(before).as_secs_f64() * rate).round() - 1.0;
+        for _ in 0..missing.clamp(0.0, rate) as usize {
+            let Some(again) = self.model.eye.again()? else { return Ok(()) };
+            self.make_room(again.dim(1)? + self.options.max_tokens + 2)?;
+            self.append(again.to_dtype(self.model.decoder.dtype())?)?;
+        }
+        Ok(())
     }
 
     /// Appends embeddings to context and stream; the last hidden state `[1, 1, d]` comes back.

@@ -67,10 +67,25 @@ pub(super) fn build(
     Ok(streams.into_iter().map(|(_, stream)| stream).collect())
 }
 
-/// Avatars of a session at the model's frame rate, as the lens draws them.
-pub(super) fn pictures(session: &Session, side: usize) -> Vec<Vec<u8>> {
+/// Avatars of a session at the model's frame rate, as the lens draws them. Every third session comes from a slow
+/// camera, whose last picture is seen again until there is a new one.
+fn pictures(session: &Session, side: usize, fps: f64) -> Vec<Vec<u8>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(session.seed ^ 0x5EED);
+    let source_fps = if rng.random_bool(0.33) { rng.random_range(4.5..fps) } else { fps };
     let mut view = AvatarView::new(side);
-    session.noisy_bodies().iter().map(|(t, body)| view.draw(Duration::from_secs_f64(*t), body)).collect()
+    let bodies = session.noisy_bodies();
+    let mut pictures: Vec<Vec<u8>> = Vec::with_capacity(bodies.len());
+    let mut seen = None;
+    for (t, body) in &bodies {
+        let number = (t * source_fps).floor() as i64;
+        let picture = match pictures.last() {
+            Some(last) if seen == Some(number) => last.clone(),
+            _ => view.draw(Duration::from_secs_f64(*t), body),
+        };
+        seen = Some(number);
+        pictures.push(picture);
+    }
+    pictures
 }
 
 fn stream(recipe: &Recipe, session: &Session, vit: &Vit, tokenizer: &Tokenizer, file: &Path) -> Result<Stream> {
@@ -79,7 +94,7 @@ fn stream(recipe: &Recipe, session: &Session, vit: &Vit, tokenizer: &Tokenizer, 
         let saved = candle_core::safetensors::load(file, &device)?;
         saved.get("features").with_context(|| format!("{}: no features; delete it", file.display()))?.to_dtype(DType::F32)?
     } else {
-        let pictures = pictures(session, recipe.vision.image_size);
+        let pictures = pictures(session, recipe.vision.image_size, recipe.manifest.frame_rate);
         let mut parts = Vec::new();
         for chunk in pictures.chunks(64) {
             let bytes: Vec<&[u8]> = chunk.iter().map(Vec::as_slice).collect();
