@@ -6,9 +6,11 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use spotter_vision::body::{JOINTS, Joint};
 
-use super::{Clip, MotionError, Source, normalise, resample};
+use super::{Clip, MotionError, Source, effort, normalise, resample};
 use crate::synthetic::exercise::{Exercise, Posture};
-use crate::synthetic::motion::vector::{V3, across, add, along, cross, mix, scale, sub, unit};
+use crate::synthetic::motion::person::reach;
+use crate::synthetic::motion::transition;
+use crate::synthetic::motion::vector::{V3, across, add, along, cross, dot, mix, norm, scale, sub, unit};
 
 /// Markers of the Plug-in Gait model from which joints are found.
 const MARKERS: [&str; 20] = [
@@ -85,7 +87,19 @@ pub(super) fn load(path: &Path) -> Result<Vec<Clip>, MotionError> {
             .chunks_exact(markers * 6)
             .map(|frame| joints(|marker| position(frame, index.get(marker).copied().unwrap_or(0))))
             .collect();
-        let postures = normalise(resample(&postures, rate));
+        let mut postures = resample(&postures, rate);
+        // A raised straight leg has no skin to move, and shorter bones would bend it.
+        if exercise != Exercise::LegRaise {
+            postures = stiffen(postures);
+        }
+        if matches!(exercise, Exercise::LateralRaise | Exercise::ShoulderRotation) {
+            both_arms(&mut postures);
+        }
+        // Recorded from the turning point on: standing, sitting down, standing up; forearms up, down, up.
+        if matches!(exercise, Exercise::SitToStand | Exercise::ShoulderRotation) {
+            postures = from_the_lowest(postures, |p| effort(exercise, p));
+        }
+        let postures = normalise(postures);
         let source = Source { set: "ui-prmd", person };
         clips.extend(Clip::single(exercise, source, verdict == "correct", postures));
     }
@@ -111,7 +125,7 @@ fn joints<'a>(marker: impl Fn(&'a str) -> V3) -> Posture {
     let back = across(sub(psis, asis), left, [0.0, 1.0, 0.0]);
     // Left cross back points up: x cross y.
     let up = cross(left, back);
-    let width = crate::synthetic::motion::vector::norm(span);
+    let width = norm(span);
     // Bell's regression of the hip centre from the front of the pelvis.
     let hip = |side: f32| {
         let at = along(asis, left, side * 0.36 * width);
@@ -150,4 +164,55 @@ fn nose<'a>(marker: &impl Fn(&'a str) -> V3) -> V3 {
     let left = across(sub(marker("LFHD"), marker("RFHD")), ahead, [1.0, 0.0, 0.0]);
     let up = scale(cross(left, ahead), -1.0);
     along(along(front, ahead, 0.02), up, -0.09)
+}
+
+/// Gives the legs bones of constant length: skin moves over a bent knee by as much as seven centimetres.
+fn stiffen(mut postures: Vec<Posture>) -> Vec<Posture> {
+    for side in 0..2 {
+        let [hip, knee, ankle] = [Joint::LeftHip, Joint::LeftKnee, Joint::LeftAnkle].map(|j| j as usize + side);
+        let length = |a: usize, b: usize| {
+            let mut all: Vec<f32> = postures.iter().map(|p| norm(sub(p[a], p[b]))).collect();
+            all.sort_by(f32::total_cmp);
+            all.get(all.len() * 9 / 10).copied().unwrap_or(0.4)
+        };
+        let (thigh, shank) = (length(hip, knee), length(knee, ankle));
+        for p in &mut postures {
+            let pole = sub(p[knee], mix(p[hip], p[ankle], 0.5));
+            (_, p[knee]) = reach(p[hip], p[ankle], thigh, shank, pole);
+        }
+    }
+    postures
+}
+
+/// The recorded people moved one arm; in a workout both do the same.
+fn both_arms(postures: &mut [Posture]) {
+    let way = |side: usize| -> f32 {
+        let wrist = Joint::LeftWrist as usize + side;
+        postures.windows(2).map(|w| norm(sub(w[1][wrist], w[0][wrist]))).sum()
+    };
+    let working = usize::from(way(1) > way(0));
+    for p in postures {
+        let [shoulder, elbow, wrist] = [Joint::LeftShoulder, Joint::LeftElbow, Joint::LeftWrist].map(|j| j as usize);
+        let hips = mix(p[Joint::LeftHip as usize], p[Joint::RightHip as usize], 0.5);
+        let trunk = unit(sub(mix(p[shoulder], p[shoulder + 1], 0.5), hips));
+        let left = across(sub(p[shoulder], p[shoulder + 1]), trunk, [1.0, 0.0, 0.0]);
+        for joint in [elbow, wrist] {
+            let arm = sub(p[joint + working], p[shoulder + working]);
+            let other = along(arm, left, -2.0 * dot(arm, left));
+            p[joint + 1 - working] = add(p[shoulder + 1 - working], other);
+        }
+    }
+}
+
+/// Tells a clip from its least effort on: the way back first, then its beginning.
+fn from_the_lowest(postures: Vec<Posture>, effort: impl Fn(&Posture) -> f32) -> Vec<Posture> {
+    let efforts: Vec<f32> = postures.iter().map(effort).collect();
+    let lowest = (0..postures.len()).min_by(|&a, &b| efforts[a].total_cmp(&efforts[b])).unwrap_or(0);
+    let (out, back) = postures.split_at(lowest);
+    let mut told = back.to_vec();
+    if let (Some(last), Some(first)) = (back.last(), out.first()) {
+        told.extend(transition(last, first, 0.25));
+    }
+    told.extend_from_slice(out);
+    told
 }

@@ -30,10 +30,11 @@ fn squats_are_as_deep_as_the_data_set_says() {
         });
         percentiles(squats.map(|c| measure::hip_depth(&c.postures, c.peak)).collect())
     };
-    // Of the height of the pelvis: 0.36/0.48/0.56 right, 0.46/0.61/0.80 wrong; hip centres lie a little lower.
+    // Published for the pelvis; the hip centres lie about a tenth of its height lower.
+    let hips = |pelvis: f32| (pelvis - 0.095) / 0.905;
     for (measured, published) in [(depth(true), [0.36, 0.48, 0.56]), (depth(false), [0.46, 0.61, 0.80])] {
         for (m, p) in measured.into_iter().zip(published) {
-            assert!((m - p).abs() < 0.07, "{measured:?} instead of {published:?}");
+            assert!((m - hips(p)).abs() < 0.06, "{measured:?} instead of {:?}", published.map(hips));
         }
     }
 }
