@@ -10,12 +10,14 @@ use super::{Clip, MotionError, Source, effort, normalise, resample};
 use crate::synthetic::exercise::{Exercise, Posture};
 use crate::synthetic::motion::person::reach;
 use crate::synthetic::motion::transition;
-use crate::synthetic::motion::vector::{V3, across, add, along, cross, dot, mix, norm, scale, sub, unit};
+use crate::synthetic::motion::vector::{
+    V3, across, add, along, cross, dot, mix, norm, scale, sub, unit,
+};
 
 /// Markers of the Plug-in Gait model from which joints are found.
 const MARKERS: [&str; 20] = [
-    "LFHD", "RFHD", "LBHD", "RBHD", "C7", "CLAV", "LSHO", "RSHO", "LELB", "RELB", "LWRA", "LWRB", "RWRA", "RWRB",
-    "LASI", "RASI", "LPSI", "RPSI", "LKNE", "RKNE",
+    "LFHD", "RFHD", "LBHD", "RBHD", "C7", "CLAV", "LSHO", "RSHO", "LELB", "RELB", "LWRA", "LWRB",
+    "RWRA", "RWRB", "LASI", "RASI", "LPSI", "RPSI", "LKNE", "RKNE",
 ];
 const FEET: [&str; 6] = ["LANK", "RANK", "LHEE", "RHEE", "LTOE", "RTOE"];
 
@@ -41,45 +43,84 @@ fn exercise_of(movement: &str) -> Option<Exercise> {
 
 /// Reads the pack.
 pub(super) fn load(path: &Path) -> Result<Vec<Clip>, MotionError> {
-    let bytes = std::fs::read(path).map_err(|source| MotionError::Read { path: path.into(), source })?;
-    let bad = |what: String| MotionError::Malformed { path: path.into(), what };
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(format!("no safetensors header: {e}")))?;
+    let bytes = std::fs::read(path).map_err(|source| MotionError::Read {
+        path: path.into(),
+        source,
+    })?;
+    let bad = |what: String| MotionError::Malformed {
+        path: path.into(),
+        what,
+    };
+    let (_, header) = SafeTensors::read_metadata(&bytes)
+        .map_err(|e| bad(format!("no safetensors header: {e}")))?;
     let metadata = header.metadata().clone().unwrap_or_default();
-    let order = metadata.get("markers").ok_or_else(|| bad("the header's metadata has no `markers`".into()))?;
+    let order = metadata
+        .get("markers")
+        .ok_or_else(|| bad("the header's metadata has no `markers`".into()))?;
     let rate = match metadata.get("rate_hz") {
         None => 25.0,
         Some(text) => text
             .parse::<f32>()
             .ok()
             .filter(|r| r.is_finite() && *r >= 1.0)
-            .ok_or_else(|| bad(format!("metadata `rate_hz` is {text:?}, expected a number of at least 1")))?,
+            .ok_or_else(|| {
+                bad(format!(
+                    "metadata `rate_hz` is {text:?}, expected a number of at least 1"
+                ))
+            })?,
     };
-    let index: HashMap<&str, usize> = order.split_whitespace().enumerate().map(|(i, m)| (m, i)).collect();
-    if let Some(missing) = MARKERS.iter().chain(&FEET).find(|m| !index.contains_key(**m)) {
-        return Err(bad(format!("marker {missing} is not in the header's `markers`")));
+    let index: HashMap<&str, usize> = order
+        .split_whitespace()
+        .enumerate()
+        .map(|(i, m)| (m, i))
+        .collect();
+    if let Some(missing) = MARKERS
+        .iter()
+        .chain(&FEET)
+        .find(|m| !index.contains_key(**m))
+    {
+        return Err(bad(format!(
+            "marker {missing} is not in the header's `markers`"
+        )));
     }
-    let pack = SafeTensors::deserialize(&bytes).map_err(|e| bad(format!("not a safetensors file: {e}")))?;
+    let pack = SafeTensors::deserialize(&bytes)
+        .map_err(|e| bad(format!("not a safetensors file: {e}")))?;
     let mut names: Vec<_> = pack.names().into_iter().map(str::to_owned).collect();
     // The order in the file is not part of the data.
     names.sort_unstable();
     let mut clips = Vec::new();
     for name in names {
         let mut parts = name.split('_');
-        let (Some(movement), Some(person), _, Some(verdict)) = (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(movement), Some(person), _, Some(verdict)) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(bad(format!("tensor name {name:?} is not of the form mMM_sSS_eEE_correct|incorrect")));
+            return Err(bad(format!(
+                "tensor name {name:?} is not of the form mMM_sSS_eEE_correct|incorrect"
+            )));
         };
-        let Some(exercise) = exercise_of(movement) else { continue };
+        let Some(exercise) = exercise_of(movement) else {
+            continue;
+        };
         let person = person
             .strip_prefix('s')
             .and_then(|n| n.parse::<u32>().ok())
             .ok_or_else(|| bad(format!("tensor name {name:?} has no person sNN")))?;
-        let tensor = pack.tensor(&name).map_err(|e| bad(format!("tensor {name}: {e}")))?;
+        let tensor = pack
+            .tensor(&name)
+            .map_err(|e| bad(format!("tensor {name}: {e}")))?;
         let [frames, markers, 3] = *tensor.shape() else {
-            return Err(bad(format!("tensor {name} has shape {:?}, expected [frames, markers, 3]", tensor.shape())));
+            return Err(bad(format!(
+                "tensor {name} has shape {:?}, expected [frames, markers, 3]",
+                tensor.shape()
+            )));
         };
         if tensor.dtype() != Dtype::I16 || markers != index.len() || frames < 8 {
-            let what = format!("tensor {name}: expected I16 [8 or more, {}, 3], found {:?} {:?}", index.len(), tensor.dtype(), tensor.shape());
+            let what = format!(
+                "tensor {name}: expected I16 [8 or more, {}, 3], found {:?} {:?}",
+                index.len(),
+                tensor.dtype(),
+                tensor.shape()
+            );
             return Err(bad(what));
         }
         let postures: Vec<Posture> = tensor
@@ -92,7 +133,10 @@ pub(super) fn load(path: &Path) -> Result<Vec<Clip>, MotionError> {
         if exercise != Exercise::LegRaise {
             postures = stiffen(postures);
         }
-        if matches!(exercise, Exercise::LateralRaise | Exercise::ShoulderRotation) {
+        if matches!(
+            exercise,
+            Exercise::LateralRaise | Exercise::ShoulderRotation
+        ) {
             both_arms(&mut postures);
         }
         // Recorded from the turning point on: standing, sitting down, standing up; forearms up, down, up.
@@ -100,8 +144,16 @@ pub(super) fn load(path: &Path) -> Result<Vec<Clip>, MotionError> {
             postures = from_the_lowest(postures, |p| effort(exercise, p));
         }
         let postures = normalise(postures);
-        let source = Source { set: "ui-prmd", person };
-        clips.extend(Clip::single(exercise, source, verdict == "correct", postures));
+        let source = Source {
+            set: "ui-prmd",
+            person,
+        };
+        clips.extend(Clip::single(
+            exercise,
+            source,
+            verdict == "correct",
+            postures,
+        ));
     }
     Ok(clips)
 }
@@ -136,8 +188,18 @@ fn joints<'a>(marker: impl Fn(&'a str) -> V3) -> Posture {
     let mut out = [[0.0; 3]; JOINTS];
     out[Joint::Nose as usize] = nose(&marker);
     let sides = [
-        (1.0, ["LSHO", "LELB", "LWRA", "LWRB", "LKNE", "LANK", "LHEE", "LTOE"]),
-        (-1.0, ["RSHO", "RELB", "RWRA", "RWRB", "RKNE", "RANK", "RHEE", "RTOE"]),
+        (
+            1.0,
+            [
+                "LSHO", "LELB", "LWRA", "LWRB", "LKNE", "LANK", "LHEE", "LTOE",
+            ],
+        ),
+        (
+            -1.0,
+            [
+                "RSHO", "RELB", "RWRA", "RWRB", "RKNE", "RANK", "RHEE", "RTOE",
+            ],
+        ),
     ];
     for (i, (side, names)) in sides.into_iter().enumerate() {
         let [sho, elb, wra, wrb, kne, ank, hee, toe] = names.map(&marker);
@@ -169,7 +231,8 @@ fn nose<'a>(marker: &impl Fn(&'a str) -> V3) -> V3 {
 /// Gives the legs bones of constant length: skin moves over a bent knee by as much as seven centimetres.
 fn stiffen(mut postures: Vec<Posture>) -> Vec<Posture> {
     for side in 0..2 {
-        let [hip, knee, ankle] = [Joint::LeftHip, Joint::LeftKnee, Joint::LeftAnkle].map(|j| j as usize + side);
+        let [hip, knee, ankle] =
+            [Joint::LeftHip, Joint::LeftKnee, Joint::LeftAnkle].map(|j| j as usize + side);
         let length = |a: usize, b: usize| {
             let mut all: Vec<f32> = postures.iter().map(|p| norm(sub(p[a], p[b]))).collect();
             all.sort_by(f32::total_cmp);
@@ -188,11 +251,15 @@ fn stiffen(mut postures: Vec<Posture>) -> Vec<Posture> {
 fn both_arms(postures: &mut [Posture]) {
     let way = |side: usize| -> f32 {
         let wrist = Joint::LeftWrist as usize + side;
-        postures.windows(2).map(|w| norm(sub(w[1][wrist], w[0][wrist]))).sum()
+        postures
+            .windows(2)
+            .map(|w| norm(sub(w[1][wrist], w[0][wrist])))
+            .sum()
     };
     let working = usize::from(way(1) > way(0));
     for p in postures {
-        let [shoulder, elbow, wrist] = [Joint::LeftShoulder, Joint::LeftElbow, Joint::LeftWrist].map(|j| j as usize);
+        let [shoulder, elbow, wrist] =
+            [Joint::LeftShoulder, Joint::LeftElbow, Joint::LeftWrist].map(|j| j as usize);
         let hips = mix(p[Joint::LeftHip as usize], p[Joint::RightHip as usize], 0.5);
         let trunk = unit(sub(mix(p[shoulder], p[shoulder + 1], 0.5), hips));
         let left = across(sub(p[shoulder], p[shoulder + 1]), trunk, [1.0, 0.0, 0.0]);
@@ -207,7 +274,9 @@ fn both_arms(postures: &mut [Posture]) {
 /// Tells a clip from its least effort on: the way back first, then its beginning.
 fn from_the_lowest(postures: Vec<Posture>, effort: impl Fn(&Posture) -> f32) -> Vec<Posture> {
     let efforts: Vec<f32> = postures.iter().map(effort).collect();
-    let lowest = (0..postures.len()).min_by(|&a, &b| efforts[a].total_cmp(&efforts[b])).unwrap_or(0);
+    let lowest = (0..postures.len())
+        .min_by(|&a, &b| efforts[a].total_cmp(&efforts[b]))
+        .unwrap_or(0);
     let (out, back) = postures.split_at(lowest);
     let mut told = back.to_vec();
     if let (Some(last), Some(first)) = (back.last(), out.first()) {
