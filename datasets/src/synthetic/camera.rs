@@ -5,7 +5,7 @@ mod noise;
 mod tests;
 
 use rand::Rng;
-use spotter_vision::body::{Body, JOINTS, Joint};
+use spotter_vision::body::{Body, Joint};
 
 use super::exercise::Posture;
 use super::motion::vector::{V3, add, cross, dot, norm, scale, sub, turn, unit};

@@ -6,6 +6,7 @@ use crate::synthetic::exercise::Exercise;
 use crate::synthetic::motion::{Person, Style, take};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use spotter_vision::body::JOINTS;
 
 fn rng(seed: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed)

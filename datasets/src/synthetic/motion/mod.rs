@@ -217,13 +217,16 @@ fn habit(rng: &mut impl Rng) -> Habit {
     }
 }
 
+/// Goes back and forth like a pendulum, without a stop at either end.
+fn swings(exercise: Exercise) -> bool {
+    use Exercise::*;
+    matches!(exercise, HighKnees | MountainClimber | JumpingJack)
+}
+
 /// Amount of movement at phase `p`: out to the turning point, a short hold, and back.
 fn amount(exercise: Exercise, plan: &Plan, p: f32) -> f32 {
     // What is done quickly swings without a stop.
-    if matches!(
-        exercise,
-        Exercise::HighKnees | Exercise::MountainClimber | Exercise::JumpingJack
-    ) {
+    if swings(exercise) {
         return (1.0 - (2.0 * PI * p).cos()) / 2.0 * plan.range;
     }
     let (out, back) = (plan.turn - plan.hold / 2.0, plan.turn + plan.hold / 2.0);
@@ -267,7 +270,7 @@ fn plan(
     } else {
         0.0
     };
-    let quick = base < 1.5;
+    let quick = base < 1.5 || swings(exercise);
     Plan {
         frames: ((seconds * FPS).round() as usize).max(8),
         gap: (gap * FPS).round() as usize,
@@ -298,10 +301,10 @@ pub fn take(
     let habit = habit(rng);
     let sway = Sway::random(rng);
     let (low, high) = usual_seconds(exercise);
-    let base = if exercise.is_hold() {
-        low
-    } else {
-        (rng.random_range(low..high) / style.tempo.clamp(0.4, 2.5)).clamp(low * 0.85, high * 1.25)
+    let tempo = style.tempo.clamp(0.4, 2.5);
+    let base = match exercise.is_hold() {
+        true => low,
+        false => (rng.random_range(low..high) / tempo).clamp(low * 0.85, high * 1.25),
     };
     let first = if rng.random_bool(0.5) { 1.0 } else { -1.0 };
     // Some do all of one side first; a leg is often raised ten times before the other.

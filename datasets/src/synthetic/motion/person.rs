@@ -159,7 +159,9 @@ pub(crate) struct Pose {
 pub(crate) fn reach(root: V3, target: V3, upper: f32, lower: f32, pole: V3) -> (V3, V3) {
     let way = sub(target, root);
     let axis = unit(way);
-    let d = norm(way).clamp((upper - lower).abs() + 0.02, (upper + lower) * 0.9995);
+    // Bones of no length leave nothing between the two bounds.
+    let longest = (upper + lower) * 0.9995;
+    let d = norm(way).min(longest).max((upper - lower).abs() + 0.02);
     let x = (upper * upper - lower * lower + d * d) / (2.0 * d);
     let h = (upper * upper - x * x).max(0.0).sqrt();
     let side = across(pole, axis, [0.0, 1.0, 0.1]);

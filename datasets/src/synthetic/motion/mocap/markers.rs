@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use spotter_vision::body::{JOINTS, Joint};
 
@@ -15,11 +16,11 @@ use crate::synthetic::motion::vector::{
 };
 
 /// Markers of the Plug-in Gait model from which joints are found.
-const MARKERS: [&str; 20] = [
+const MARKERS: [&str; 26] = [
     "LFHD", "RFHD", "LBHD", "RBHD", "C7", "CLAV", "LSHO", "RSHO", "LELB", "RELB", "LWRA", "LWRB",
-    "RWRA", "RWRB", "LASI", "RASI", "LPSI", "RPSI", "LKNE", "RKNE",
+    "RWRA", "RWRB", "LASI", "RASI", "LPSI", "RPSI", "LKNE", "RKNE", "LANK", "RANK", "LHEE", "RHEE",
+    "LTOE", "RTOE",
 ];
-const FEET: [&str; 6] = ["LANK", "RANK", "LHEE", "RHEE", "LTOE", "RTOE"];
 
 /// Distances from a marker on the skin to the joint beneath it, in metres.
 const SHOULDER_BELOW: f32 = 0.045;
@@ -47,115 +48,129 @@ pub(super) fn load(path: &Path) -> Result<Vec<Clip>, MotionError> {
         path: path.into(),
         source,
     })?;
-    let bad = |what: String| MotionError::Malformed {
+    parse(&bytes).map_err(|what| MotionError::Malformed {
         path: path.into(),
         what,
-    };
-    let (_, header) = SafeTensors::read_metadata(&bytes)
-        .map_err(|e| bad(format!("no safetensors header: {e}")))?;
+    })
+}
+
+/// Reads the pack from memory; the error says what is wrong with it.
+pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Clip>, String> {
+    let (_, header) =
+        SafeTensors::read_metadata(bytes).map_err(|e| format!("no safetensors header: {e}"))?;
     let metadata = header.metadata().clone().unwrap_or_default();
-    let order = metadata
+    let markers = metadata
         .get("markers")
-        .ok_or_else(|| bad("the header's metadata has no `markers`".into()))?;
-    let rate = match metadata.get("rate_hz") {
-        None => 25.0,
-        Some(text) => text
-            .parse::<f32>()
-            .ok()
-            .filter(|r| r.is_finite() && *r >= 1.0)
-            .ok_or_else(|| {
-                bad(format!(
-                    "metadata `rate_hz` is {text:?}, expected a number of at least 1"
-                ))
-            })?,
-    };
-    let index: HashMap<&str, usize> = order
-        .split_whitespace()
-        .enumerate()
-        .map(|(i, m)| (m, i))
-        .collect();
-    if let Some(missing) = MARKERS
-        .iter()
-        .chain(&FEET)
-        .find(|m| !index.contains_key(**m))
-    {
-        return Err(bad(format!(
-            "marker {missing} is not in the header's `markers`"
-        )));
-    }
-    let pack = SafeTensors::deserialize(&bytes)
-        .map_err(|e| bad(format!("not a safetensors file: {e}")))?;
+        .ok_or("the header's metadata has no `markers`")?;
+    let layout = Layout::parse(markers, metadata.get("rate_hz"))?;
+    let pack =
+        SafeTensors::deserialize(bytes).map_err(|e| format!("not a safetensors file: {e}"))?;
     let mut names: Vec<_> = pack.names().into_iter().map(str::to_owned).collect();
     // The order in the file is not part of the data.
     names.sort_unstable();
     let mut clips = Vec::new();
     for name in names {
-        let mut parts = name.split('_');
-        let (Some(movement), Some(person), _, Some(verdict)) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(bad(format!(
-                "tensor name {name:?} is not of the form mMM_sSS_eEE_correct|incorrect"
-            )));
-        };
+        let (movement, person, correct) = title(&name).ok_or_else(|| {
+            format!("tensor name {name:?} is not of the form mMM_sSS_eEE_correct|incorrect")
+        })?;
         let Some(exercise) = exercise_of(movement) else {
             continue;
         };
-        let person = person
-            .strip_prefix('s')
-            .and_then(|n| n.parse::<u32>().ok())
-            .ok_or_else(|| bad(format!("tensor name {name:?} has no person sNN")))?;
         let tensor = pack
             .tensor(&name)
-            .map_err(|e| bad(format!("tensor {name}: {e}")))?;
-        let [frames, markers, 3] = *tensor.shape() else {
-            return Err(bad(format!(
-                "tensor {name} has shape {:?}, expected [frames, markers, 3]",
-                tensor.shape()
-            )));
-        };
-        if tensor.dtype() != Dtype::I16 || markers != index.len() || frames < 8 {
-            let what = format!(
+            .map_err(|e| format!("tensor {name}: {e}"))?;
+        let postures = layout.postures(&tensor).ok_or_else(|| {
+            format!(
                 "tensor {name}: expected I16 [8 or more, {}, 3], found {:?} {:?}",
-                index.len(),
+                layout.index.len(),
                 tensor.dtype(),
                 tensor.shape()
-            );
-            return Err(bad(what));
-        }
-        let postures: Vec<Posture> = tensor
-            .data()
-            .chunks_exact(markers * 6)
-            .map(|frame| joints(|marker| position(frame, index.get(marker).copied().unwrap_or(0))))
-            .collect();
-        let mut postures = resample(&postures, rate);
-        // A raised straight leg has no skin to move, and shorter bones would bend it.
-        if exercise != Exercise::LegRaise {
-            postures = stiffen(postures);
-        }
-        if matches!(
-            exercise,
-            Exercise::LateralRaise | Exercise::ShoulderRotation
-        ) {
-            both_arms(&mut postures);
-        }
-        // Recorded from the turning point on: standing, sitting down, standing up; forearms up, down, up.
-        if matches!(exercise, Exercise::SitToStand | Exercise::ShoulderRotation) {
-            postures = from_the_lowest(postures, |p| effort(exercise, p));
-        }
-        let postures = normalise(postures);
+            )
+        })?;
+        let postures = prepare(exercise, resample(&postures, layout.rate));
         let source = Source {
             set: "ui-prmd",
             person,
         };
-        clips.extend(Clip::single(
-            exercise,
-            source,
-            verdict == "correct",
-            postures,
-        ));
+        clips.extend(Clip::single(exercise, source, correct, postures));
     }
     Ok(clips)
+}
+
+/// Movement, person and verdict in the name of a tensor.
+fn title(name: &str) -> Option<(&str, u32, bool)> {
+    let mut parts = name.split('_');
+    let movement = parts.next()?;
+    let person = parts.next()?.strip_prefix('s')?.parse().ok()?;
+    let _episode = parts.next()?;
+    let correct = match parts.next()? {
+        "correct" => true,
+        "incorrect" => false,
+        _ => return None,
+    };
+    Some((movement, person, correct))
+}
+
+/// What the header says about every tensor.
+struct Layout<'a> {
+    index: HashMap<&'a str, usize>,
+    rate: f32,
+}
+
+impl<'a> Layout<'a> {
+    fn parse(markers: &'a str, rate: Option<&String>) -> Result<Self, String> {
+        let rate = match rate {
+            None => 25.0,
+            Some(text) => text
+                .parse::<f32>()
+                .ok()
+                .filter(|r| (1.0..=1000.0).contains(r))
+                .ok_or_else(|| {
+                    format!("metadata `rate_hz` is {text:?}, expected a number from 1 to 1000")
+                })?,
+        };
+        let index: HashMap<&str, usize> = markers
+            .split_whitespace()
+            .enumerate()
+            .map(|(i, m)| (m, i))
+            .collect();
+        match MARKERS.iter().find(|m| !index.contains_key(**m)) {
+            Some(missing) => Err(format!("marker {missing} is not in the header's `markers`")),
+            None => Ok(Self { index, rate }),
+        }
+    }
+
+    /// Joints of each frame; `None` where the tensor is of another type or shape.
+    fn postures(&self, tensor: &TensorView) -> Option<Vec<Posture>> {
+        let [frames, markers, 3] = *tensor.shape() else {
+            return None;
+        };
+        if tensor.dtype() != Dtype::I16 || markers != self.index.len() || frames < 8 {
+            return None;
+        }
+        let place = |frame: &[u8], marker: &str| {
+            position(frame, self.index.get(marker).copied().unwrap_or(0))
+        };
+        let frames = tensor.data().chunks_exact(markers * 6);
+        Some(frames.map(|frame| joints(|m| place(frame, m))).collect())
+    }
+}
+
+/// Makes an exercise of a recording.
+fn prepare(exercise: Exercise, mut postures: Vec<Posture>) -> Vec<Posture> {
+    use Exercise::{LateralRaise, LegRaise, ShoulderRotation, SitToStand};
+    // A raised straight leg has no skin to move, and shorter bones would bend it.
+    if exercise != LegRaise {
+        postures = stiffen(postures);
+    }
+    if matches!(exercise, LateralRaise | ShoulderRotation) {
+        both_arms(&mut postures);
+    }
+    // Recorded from the turning point on: standing, sitting down, standing up; forearms up, down, up.
+    if matches!(exercise, SitToStand | ShoulderRotation) {
+        postures = from_the_lowest(postures, |p| effort(exercise, p));
+    }
+    normalise(postures)
 }
 
 /// Metres of marker `index` in one frame of little-endian millimetres.

@@ -205,3 +205,41 @@ fn mirroring_twice_changes_nothing() {
     assert_ne!(mirrored(&posture), posture);
     assert_eq!(mirrored(&mirrored(&posture)), posture);
 }
+
+/// A pack with one tensor.
+fn pack(name: &str, shape: [usize; 3], dtype: safetensors::Dtype, markers: &str) -> Vec<u8> {
+    let width = if dtype == safetensors::Dtype::I16 {
+        2
+    } else {
+        4
+    };
+    let data = vec![0_u8; shape.iter().product::<usize>() * width];
+    let view = safetensors::tensor::TensorView::new(dtype, shape.to_vec(), &data).unwrap();
+    let metadata = [("markers".to_owned(), markers.to_owned())].into();
+    safetensors::serialize([(name, view)], Some(metadata)).unwrap()
+}
+
+const ORDER: &str = "LFHD RFHD LBHD RBHD C7 CLAV LSHO RSHO LELB RELB LWRA LWRB RWRA RWRB LASI RASI LPSI RPSI LKNE RKNE \
+                     LANK RANK LHEE RHEE LTOE RTOE";
+
+#[test]
+fn packs_of_another_shape_are_refused_by_name() {
+    use safetensors::Dtype;
+    let name = "m01_s01_e01_correct";
+    let error = |bytes: &[u8]| markers::parse(bytes).unwrap_err();
+    let floats = error(&pack(name, [20, 26, 3], Dtype::F32, ORDER));
+    assert!(floats.contains(name) && floats.contains("F32"), "{floats}");
+    let few = error(&pack(name, [20, 25, 3], Dtype::I16, ORDER));
+    assert!(few.contains("[20, 25, 3]"), "{few}");
+    let lacking = error(&pack(
+        name,
+        [20, 26, 3],
+        Dtype::I16,
+        &ORDER.replace("LKNE", "KNEE"),
+    ));
+    assert!(lacking.contains("LKNE"), "{lacking}");
+    let titled = error(&pack("squat", [20, 26, 3], Dtype::I16, ORDER));
+    assert!(titled.contains("squat"), "{titled}");
+    // Markers that are all in one place are no person, but no reason to fall over.
+    assert!(markers::parse(&pack(name, [20, 26, 3], Dtype::I16, ORDER)).is_ok());
+}
