@@ -155,9 +155,9 @@ impl PoseNoise {
     fn tremble(&mut self, dt: f32, trunk: f32, body: &mut Body) {
         let keep = (-dt / self.memory).exp();
         let fresh = (1.0 - keep * keep).sqrt();
-        for j in 0..JOINTS {
+        for (j, tremble) in TREMBLE.into_iter().enumerate() {
             let blind = if body.visibility[j] < 0.7 { 2.2 } else { 1.0 };
-            let size = self.level * TREMBLE[j] * blind * trunk;
+            let size = self.level * tremble * blind * trunk;
             for axis in 0..3 {
                 let drift = &mut self.drift[j][axis];
                 *drift = *drift * keep + gauss(&mut self.rng) * fresh;
