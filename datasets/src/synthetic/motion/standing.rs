@@ -178,7 +178,7 @@ fn squat(m: &Moment, mut pose: Pose) -> Pose {
     let toes = 0.38 + 0.18 * m.habit.toes;
     let knees = lerp(
         0.38 + 0.1 * m.habit.toes,
-        -0.42,
+        -0.17,
         m.fault(Mistake::KneesIn) * ease(a * 1.6),
     );
     pose.legs = SIDES.map(|s| planted(m.person, s, half, 0.0, toes, knees));
@@ -402,7 +402,7 @@ fn sit_to_stand(m: &Moment, mut pose: Pose) -> Pose {
     let half = m.person.hip_width * (0.75 + 0.12 * m.habit.stance);
     let knees = lerp(
         0.14,
-        -0.55,
+        -0.28,
         m.fault(Mistake::KneesIn) * (PI * a).sin().max(0.35 * (1.0 - a)),
     );
     pose.legs = SIDES.map(|s| planted(m.person, s, half, 0.0, 0.2, knees));
