@@ -203,7 +203,7 @@ fn half_range(exercise: Exercise, rep: &Rep) -> bool {
         Exercise::LateralRaise => rep.at_peak(|p| either(p, arm)) < 66.0,
         Exercise::ShoulderRotation => [0, 1].iter().all(|&s| rotation(rep, s) < 68.0),
         Exercise::PushUp => rep.at_peak(|p| both(p, elbow)) > 97.0,
-        Exercise::MountainClimber => rep.at_peak(|p| hip_flexion(p, 0).min(hip_flexion(p, 1))) > 84.0,
+        Exercise::MountainClimber => rep.at_peak(|p| hip_flexion(p, 0).min(hip_flexion(p, 1))) > 88.0,
         Exercise::SitUp => rep.at_peak(|p| trunk(p)[2].asin().to_degrees()) < 58.0,
         Exercise::Plank => false,
     }

@@ -4,6 +4,7 @@
 //! [`Style`] and afterwards measured from the joints by [`crate::synthetic::measure`].
 
 mod floor;
+mod mocap;
 mod person;
 mod rest;
 mod standing;
@@ -16,6 +17,7 @@ use std::f32::consts::PI;
 
 use rand::Rng;
 
+pub use mocap::{MotionError, MotionLibrary, Split};
 pub use person::Person;
 pub use rest::rest;
 pub use transition::transition;
