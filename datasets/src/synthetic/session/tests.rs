@@ -85,3 +85,27 @@ fn the_coach_speaks_about_as_often_as_qevds() {
     assert!(least >= 2.5 - 1e-9);
     assert!(corrections * 3 > sets && fixed * 8 > sets && counts > sets);
 }
+
+#[test]
+fn recorded_people_take_part() {
+    let dir = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/motion");
+    if !dir.is_dir() {
+        eprintln!("skipped: recorded_people_take_part: no recordings at {}", dir.display());
+        return;
+    }
+    let library = Some(Arc::new(MotionLibrary::load(&dir).expect("good recordings")));
+    let options = SessionOptions { library, library_share: 1.0, ..SessionOptions::default() };
+    let (mut faulty, mut reps) = (0, 0);
+    for seed in 0..6 {
+        let session = Session::generate(seed, &options);
+        assert_ne!(session.postures, self::session(seed).postures);
+        assert!(session.segments.iter().all(|s| s.reps.len() >= 3 && s.end - s.start < 75.0));
+        assert!(session.postures.iter().flatten().flatten().all(|x| x.is_finite()));
+        for rep in session.segments.iter().flat_map(|s| &s.reps) {
+            reps += 1;
+            faulty += usize::from(!rep.mistakes.is_empty());
+        }
+    }
+    println!("{faulty} of {reps} repetitions have a mistake");
+    assert!(faulty > 0 && faulty < reps);
+}
