@@ -5,15 +5,15 @@ use super::tower::{Activation, LayerNorm, Layers, PatchEmbedding, TensorSpec, To
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-/// What a `vision_config` leaves out: LLaVA 1.5's tower, ViT-L/14 at 336 pixels.
+/// What a `vision_config` leaves out: the base tower, ViT-B/32 at 224 pixels.
 pub fn default_config() -> TowerConfig {
     TowerConfig {
-        hidden_size: 1024,
-        intermediate_size: 4096,
-        num_hidden_layers: 24,
-        num_attention_heads: 16,
-        image_size: 336,
-        patch_size: 14,
+        hidden_size: 768,
+        intermediate_size: 3072,
+        num_hidden_layers: 12,
+        num_attention_heads: 12,
+        image_size: 224,
+        patch_size: 32,
         num_channels: 3,
         hidden_act: Activation::QuickGelu,
         layer_norm_eps: 1e-5,

@@ -48,7 +48,7 @@ impl Activation {
     }
 }
 
-/// `vision_config` of a checkpoint; what a file leaves out is that of the large published towers of its kind.
+/// `vision_config` of a checkpoint, with what the file leaves out filled in by its kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TowerConfig {
     /// Width of a token.
