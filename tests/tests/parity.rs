@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, IndexOp, Tensor};
 use spotter_engine::{
     device::Choice,
-    model::{Llava, Plan},
+    model::{Llava, Plan, probe},
     prompt::Message,
     tokenizer::TextStream,
 };
@@ -126,6 +126,7 @@ fn prompts_and_their_tokens_agree_with_transformers() {
 
 #[test]
 fn pictures_are_prepared_as_transformers_does() {
+    let mut fine = true;
     for case in CASES {
         let g = golden(case);
         for (name, conversation) in &g.conversations {
@@ -133,9 +134,23 @@ fn pictures_are_prepared_as_transformers_does() {
             let off = difference(&pixels, &g.tensors[&format!("{name}.pixel_values")]);
             println!("{case:<14} pixels of {name:<8} {off:.2e}");
             // One step of a byte is 1 / 255 / 0.26: both round the resampled value to bytes, not always the same way.
-            assert!(off <= 1.01 / 255.0 / 0.26, "{case} {name}: {off}");
+            fine &= off <= 1.01 / 255.0 / 0.26;
         }
     }
+    assert!(fine, "a difference of more than one step: see the list");
+}
+
+#[test]
+fn a_probe_ranks_what_comes_next() {
+    let g = golden("clip-llama");
+    let (messages, template) = (&g.conversations["image"].messages, g.plan.template().unwrap());
+    let probe = |frames: &[Frame]| probe::probe(&g.plan, &g.model, &template, messages, frames, 5);
+    let found = probe(&g.frames(1)).unwrap();
+    assert_eq!((found.prompt_ids, found.tokens_per_image, found.next.len()), (g.ids("image.input_ids"), 16, 5));
+    assert_eq!(found.next[0].id, g.ids("steps.ids")[0]);
+    assert!(found.next.windows(2).all(|w| w[0].log_prob >= w[1].log_prob) && found.next[0].log_prob < 0.0);
+    let error = probe(&[]).unwrap_err().to_string();
+    assert_eq!(error, "the conversation shows 1 pictures, found 0");
 }
 
 #[test]

@@ -241,13 +241,18 @@ fn pad_to_square(frame: &Frame, mean: [f32; 3]) -> (Vec<u8>, usize) {
 }
 
 /// Resamples with a kernel that widens when it shrinks, so nothing is skipped.
+///
+/// Rows first, then columns, as the published processors do: bytes are clipped between the passes, and at hard edges
+/// the other order differs by several steps.
 fn scale(rgb: &[u8], w: usize, h: usize, width: usize, height: usize, filter: FilterType) -> Result<Vec<u8>, PreprocessError> {
-    if (w, h) == (width, height) {
-        return Ok(rgb.to_vec());
-    }
+    let rows = if w == width { rgb.to_vec() } else { scale_once(rgb, (w, h), (width, h), filter)? };
+    if h == height { Ok(rows) } else { scale_once(&rows, (width, h), (width, height), filter) }
+}
+
+fn scale_once(rgb: &[u8], from: (usize, usize), to: (usize, usize), filter: FilterType) -> Result<Vec<u8>, PreprocessError> {
     let size = |n: usize| u32::try_from(n).map_err(|e| PreprocessError::Run(e.to_string()));
-    let source = ImageRef::new(size(w)?, size(h)?, rgb, PixelType::U8x3).map_err(|e| PreprocessError::Run(e.to_string()))?;
-    let mut target = Image::new(size(width)?, size(height)?, PixelType::U8x3);
+    let source = ImageRef::new(size(from.0)?, size(from.1)?, rgb, PixelType::U8x3).map_err(|e| PreprocessError::Run(e.to_string()))?;
+    let mut target = Image::new(size(to.0)?, size(to.1)?, PixelType::U8x3);
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
     Resizer::new().resize(&source, &mut target, &options).map_err(|e| PreprocessError::Run(e.to_string()))?;
     Ok(target.into_vec())

@@ -108,7 +108,8 @@ impl Llava {
     }
 
     /// Embeddings `[1, n, width]` of an expanded prompt; visual tokens `[b, tokens, width]` take the places of the
-    /// image tokens, in order.
+    /// image tokens, in order. Without visual tokens every id is text, also an image token that the model itself
+    /// chose.
     ///
     /// # Errors
     /// Another number of image tokens than of visual ones, or an id outside the vocabulary.
@@ -117,13 +118,13 @@ impl Llava {
         if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
             candle_core::bail!("token {id} is outside the model's vocabulary of {vocab}");
         }
+        let text = self.decoder.embed(&Tensor::new(ids, self.decoder.device())?.unsqueeze(0)?)?;
+        let Some(visual) = visual else { return Ok(text) };
         let places = ids.iter().filter(|id| **id == self.image_token).count();
-        let given = visual.map_or(Ok(0), |v| v.dims3().map(|(b, n, _)| b * n))?;
+        let given = visual.dims3().map(|(b, n, _)| b * n)?;
         if places != given {
             candle_core::bail!("the prompt has places for {places} visual tokens, but the pictures have {given}");
         }
-        let text = self.decoder.embed(&Tensor::new(ids, self.decoder.device())?.unsqueeze(0)?)?;
-        let Some(visual) = visual else { return Ok(text) };
         let visual = visual.flatten_to(1)?.unsqueeze(0)?;
         let (mut parts, mut start, mut seen) = (Vec::new(), 0, 0);
         for run in ids.chunk_by(|a, b| (*a == self.image_token) == (*b == self.image_token)) {

@@ -2,7 +2,7 @@
 
 use super::{llava::Llava, plan::Plan};
 use crate::{
-    prompt::{ChatTemplate, Message, TemplateError},
+    prompt::{ChatTemplate, Message, Part, TemplateError},
     tokenizer::TokenizerError,
     weights::WeightsError,
 };
@@ -20,6 +20,14 @@ pub enum ProbeError {
     /// The text can't be turned into tokens.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// Another number of pictures than the conversation shows.
+    #[error("the conversation shows {expected} pictures, found {found}")]
+    Pictures {
+        /// In the conversation.
+        expected: usize,
+        /// Given.
+        found: usize,
+    },
     /// The model failed.
     #[error("the model failed: {0}")]
     Model(#[from] candle_core::Error),
@@ -53,6 +61,10 @@ pub struct Probe {
 
 /// Runs a conversation with its pictures, in order, and lists the `top` likeliest next tokens.
 pub fn probe(plan: &Plan, model: &Llava, template: &ChatTemplate, messages: &[Message], frames: &[Frame], top: usize) -> Result<Probe, ProbeError> {
+    let expected = messages.iter().flat_map(|m| &m.content).filter(|p| **p == Part::Image).count();
+    if expected != frames.len() {
+        return Err(ProbeError::Pictures { expected, found: frames.len() });
+    }
     let prompt = template.render(messages, true)?;
     let ids = plan.tokenizer.encode(&prompt, !template.begins(&prompt))?;
     let prompt_ids = model.expand(&ids);
