@@ -186,7 +186,9 @@ def run_case(name, vision, text, image_processor, tokenizer, template, extra, sh
     if relabel:
         rename(folder / "model.safetensors", relabel)
 
-    images = [picture(61, 40, 1), picture(33, 50, 2)]
+    # Landscape and portrait. Pillow resampled rows first for most of its life; version 13 turns the order around for
+    # some steep shapes, which are kept out of here.
+    images = [picture(61, 40, 1), picture(46, 60, 2)]
     for i, image in enumerate(images):
         image.save(folder / f"image{i}.png")
     out, facts = {}, {}
