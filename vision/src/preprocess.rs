@@ -107,7 +107,7 @@ pub struct Preprocess {
 /// Colours of CLIP's training pictures.
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Their spread.
-const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 impl Preprocess {
     /// What CLIP was trained on: short side to `side`, the middle, CLIP's colours.

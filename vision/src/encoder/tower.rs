@@ -101,7 +101,7 @@ impl TowerConfig {
         if self.num_channels != 3 {
             return Some(("num_channels", "3".into(), self.num_channels.to_string()));
         }
-        if self.hidden_size % self.num_attention_heads != 0 {
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let expected = format!("a divisor of hidden_size ({})", self.hidden_size);
             return Some(("num_attention_heads", expected, self.num_attention_heads.to_string()));
         }
