@@ -1,6 +1,13 @@
 //! Spotter: watches a person exercise and speaks up at the right moment.
-#![allow(dead_code, unused_imports)]
+
 mod assets;
+mod cli;
+mod parts;
 mod pipeline;
 mod timeline;
-fn main() {}
+#[cfg(feature = "desktop")]
+mod ui;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -6,6 +6,7 @@ pub mod coach;
 pub mod device;
 pub mod model;
 pub mod prompt;
+pub mod sampler;
 pub mod tokenizer;
 #[cfg(feature = "training")]
 pub mod training;

@@ -23,3 +23,30 @@ impl Frame {
         (rgb.len() == width.checked_mul(height)?.checked_mul(3)?).then(|| Self { seq, t, width, height, rgb: rgb.into() })
     }
 }
+
+impl Frame {
+    /// The picture scaled into a `side` x `side` square with black bars, packed RGB; shared, not copied, where it fits already.
+    pub fn fit_square(&self, side: usize) -> Arc<[u8]> {
+        use fast_image_resize::{PixelType, Resizer, images::Image};
+        if self.width == side && self.height == side {
+            return self.rgb.clone();
+        }
+        let mut square = vec![0u8; side * side * 3];
+        let longest = self.width.max(self.height).max(1);
+        let fit = |v: usize| (v * side / longest).clamp(1, side);
+        let (w, h) = (fit(self.width), fit(self.height));
+        let source = Image::from_vec_u8(self.width as u32, self.height as u32, self.rgb.to_vec(), PixelType::U8x3);
+        let mut target = Image::new(w as u32, h as u32, PixelType::U8x3);
+        // A frame without pixels stays black: there is nothing to scale.
+        if let Ok(source) = source
+            && Resizer::new().resize(&source, &mut target, None).is_ok()
+        {
+            let (left, top) = ((side - w) / 2, (side - h) / 2);
+            for (y, row) in target.buffer().chunks_exact(w * 3).enumerate() {
+                let at = ((top + y) * side + left) * 3;
+                square[at..at + w * 3].copy_from_slice(row);
+            }
+        }
+        square.into()
+    }
+}

@@ -9,9 +9,12 @@ pub mod encoder;
 pub mod frame;
 pub mod lens;
 pub mod mailbox;
+pub mod nn;
 pub mod pose;
 pub mod preprocess;
 pub mod source;
+#[cfg(feature = "training")]
+pub mod training;
 
 pub use body::{Body, Joint};
 pub use frame::Frame;

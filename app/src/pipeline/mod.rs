@@ -19,6 +19,7 @@ pub(crate) mod stats;
 mod fakes;
 #[cfg(test)]
 mod tests;
+pub(crate) mod streamed;
 pub(crate) mod threads;
 mod view;
 

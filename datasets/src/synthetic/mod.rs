@@ -2,6 +2,7 @@
 
 pub mod camera;
 pub mod exercise;
+pub mod measure;
 pub mod motion;
 pub mod phrases;
 pub mod script;

@@ -1,5 +1,10 @@
 //! The streaming coach: after each frame it stays silent or speaks.
 
+pub mod eye;
+pub mod load;
+pub mod manifest;
+pub mod session;
+
 use serde::Serialize;
 use spotter_vision::lens::View;
 use std::time::Duration;

@@ -1,1 +1,3 @@
-//! training
+//! Training of the coach, beside the model it trains.
+
+pub mod coach;

@@ -1,1 +1,240 @@
-//! Our own ViT.
+//! Spotter's own vision transformer: pre-norm, learned positions, a class token (Dosovitskiy et al., ICLR 2021).
+//!
+//! Small and plain: it looks at drawn bodies, not at photographs.
+
+use super::Encoder;
+use crate::{Frame, nn};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_nn::{Init, VarBuilder};
+use serde::{Deserialize, Serialize};
+
+/// Shape of a [`Vit`]; `vision_config` of a checkpoint with `model_type = "spotter_vit"`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VitConfig {
+    /// Side of the square picture in pixels.
+    pub image_size: usize,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Width of a token.
+    pub hidden_size: usize,
+    /// Width inside the MLP.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Of layer normalisation.
+    pub layer_norm_eps: f32,
+}
+
+impl Default for VitConfig {
+    fn default() -> Self {
+        Self {
+            image_size: 128,
+            patch_size: 16,
+            hidden_size: 128,
+            intermediate_size: 512,
+            num_hidden_layers: 6,
+            num_attention_heads: 4,
+            layer_norm_eps: 1e-5,
+        }
+    }
+}
+
+impl VitConfig {
+    /// Patches of a picture.
+    pub fn patches(&self) -> usize {
+        (self.image_size / self.patch_size.max(1)).pow(2)
+    }
+
+    /// The reason why no model has this shape, if so.
+    pub fn problem(&self) -> Option<String> {
+        let Self { image_size, patch_size, hidden_size, num_attention_heads, .. } = self;
+        if *patch_size == 0 || image_size % patch_size != 0 || *image_size == 0 {
+            return Some(format!("image_size {image_size} must be a multiple of patch_size {patch_size}"));
+        }
+        if *num_attention_heads == 0 || hidden_size % num_attention_heads != 0 {
+            return Some(format!("hidden_size {hidden_size} must be a multiple of num_attention_heads {num_attention_heads}"));
+        }
+        None
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    fn new(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+        let init = Init::Randn { mean: 0.0, stdev: (1.0 / inputs as f64).sqrt() * 0.7 };
+        Ok(Self {
+            weight: vb.get_with_hints((outputs, inputs), "weight", init)?,
+            bias: vb.get_with_hints(outputs, "bias", Init::Const(0.0))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        nn::linear(x, &self.weight, Some(&self.bias))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f32,
+}
+
+impl LayerNorm {
+    fn new(config: &VitConfig, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            weight: vb.get_with_hints(config.hidden_size, "weight", Init::Const(1.0))?,
+            bias: vb.get_with_hints(config.hidden_size, "bias", Init::Const(0.0))?,
+            eps: config.layer_norm_eps,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        nn::layer_norm(x, &self.weight, &self.bias, self.eps)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Layer {
+    norm1: LayerNorm,
+    qkv: Linear,
+    out: Linear,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    heads: usize,
+}
+
+impl Layer {
+    fn new(config: &VitConfig, vb: VarBuilder) -> Result<Self> {
+        let (d, m) = (config.hidden_size, config.intermediate_size);
+        Ok(Self {
+            norm1: LayerNorm::new(config, vb.pp("norm1"))?,
+            qkv: Linear::new(d, 3 * d, vb.pp("attn.qkv"))?,
+            out: Linear::new(d, d, vb.pp("attn.proj"))?,
+            norm2: LayerNorm::new(config, vb.pp("norm2"))?,
+            fc1: Linear::new(d, m, vb.pp("mlp.fc1"))?,
+            fc2: Linear::new(m, d, vb.pp("mlp.fc2"))?,
+            heads: config.num_attention_heads,
+        })
+    }
+
+    /// `[b, n, d]` to the same shape.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = (x + self.attention(&self.norm1.forward(x)?)?)?;
+        let hidden = self.fc1.forward(&self.norm2.forward(&x)?)?.relu()?;
+        &x + self.fc2.forward(&hidden)?
+    }
+
+    fn attention(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, n, d) = x.dims3()?;
+        let width = d / self.heads;
+        let qkv = self.qkv.forward(x)?.reshape((b, n, 3, self.heads, width))?.permute((2, 0, 3, 1, 4))?.contiguous()?;
+        let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
+        let scores = q.matmul(&k.transpose(2, 3)?)?;
+        let mixed = nn::softmax(&scores, 1.0 / (width as f32).sqrt(), false)?.matmul(&v)?;
+        self.out.forward(&mixed.transpose(1, 2)?.contiguous()?.reshape((b, n, d))?)
+    }
+}
+
+/// The vision transformer.
+#[derive(Clone, Debug)]
+pub struct Vit {
+    config: VitConfig,
+    patch: Linear,
+    class: Tensor,
+    positions: Tensor,
+    layers: Vec<Layer>,
+    norm: LayerNorm,
+    device: Device,
+}
+
+impl Vit {
+    /// Reads (or, for training, creates) the weights below `vb`.
+    pub fn new(config: &VitConfig, vb: VarBuilder) -> Result<Self> {
+        if let Some(problem) = config.problem() {
+            bail!("vision_config: {problem}");
+        }
+        let d = config.hidden_size;
+        let small = Init::Randn { mean: 0.0, stdev: 0.02 };
+        Ok(Self {
+            patch: Linear::new(config.patch_size * config.patch_size * 3, d, vb.pp("embeddings.patch"))?,
+            class: vb.get_with_hints((1, 1, d), "embeddings.class", small)?,
+            positions: vb.get_with_hints((1, config.patches() + 1, d), "embeddings.position", small)?,
+            layers: (0..config.num_hidden_layers)
+                .map(|i| Layer::new(config, vb.pp(format!("layers.{i}"))))
+                .collect::<Result<_>>()?,
+            norm: LayerNorm::new(config, vb.pp("norm"))?,
+            device: vb.device().clone(),
+            config: config.clone(),
+        })
+    }
+
+    /// The shape it was built with.
+    pub fn config(&self) -> &VitConfig {
+        &self.config
+    }
+
+    /// Patches of pictures as a tensor `[b, patches, patch * patch * 3]`, values 0 to 1.
+    ///
+    /// `rgb` holds the pictures one after another, each `image_size * image_size * 3` bytes.
+    pub fn patchify(config: &VitConfig, rgb: &[&[u8]], device: &Device) -> Result<Tensor> {
+        let (side, p) = (config.image_size, config.patch_size);
+        let mut data = Vec::with_capacity(rgb.len() * side * side * 3);
+        for picture in rgb {
+            if picture.len() != side * side * 3 {
+                bail!("picture of {} bytes; {side} x {side} RGB expected", picture.len());
+            }
+            for patch in 0..config.patches() {
+                let (top, left) = (patch / (side / p) * p, patch % (side / p) * p);
+                for y in top..top + p {
+                    let from = (y * side + left) * 3;
+                    data.extend(picture[from..from + p * 3].iter().map(|v| f32::from(*v) / 255.0));
+                }
+            }
+        }
+        Tensor::from_vec(data, (rgb.len(), config.patches(), p * p * 3), device)
+    }
+
+    /// Patches `[b, patches, patch * patch * 3]` to tokens `[b, 1 + patches, d]`, the class token first.
+    pub fn forward(&self, patches: &Tensor) -> Result<Tensor> {
+        let b = patches.dim(0)?;
+        let x = self.patch.forward(patches)?;
+        let class = self.class.broadcast_as((b, 1, self.config.hidden_size))?;
+        let mut x = Tensor::cat(&[&class, &x], 1)?.broadcast_add(&self.positions)?;
+        for layer in &self.layers {
+            x = layer.forward(&x)?;
+        }
+        self.norm.forward(&x)
+    }
+
+    /// The class tokens alone: `[b, d]`.
+    pub fn class_tokens(&self, patches: &Tensor) -> Result<Tensor> {
+        self.forward(patches)?.narrow(1, 0, 1)?.squeeze(1)
+    }
+}
+
+impl Encoder for Vit {
+    fn encode(&self, frames: &[Frame]) -> Result<Tensor> {
+        let side = self.config.image_size;
+        let fitted: Vec<_> = frames.iter().map(|f| f.fit_square(side)).collect();
+        let bytes: Vec<&[u8]> = fitted.iter().map(AsRef::as_ref).collect();
+        self.forward(&Self::patchify(&self.config, &bytes, &self.device)?)?.to_dtype(DType::F32)
+    }
+
+    fn shape(&self) -> (usize, usize) {
+        (self.config.patches() + 1, self.config.hidden_size)
+    }
+}
+
+/// Mean over the tokens: `[b, n, d]` to `[b, d]`.
+pub fn mean_pool(tokens: &Tensor) -> Result<Tensor> {
+    tokens.mean(D::Minus2)
+}

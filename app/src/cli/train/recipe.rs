@@ -1,0 +1,96 @@
+//! What is trained, on what, for how long.
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+use spotter_engine::{coach::manifest::Manifest, model::HfDecoderConfig};
+use spotter_vision::{encoder::vit::VitConfig, training::AdamWSettings};
+use std::path::Path;
+
+/// A recipe file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Recipe {
+    /// Seed of weights, samples and sessions.
+    pub(crate) seed: u64,
+    /// Shape of the encoder.
+    pub(crate) vision: VitConfig,
+    /// Training of the encoder.
+    pub(crate) encoder: EncoderRecipe,
+    /// Shape of the decoder, as in a Hugging Face `config.json`.
+    pub(crate) text: HfDecoderConfig,
+    /// Training of the coach.
+    pub(crate) coach: CoachRecipe,
+    /// The manifest of the model folder.
+    pub(crate) manifest: Manifest,
+}
+
+/// Training of the encoder.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EncoderRecipe {
+    pub(crate) batch: usize,
+    pub(crate) optimiser: OptimiserRecipe,
+}
+
+/// Training of the coach.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CoachRecipe {
+    /// Sessions in all; the seed of a session is its index.
+    pub(crate) sessions: usize,
+    /// Every so many sessions is Korean.
+    pub(crate) korean_every: usize,
+    /// Sessions held out for the validation losses.
+    pub(crate) validation_sessions: usize,
+    /// Frames of a window.
+    pub(crate) frames: usize,
+    /// Windows a step.
+    pub(crate) batch: usize,
+    /// Weight of `<next>`.
+    pub(crate) silence_weight: f32,
+    pub(crate) optimiser: OptimiserRecipe,
+}
+
+/// Settings of AdamW.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OptimiserRecipe {
+    pub(crate) learning_rate: f64,
+    pub(crate) weight_decay: f64,
+    pub(crate) warmup: usize,
+    pub(crate) steps: usize,
+    pub(crate) clip: f64,
+}
+
+impl OptimiserRecipe {
+    pub(crate) fn settings(&self) -> AdamWSettings {
+        AdamWSettings {
+            learning_rate: self.learning_rate,
+            weight_decay: self.weight_decay,
+            warmup: self.warmup,
+            steps: self.steps,
+            clip: self.clip,
+        }
+    }
+}
+
+impl Recipe {
+    /// Reads and checks a recipe.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{}: can't be read; a recipe lies at assets/recipes/mini.toml", path.display()))?;
+        let recipe: Self = toml::from_str(&text).with_context(|| format!("{}: not a recipe", path.display()))?;
+        if let Some(problem) = recipe.vision.problem() {
+            bail!("{}: vision: {problem}", path.display());
+        }
+        if recipe.coach.korean_every == 0 || recipe.coach.batch == 0 || recipe.encoder.batch == 0 {
+            bail!("{}: batch and korean_every must be at least 1", path.display());
+        }
+        Ok(recipe)
+    }
+}
+
+/// Threads that train.
+pub(crate) fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(8)
+}

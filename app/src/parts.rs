@@ -1,0 +1,223 @@
+//! Puts a run together from what the user asked for: source, lens, coach.
+
+use crate::{
+    assets,
+    cli::Hinted,
+    pipeline::{Coach, Parts, script::ScriptedCoach, streamed::StreamedCoach},
+};
+use anyhow::Context as _;
+use candle_core::Device;
+use clap::ValueEnum;
+use spotter_engine::coach::{
+    CoachOptions,
+    load::load,
+    manifest::{LensKind, Manifest},
+    session::CoachSession,
+};
+use spotter_vision::{
+    lens::{Lens, NoLens},
+    source::FrameSource,
+};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// The model that ships.
+pub(crate) const MODEL: &str = "spotter-mini";
+
+/// What the encoder looks through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LensChoice {
+    /// What the model was trained on
+    #[default]
+    Auto,
+    /// The person, drawn again from their pose
+    Avatar,
+    /// The picture as it is
+    None,
+}
+
+/// What the user said about the coach; what is left out is the model's own default.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CoachChoice {
+    pub(crate) model: Option<PathBuf>,
+    pub(crate) script: Option<PathBuf>,
+    pub(crate) exercise: Option<String>,
+    pub(crate) language: String,
+    pub(crate) seed: u64,
+    pub(crate) talkativeness: Option<f32>,
+    pub(crate) cooldown: Option<Duration>,
+    pub(crate) max_tokens: Option<usize>,
+    pub(crate) lens: LensChoice,
+}
+
+/// A coach and its lens, and what was settled for them.
+pub(crate) struct Prepared {
+    pub(crate) parts: Parts,
+    pub(crate) lens: &'static str,
+    pub(crate) talkativeness: f32,
+    pub(crate) cooldown: Duration,
+}
+
+/// Loads coach and lens.
+///
+/// # Errors
+/// A model folder, script or pose model that can't be used.
+pub(crate) fn prepare(choice: &CoachChoice) -> anyhow::Result<Prepared> {
+    if let Some(script) = &choice.script {
+        let coach = Box::new(ScriptedCoach::read(script)?);
+        return prepared(choice, coach, LensKind::None, 160, 0.0, Duration::from_secs(1));
+    }
+    let folder = model_folder(choice.model.as_deref())?;
+    let manifest = Manifest::read(&folder).with_context(|| format!("model {}", folder.display()))?;
+    let defaults = manifest.defaults.clone();
+    let options = CoachOptions {
+        talkativeness: choice.talkativeness.unwrap_or(defaults.talkativeness),
+        cooldown: choice.cooldown.unwrap_or(Duration::from_secs_f64(defaults.cooldown_seconds)),
+        max_tokens: choice.max_tokens.unwrap_or(defaults.max_tokens),
+        temperature: defaults.temperature,
+        seed: choice.seed,
+        language: choice.language.clone(),
+        exercise: choice.exercise.clone(),
+    };
+    let model = load(&folder, &device()).with_context(|| format!("model {}", folder.display()))?;
+    let side = model.picture_side;
+    let (talkativeness, cooldown) = (options.talkativeness, options.cooldown);
+    let session = CoachSession::new(model, options).with_context(|| format!("model {}", folder.display()))?;
+    let name = folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned());
+    let coach = Box::new(StreamedCoach::new(session, name));
+    prepared(choice, coach, manifest.lens, side, talkativeness, cooldown)
+}
+
+fn prepared(
+    choice: &CoachChoice,
+    coach: Box<dyn Coach>,
+    wanted: LensKind,
+    side: usize,
+    talkativeness: f32,
+    cooldown: Duration,
+) -> anyhow::Result<Prepared> {
+    let kind = match choice.lens {
+        LensChoice::Auto => wanted,
+        LensChoice::Avatar => LensKind::Avatar,
+        LensChoice::None => LensKind::None,
+    };
+    let (lens, name): (Box<dyn Lens>, _) = match kind {
+        LensKind::None => (Box::new(NoLens), "none"),
+        LensKind::Avatar => (avatar_lens(side)?, "avatar"),
+    };
+    let talkativeness = choice.talkativeness.unwrap_or(talkativeness);
+    let cooldown = choice.cooldown.unwrap_or(cooldown);
+    Ok(Prepared { parts: Parts { lens, coach }, lens: name, talkativeness, cooldown })
+}
+
+/// The folder of a model: a path, or the name of one that ships.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn model_folder(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let path = match asked {
+        Some(path) if path.exists() => return Ok(path.to_owned()),
+        Some(path) => path.to_owned(),
+        None => PathBuf::from(MODEL),
+    };
+    let shipped = path.to_str().filter(|name| !name.contains(['/', '\\'])).and_then(assets::find);
+    shipped.ok_or_else(|| {
+        let hint = format!(
+            "a model is a folder with config.json, tokenizer.json, spotter.toml and weights; the one that ships is \
+             assets/{MODEL} (set {} if assets lie elsewhere)",
+            assets::VARIABLE
+        );
+        Hinted::new(anyhow::anyhow!("model {}: no such folder", path.display()), hint).into()
+    })
+}
+
+/// The fastest device this build can use.
+pub(crate) fn device() -> Device {
+    if cfg!(feature = "cuda")
+        && let Ok(device) = Device::new_cuda(0)
+    {
+        return device;
+    }
+    if cfg!(feature = "metal")
+        && let Ok(device) = Device::new_metal(0)
+    {
+        return device;
+    }
+    Device::Cpu
+}
+
+fn avatar_lens(_side: usize) -> anyhow::Result<Box<dyn Lens>> {
+    anyhow::bail!("the avatar lens is not linked in")
+}
+
+/// Opens a recording, a folder of pictures, or `pattern`.
+///
+/// # Errors
+/// When it can't be opened.
+pub(crate) fn open_source(_spec: &Path) -> anyhow::Result<Box<dyn FrameSource>> {
+    Ok(Box::new(pattern::Pattern::default()))
+}
+
+mod pattern {
+    use spotter_vision::{
+        Frame,
+        source::{FrameSource, SourceError, SourceInfo},
+    };
+    use std::time::Duration;
+
+    pub(crate) struct Pattern(SourceInfo, u64);
+    impl Default for Pattern {
+        fn default() -> Self {
+            Self(SourceInfo { name: "pattern".into(), width: 320, height: 240, fps: 30.0, duration: None }, 0)
+        }
+    }
+    impl FrameSource for Pattern {
+        fn info(&self) -> &SourceInfo {
+            &self.0
+        }
+        fn next_frame(&mut self) -> Result<Option<Frame>, SourceError> {
+            if self.1 >= 180 {
+                return Ok(None);
+            }
+            let n = self.1;
+            self.1 += 1;
+            let rgb = (0..320 * 240).flat_map(|i| [(i % 320) as u8, (i / 320) as u8, (n * 2) as u8]).collect();
+            Ok(Frame::from_rgb(n, Duration::from_secs_f64(n as f64 / 30.0), 320, 240, rgb))
+        }
+    }
+}
+
+/// Writes a video.
+pub(crate) struct VideoOut;
+
+impl VideoOut {
+    /// Adds a frame.
+    pub(crate) fn write(&mut self, _frame: &spotter_vision::Frame) -> anyhow::Result<()> {
+        anyhow::bail!("no writer is linked in")
+    }
+
+    /// Ends the file.
+    pub(crate) fn finish(self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// Begins a video of a size.
+///
+/// # Errors
+/// When the file can't be made.
+pub(crate) fn video_out(_path: &Path, _width: usize, _height: usize, _fps: f64) -> anyhow::Result<VideoOut> {
+    Ok(VideoOut)
+}
+
+/// What runs the pose models.
+pub(crate) fn pose_runtime() -> anyhow::Result<String> {
+    anyhow::bail!("not linked in")
+}
+
+/// What reads recordings.
+pub(crate) fn video_library() -> anyhow::Result<String> {
+    anyhow::bail!("not linked in")
+}

@@ -1,0 +1,213 @@
+//! `spotter.toml`: how a checkpoint is streamed.
+
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The manifest beside a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// What the encoder looks through.
+    #[serde(default)]
+    pub lens: LensKind,
+    /// Frames a second the model was trained on.
+    pub frame_rate: f64,
+    /// Visual tokens.
+    #[serde(default)]
+    pub vision: VisionManifest,
+    /// How it decides to speak.
+    pub speaking: Speaking,
+    /// What it is told.
+    pub prompt: Prompt,
+    /// Positions kept: prompt and stream.
+    pub context: usize,
+    /// Defaults of the user's knobs.
+    #[serde(default)]
+    pub defaults: Defaults,
+}
+
+/// What the encoder looks through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LensKind {
+    /// The raw frame.
+    #[default]
+    None,
+    /// The person, drawn again.
+    Avatar,
+}
+
+/// Visual tokens of a frame.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VisionManifest {
+    /// How the tower's tokens are pooled.
+    #[serde(default)]
+    pub pooling: Pooling,
+    /// Each token is joined by its change since the last frame before it is projected.
+    #[serde(default)]
+    pub delta: bool,
+}
+
+/// How the tokens of a tower are pooled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// All patches, as the checkpoint has them.
+    #[default]
+    None,
+    /// The class token alone.
+    Class,
+    /// Means over a grid of k x k.
+    Grid(usize),
+}
+
+/// How a model decides to speak.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Speaking {
+    /// Trained action tokens (QEVD's Stream-VLM).
+    Actions {
+        /// Stay silent.
+        next: String,
+        /// Speak.
+        feedback: String,
+        /// The utterance ends.
+        end: String,
+    },
+    /// A checkpoint that knows no action tokens: after each frame it is asked, and the answers are scored on the logits.
+    Verbalisers {
+        /// Put after each frame to be scored; leaves no trace in the context.
+        question: String,
+        /// Beginnings of an answer that mean "speak".
+        speak: Vec<String>,
+        /// Beginnings of an answer that mean "stay silent".
+        silent: Vec<String>,
+        /// Put before an utterance.
+        lead: String,
+    },
+}
+
+/// What the model is told before the first frame. `{exercise}` is replaced.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prompt {
+    /// English, with a named exercise.
+    pub en: String,
+    /// English, with none.
+    pub en_unnamed: String,
+    /// Korean, with a named exercise.
+    pub ko: String,
+    /// Korean, with none.
+    pub ko_unnamed: String,
+}
+
+impl Prompt {
+    /// The prompt for a language and an exercise.
+    pub fn render(&self, language: &str, exercise: Option<&str>) -> String {
+        match (language, exercise) {
+            ("ko", Some(name)) => self.ko.replace("{exercise}", name),
+            ("ko", None) => self.ko_unnamed.clone(),
+            (_, Some(name)) => self.en.replace("{exercise}", name),
+            (_, None) => self.en_unnamed.clone(),
+        }
+    }
+}
+
+/// Defaults of the user's knobs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Defaults {
+    /// Added to the logit of speaking.
+    pub talkativeness: f32,
+    /// Seconds between the starts of two utterances.
+    pub cooldown_seconds: f64,
+    /// Longest utterance in tokens.
+    pub max_tokens: usize,
+    /// 0 is greedy.
+    pub temperature: f32,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { talkativeness: 0.0, cooldown_seconds: 1.5, max_tokens: 40, temperature: 0.0 }
+    }
+}
+
+/// A manifest that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It can't be read.
+    #[error("{path}: {source}; a model folder holds config.json, tokenizer.json, spotter.toml and weights")]
+    Read {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no manifest.
+    #[error("{path}: {problem}")]
+    Invalid {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl Manifest {
+    /// Reads `spotter.toml` of a model folder.
+    pub fn read(folder: &Path) -> Result<Self, ManifestError> {
+        let path = folder.join("spotter.toml");
+        let text = std::fs::read_to_string(&path).map_err(|source| ManifestError::Read { path: path.clone(), source })?;
+        let invalid = |problem: String| ManifestError::Invalid { path: path.clone(), problem };
+        let manifest: Self = toml::from_str(&text).map_err(|e| invalid(e.to_string()))?;
+        match manifest.problem() {
+            Some(problem) => Err(invalid(problem)),
+            None => Ok(manifest),
+        }
+    }
+
+    fn problem(&self) -> Option<String> {
+        if !(self.frame_rate > 0.0 && self.frame_rate <= 60.0) {
+            return Some(format!("frame_rate {} must be above 0 and at most 60", self.frame_rate));
+        }
+        if self.context < 64 {
+            return Some(format!("context {} must be at least 64 positions", self.context));
+        }
+        if !(self.defaults.cooldown_seconds >= 0.0 && self.defaults.cooldown_seconds.is_finite()) {
+            return Some(format!("cooldown_seconds {} must be 0 or more", self.defaults.cooldown_seconds));
+        }
+        match &self.speaking {
+            Speaking::Verbalisers { speak, silent, .. } if speak.is_empty() || silent.is_empty() => {
+                Some("speaking.speak and speaking.silent need a word each".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl Fn(&str) -> String, expected: &str) {
+        let good = "frame_rate = 8.0\ncontext = 512\n[speaking]\nkind = \"actions\"\nnext = \"<n>\"\nfeedback = \"<f>\"\nend = \"</f>\"\n\
+                    [prompt]\nen = \"a {exercise}\"\nen_unnamed = \"b\"\nko = \"c\"\nko_unnamed = \"d\"\n";
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("spotter.toml"), change(good)).unwrap();
+        match Manifest::read(folder.path()) {
+            Ok(m) => assert_eq!(m.prompt.render("en", Some("squats")), expected),
+            Err(e) => assert!(e.to_string().contains(expected), "{e}"),
+        }
+    }
+
+    #[test]
+    fn reads_and_refuses() {
+        check(str::to_owned, "a squats");
+        check(|g| g.replace("8.0", "-1"), "frame_rate -1");
+        check(|g| g.replace("512", "3"), "context 3");
+        check(|g| g.replace("frame_rate", "frame_rat"), "frame_rat");
+        check(|_| "\u{0}".into(), "spotter.toml");
+    }
+}

@@ -1,0 +1,285 @@
+//! One stream: frames are appended to the context, and after each the model stays silent or speaks.
+//!
+//! Training sees the same sequence (see `training::coach`): prompt, frame, frame, `<feedback>` words `</feedback>`,
+//! frame, ... The action is read off the last token of a frame; `<next>` itself never enters the context.
+
+use super::{
+    CoachOptions, Feedback, Kind, Step,
+    eye::Eye,
+    manifest::{Manifest, Speaking},
+};
+use crate::{
+    model::{Decoder, KvCache},
+    sampler,
+};
+use candle_core::{DType, Error, Result, Tensor, bail};
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+use spotter_vision::lens::Sight;
+use std::{collections::VecDeque, time::Duration};
+use tokenizers::Tokenizer;
+
+/// A model ready to be streamed.
+pub struct StreamModel {
+    /// Sees.
+    pub eye: Eye,
+    /// Speaks.
+    pub decoder: Decoder,
+    /// Words.
+    pub tokenizer: Tokenizer,
+    /// How it is streamed.
+    pub manifest: Manifest,
+    /// Side of the square picture that its tower sees, in pixels.
+    pub picture_side: usize,
+}
+
+/// How the model's wish to speak is read.
+enum Gate {
+    Actions { next: u32, feedback: u32, end: u32 },
+    Verbalisers { question: Vec<u32>, speak: Vec<u32>, silent: Vec<u32>, lead: Vec<u32>, ends: Vec<u32> },
+}
+
+/// A stream with its context.
+pub struct CoachSession {
+    model: StreamModel,
+    gate: Gate,
+    options: CoachOptions,
+    cache: KvCache,
+    prompt: Tensor,
+    /// Embeddings `[1, k, d]` of what followed the prompt, oldest first, so that a full context can be begun anew.
+    stream: VecDeque<Tensor>,
+    stream_len: usize,
+    last_start: Option<Duration>,
+    last_frame: Option<Duration>,
+    rng: ChaCha8Rng,
+}
+
+/// The ids of a text, without the tokenizer's own beginning or end tokens.
+fn ids(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    Ok(tokenizer.encode(text, false).map_err(|e| Error::Msg(format!("tokenizer: {e}")))?.get_ids().to_vec())
+}
+
+/// The id of a token that must exist.
+pub fn action_id(tokenizer: &Tokenizer, token: &str) -> Result<u32> {
+    tokenizer
+        .token_to_id(token)
+        .ok_or_else(|| Error::Msg(format!("tokenizer.json has no token {token}, which spotter.toml names as an action token")))
+}
+
+impl Gate {
+    fn new(speaking: &Speaking, tokenizer: &Tokenizer) -> Result<Self> {
+        let first = |words: &[String]| -> Result<Vec<u32>> {
+            words.iter().filter_map(|w| ids(tokenizer, w).map(|v| v.first().copied()).transpose()).collect()
+        };
+        Ok(match speaking {
+            Speaking::Actions { next, feedback, end } => Self::Actions {
+                next: action_id(tokenizer, next)?,
+                feedback: action_id(tokenizer, feedback)?,
+                end: action_id(tokenizer, end)?,
+            },
+            Speaking::Verbalisers { question, speak, silent, lead } => Self::Verbalisers {
+                question: ids(tokenizer, question)?,
+                speak: first(speak)?,
+                silent: first(silent)?,
+                lead: ids(tokenizer, lead)?,
+                ends: ["</s>", "<|im_end|>", "<|endoftext|>", "\n"].iter().filter_map(|t| tokenizer.token_to_id(t)).collect(),
+            },
+        })
+    }
+}
+
+impl CoachSession {
+    /// A session at the beginning of a stream.
+    pub fn new(model: StreamModel, options: CoachOptions) -> Result<Self> {
+        let gate = Gate::new(&model.manifest.speaking, &model.tokenizer)?;
+        let text = model.manifest.prompt.render(&options.language, options.exercise.as_deref());
+        let prompt_ids = ids(&model.tokenizer, &text)?;
+        if prompt_ids.is_empty() {
+            bail!("spotter.toml: the prompt is empty; the model needs at least one token before the first frame");
+        }
+        let (decoder, context) = (&model.decoder, model.manifest.context);
+        if prompt_ids.len() * 2 + options.max_tokens + 16 > context {
+            bail!("the prompt of {} tokens leaves no room in a context of {context}; shorten it or raise `context`", prompt_ids.len());
+        }
+        let prompt = decoder.embed(&Tensor::new(prompt_ids, decoder.device())?.unsqueeze(0)?)?;
+        let cache = KvCache::new(decoder.config(), context, decoder.dtype(), decoder.device())?;
+        let rng = ChaCha8Rng::seed_from_u64(options.seed);
+        let mut session =
+            Self { model, gate, options, cache, prompt, stream: VecDeque::new(), stream_len: 0, last_start: None, last_frame: None, rng };
+        session.reset()?;
+        Ok(session)
+    }
+
+    /// The manifest it runs under.
+    pub fn manifest(&self) -> &Manifest {
+        &self.model.manifest
+    }
+
+    /// The user's knobs; a change holds from the next frame on (prompt changes need a new session).
+    pub fn options_mut(&mut self) -> &mut CoachOptions {
+        &mut self.options
+    }
+
+    /// Forgets the stream.
+    pub fn reset(&mut self) -> Result<()> {
+        self.stream.clear();
+        self.stream_len = 0;
+        self.last_start = None;
+        self.last_frame = None;
+        self.rng = ChaCha8Rng::seed_from_u64(self.options.seed);
+        self.model.eye.reset();
+        self.cache.clear();
+        self.model.decoder.forward(&self.prompt, Some(&mut self.cache))?;
+        Ok(())
+    }
+
+    /// Positions in the context.
+    pub fn context_len(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Sees one frame and decides. While it speaks, each piece of text goes to `emit`; when that answers `false` the
+    /// utterance is taken back, context included.
+    pub fn observe(&mut self, sight: &Sight, emit: &mut dyn FnMut(&str) -> bool) -> Result<Step> {
+        let t = sight.frame.t;
+        self.fill_gap(t)?;
+        let seen = self.model.eye.see(&sight.frame)?.to_dtype(self.model.decoder.dtype())?;
+        self.make_room(seen.dim(1)? + self.options.max_tokens + 2)?;
+        let hidden = self.append(seen)?;
+        let margin = self.margin(&hidden)?;
+        let p_speak = 1.0 / (1.0 + (-margin).exp());
+        let cooling = self.last_start.is_some_and(|last| t < last + self.options.cooldown);
+        let mut step = Step { p_speak, feedback: None, view: sight.view };
+        if margin + self.options.talkativeness > 0.0 && !cooling {
+            if let Some(text) = self.speak(emit)? {
+                self.last_start = Some(t);
+                step.feedback = Some(Feedback { t_frame: t, t_ready: t, text, kind: Kind::Coaching });
+            }
+        }
+        Ok(step)
+    }
+
+    /// A motion model counts time in frames: where the source is slower than its rate, or frames were dropped, the last
+    /// one is seen again for each that is missing, up to a second of them.
+    fn fill_gap(&mut self, t: Duration) -> Result<()> {
+        let rate = self.model.manifest.frame_rate;
+        let Some(before) = self.last_frame.replace(t) else { return Ok(()) };
+        let missing = (t.saturating_sub(before).as_secs_f64() * rate).round() - 1.0;
+        for _ in 0..missing.clamp(0.0, rate) as usize {
+            let Some(again) = self.model.eye.again()? else { return Ok(()) };
+            self.make_room(again.dim(1)? + self.options.max_tokens + 2)?;
+            self.append(again.to_dtype(self.model.decoder.dtype())?)?;
+        }
+        Ok(())
+    }
+
+    /// Appends embeddings to context and stream; the last hidden state `[1, 1, d]` comes back.
+    fn append(&mut self, x: Tensor) -> Result<Tensor> {
+        let hidden = self.model.decoder.forward(&x, Some(&mut self.cache))?;
+        let n = x.dim(1)?;
+        self.stream_len += n;
+        self.stream.push_back(x);
+        hidden.narrow(1, n - 1, 1)
+    }
+
+    fn append_token(&mut self, id: u32) -> Result<Tensor> {
+        let x = self.embed(&[id])?;
+        self.append(x)
+    }
+
+    fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        self.model.decoder.embed(&Tensor::new(ids, self.model.decoder.device())?.unsqueeze(0)?)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Vec<f32>> {
+        self.model.decoder.logits(hidden)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()
+    }
+
+    /// Log-odds of speaking against silence.
+    fn margin(&mut self, hidden: &Tensor) -> Result<f32> {
+        let at = |logits: &[f32], id: u32| logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        match &self.gate {
+            Gate::Actions { next, feedback, .. } => {
+                let (next, feedback) = (*next, *feedback);
+                let logits = self.logits(hidden)?;
+                Ok(at(&logits, feedback) - at(&logits, next))
+            }
+            Gate::Verbalisers { question, speak, silent, .. } => {
+                let (speak, silent) = (speak.clone(), silent.clone());
+                let (question, before) = (self.embed(question)?, self.cache.len());
+                let asked = self.model.decoder.forward(&question, Some(&mut self.cache))?;
+                self.cache.truncate(before);
+                let logits = self.logits(&asked.narrow(1, asked.dim(1)? - 1, 1)?)?;
+                let best = |ids: &[u32]| ids.iter().map(|id| at(&logits, *id)).fold(f32::NEG_INFINITY, f32::max);
+                Ok(best(&speak) - best(&silent))
+            }
+        }
+    }
+
+    /// Generates an utterance; `None` when it was cancelled or has no words, and then the context is as before.
+    fn speak(&mut self, emit: &mut dyn FnMut(&str) -> bool) -> Result<Option<String>> {
+        let (len, pieces, stream_len) = (self.cache.len(), self.stream.len(), self.stream_len);
+        let (lead, ends, never) = match &self.gate {
+            Gate::Actions { next, feedback, end } => (vec![*feedback], vec![*end], vec![*next, *feedback]),
+            Gate::Verbalisers { lead, ends, .. } => (lead.clone(), ends.clone(), Vec::new()),
+        };
+        let x = self.embed(&lead)?;
+        let mut hidden = self.append(x)?;
+        let (mut tokens, mut text) = (Vec::new(), String::new());
+        let mut kept = true;
+        while tokens.len() < self.options.max_tokens {
+            let mut logits = self.logits(&hidden)?;
+            for id in &never {
+                if let Some(l) = logits.get_mut(*id as usize) {
+                    *l = f32::NEG_INFINITY;
+                }
+            }
+            let id = sampler::sample(&logits, self.options.temperature, &mut self.rng);
+            if ends.contains(&id) {
+                break;
+            }
+            tokens.push(id);
+            let whole = self.model.tokenizer.decode(&tokens, true).map_err(|e| Error::Msg(format!("tokenizer: {e}")))?;
+            // A character of several tokens shows as U+FFFD until it is complete.
+            if !whole.ends_with('\u{FFFD}') && whole.len() > text.len() && whole.is_char_boundary(text.len()) {
+                kept = emit(&whole[text.len()..]);
+                text = whole;
+                if !kept {
+                    break;
+                }
+            }
+            hidden = self.append_token(id)?;
+        }
+        let words = text.trim();
+        if !kept || words.is_empty() {
+            self.cache.truncate(len);
+            self.stream.truncate(pieces);
+            self.stream_len = stream_len;
+            return Ok(None);
+        }
+        if let Some(end) = ends.first() {
+            self.append_token(*end)?;
+        }
+        Ok(Some(words.to_owned()))
+    }
+
+    /// Makes room for `need` positions: a full context begins anew with the prompt and the newer half of the stream.
+    ///
+    /// The embeddings are passed through the decoder again, so the result equals a fresh context of the same length.
+    fn make_room(&mut self, need: usize) -> Result<()> {
+        let context = self.model.manifest.context;
+        if self.cache.len() + need <= context {
+            return Ok(());
+        }
+        let keep = (context - self.prompt.dim(1)?) / 2;
+        while self.stream_len > keep.min(context.saturating_sub(self.prompt.dim(1)? + need)) {
+            let Some(oldest) = self.stream.pop_front() else { break };
+            self.stream_len -= oldest.dim(1)?;
+        }
+        self.cache.clear();
+        let mut pieces = vec![self.prompt.clone()];
+        pieces.extend(self.stream.iter().cloned());
+        self.model.decoder.forward(&Tensor::cat(&pieces, 1)?, Some(&mut self.cache))?;
+        Ok(())
+    }
+}

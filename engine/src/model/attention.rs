@@ -1,0 +1,148 @@
+//! Causal self-attention with rotary positions and grouped key heads.
+
+use super::{
+    cache::LayerCache,
+    config::DecoderConfig,
+    layers::{INIT_STD, Linear, Mode, RopeRows},
+};
+use spotter_vision::nn;
+use candle_core::{D, DType, Device, Result, Tensor};
+use candle_nn::VarBuilder;
+
+/// What a pass over some positions shares between its layers.
+pub(crate) struct Pass {
+    /// Rotations of the new positions.
+    pub(crate) rope: RopeRows,
+    /// Added to the scores, `[n, seen]`; `None` where every new position sees all.
+    pub(crate) mask: Option<Tensor>,
+    /// Entries in the cache before this pass.
+    pub(crate) len: usize,
+}
+
+/// Attention of one layer.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    input: Input,
+    out: Linear,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    window: Option<usize>,
+    mode: Mode,
+}
+
+#[derive(Clone, Debug)]
+enum Input {
+    /// q, k and v in one product.
+    Joined(Linear),
+    Apart {
+        q: Linear,
+        k: Linear,
+        v: Linear,
+    },
+}
+
+impl Attention {
+    /// Tensors `q_proj`, `k_proj`, `v_proj` and `o_proj` under `vb`.
+    pub fn new(cfg: &DecoderConfig, vb: VarBuilder, mode: Mode) -> Result<Self> {
+        let part = |name: &str, heads: usize| Linear::new(cfg.width, heads * cfg.head_dim, cfg.qkv_bias, INIT_STD, vb.pp(name));
+        let (q, k, v) = (part("q_proj", cfg.heads)?, part("k_proj", cfg.kv_heads)?, part("v_proj", cfg.kv_heads)?);
+        let input = match mode {
+            Mode::Infer => Input::Joined(Linear::join(&[&q, &k, &v])?),
+            Mode::Train => Input::Apart { q, k, v },
+        };
+        let std = INIT_STD / (2.0 * cfg.layers as f64).sqrt();
+        let out = Linear::new(cfg.heads * cfg.head_dim, cfg.width, cfg.out_bias, std, vb.pp("o_proj"))?;
+        Ok(Self { input, out, heads: cfg.heads, kv_heads: cfg.kv_heads, head_dim: cfg.head_dim, window: cfg.window, mode })
+    }
+
+    /// q `[b, n, heads, head_dim]`, k and v `[b, n, kv_heads, head_dim]`.
+    fn project(&self, x: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+        let (b, n, _) = x.dims3()?;
+        let (q, k, v) = match &self.input {
+            Input::Apart { q, k, v } => (q.forward(x)?, k.forward(x)?, v.forward(x)?),
+            Input::Joined(linear) => {
+                let all = linear.forward(x)?;
+                let (wide, narrow) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+                (all.narrow(D::Minus1, 0, wide)?, all.narrow(D::Minus1, wide, narrow)?, all.narrow(D::Minus1, wide + narrow, narrow)?)
+            }
+        };
+        let split = |t: Tensor, heads: usize| t.contiguous()?.reshape((b, n, heads, self.head_dim));
+        Ok((split(q, self.heads)?, split(k, self.kv_heads)?, split(v, self.kv_heads)?))
+    }
+
+    /// `x [b, n, width]` to the same shape.
+    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, cache: Option<&LayerCache>) -> Result<Tensor> {
+        let (b, n, _) = x.dims3()?;
+        let group = self.heads / self.kv_heads;
+        let (q, k, v) = self.project(x)?;
+        // The query heads of one key head become rows of the same product, so keys are never repeated.
+        let q = by_head(&pass.rope.apply(&q)?)?.reshape((b * self.kv_heads, group * n, self.head_dim))?;
+        let k = by_head(&pass.rope.apply(&k)?)?.reshape((b * self.kv_heads, n, self.head_dim))?;
+        let v = by_head(&v)?.reshape((b * self.kv_heads, n, self.head_dim))?;
+        let cache_free = cache.is_none();
+        let (mut k, mut v) = match cache {
+            Some(cache) => cache.append(&k, &v, pass.len)?,
+            None => (k, v),
+        };
+        let mut seen = k.dim(1)?;
+        if let (1, Some(window)) = (n, self.window.filter(|w| *w < seen)) {
+            (k, v) = (k.narrow(1, seen - window, window)?, v.narrow(1, seen - window, window)?);
+            seen = window;
+        }
+        if self.mode == Mode::Train && cache_free && self.window.is_none() && group == 1 && q.dtype() == DType::F32 {
+            // Scale, mask and softmax in one pass, which halves the time of a training step.
+            let weights = nn::softmax(&q.matmul(&k.t()?)?, 1.0 / (self.head_dim as f32).sqrt(), true)?;
+            return self.finish(&weights.matmul(&v)?, b, n);
+        }
+        let mut scores = ((q * (1.0 / (self.head_dim as f64).sqrt()))?).matmul(&k.t()?)?;
+        if let Some(mask) = &pass.mask {
+            let mask = mask.to_dtype(scores.dtype())?;
+            scores = scores.reshape((b * self.kv_heads, group, n, seen))?.broadcast_add(&mask)?;
+            scores = scores.reshape((b * self.kv_heads, group * n, seen))?;
+        }
+        self.finish(&self.softmax(&scores)?.matmul(&v)?, b, n)
+    }
+
+    /// Mixed values `[b * kv_heads, group * n, head_dim]` to `[b, n, width]`.
+    fn finish(&self, mixed: &Tensor, b: usize, n: usize) -> Result<Tensor> {
+        let mixed = mixed.reshape((b, self.heads, n, self.head_dim))?;
+        let mixed = if n == 1 { mixed } else { mixed.transpose(1, 2)?.contiguous()? };
+        self.out.forward(&mixed.reshape((b, n, self.heads * self.head_dim))?)
+    }
+
+    /// Over the last dimension, summed in f32.
+    fn softmax(&self, scores: &Tensor) -> Result<Tensor> {
+        let dtype = scores.dtype();
+        let wide = if dtype == DType::F32 { scores.clone() } else { scores.to_dtype(DType::F32)? };
+        let weights = match self.mode {
+            Mode::Infer => candle_nn::ops::softmax_last_dim(&wide)?,
+            Mode::Train => nn::softmax(&wide, 1.0, false)?,
+        };
+        if dtype == DType::F32 { Ok(weights) } else { weights.to_dtype(dtype) }
+    }
+}
+
+/// `[b, n, heads, dim]` to contiguous `[b, heads, n, dim]`; free for a single position.
+fn by_head(x: &Tensor) -> Result<Tensor> {
+    let (b, n, heads, dim) = x.dims4()?;
+    if n == 1 { x.reshape((b, heads, n, dim)) } else { x.transpose(1, 2)?.contiguous() }
+}
+
+/// What `n` new positions behind `len` others may see: 0 or minus infinity, `[n, len + n]`.
+pub(crate) fn causal_mask(n: usize, len: usize, window: Option<usize>, device: &Device) -> Result<Option<Tensor>> {
+    let total = len + n;
+    if n == 1 {
+        return Ok(None); // A window is cut out of the keys instead.
+    }
+    let rows = Tensor::arange(len as f32, total as f32, device)?.unsqueeze(1)?;
+    let columns = Tensor::arange(0f32, total as f32, device)?.unsqueeze(0)?;
+    let mut hidden = columns.broadcast_gt(&rows)?;
+    if let Some(window) = window {
+        let first = (rows - (window as f64 - 1.0))?;
+        hidden = (hidden + columns.broadcast_lt(&first)?)?;
+    }
+    let minus_infinity = Tensor::full(f32::NEG_INFINITY, (n, total), device)?;
+    let zero = Tensor::zeros((n, total), DType::F32, device)?;
+    Ok(Some(hidden.where_cond(&minus_infinity, &zero)?))
+}

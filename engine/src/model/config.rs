@@ -1,0 +1,364 @@
+//! What a decoder looks like: the `config.json` of a checkpoint, and the resolved numbers the maths uses.
+//!
+//! [`HfDecoderConfig`] mirrors the file, where nearly every field may be absent; [`DecoderConfig`] has no options
+//! left open. A checkpoint of a known kind may leave out what equals that kind's defaults, as published LLaVA
+//! checkpoints do.
+
+use serde::{Deserialize, Serialize};
+
+/// A field of a configuration that can't be used.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("config field `{field}`: expected {expected}, found {found}")]
+pub struct ConfigError {
+    /// Path of the field in `config.json`, with dots.
+    pub field: String,
+    /// What would be right.
+    pub expected: String,
+    /// What is there.
+    pub found: String,
+}
+
+impl ConfigError {
+    /// An error that names a field, what it should hold and what it holds.
+    pub fn new(field: impl Into<String>, expected: impl Into<String>, found: impl ToString) -> Self {
+        Self { field: field.into(), expected: expected.into(), found: found.to_string() }
+    }
+}
+
+/// The decoder families that one code path serves; they differ in bias, window and defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DecoderKind {
+    /// Llama 1 to 3, Vicuna, TinyLlama, SmolLM.
+    Llama,
+    /// Qwen 2 and 2.5: biases on q, k and v.
+    Qwen2,
+    /// Mistral: sliding attention window.
+    Mistral,
+}
+
+impl DecoderKind {
+    /// The `model_type` of a `config.json`.
+    pub fn from_model_type(model_type: &str, field: &str) -> Result<Self, ConfigError> {
+        match model_type {
+            "llama" => Ok(Self::Llama),
+            "qwen2" => Ok(Self::Qwen2),
+            "mistral" => Ok(Self::Mistral),
+            other => Err(ConfigError::new(field, "a decoder of type llama, qwen2 or mistral", format!("`{other}`"))),
+        }
+    }
+
+    /// The `model_type` that a `config.json` uses for this kind.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Mistral => "mistral",
+        }
+    }
+}
+
+/// One token id or several, as `eos_token_id` may be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TokenIds {
+    /// A single id.
+    One(u32),
+    /// Any of these.
+    Many(Vec<u32>),
+}
+
+impl TokenIds {
+    /// All ids.
+    pub fn to_vec(&self) -> Vec<u32> {
+        match self {
+            Self::One(id) => vec![*id],
+            Self::Many(ids) => ids.clone(),
+        }
+    }
+}
+
+/// `rope_scaling` (or, as newer files have it, `rope_parameters`) of a `config.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HfRope {
+    /// `default`, `linear` or `llama3`; older files call it `type`.
+    #[serde(alias = "type", skip_serializing_if = "Option::is_none")]
+    pub rope_type: Option<String>,
+    /// Base of the frequencies, in newer files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rope_theta: Option<f64>,
+    /// Stretch of the context.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub factor: Option<f64>,
+    /// llama3: below this many turns over the old context a frequency is stretched fully.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub low_freq_factor: Option<f64>,
+    /// llama3: above this many turns a frequency is left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub high_freq_factor: Option<f64>,
+    /// llama3: the context before stretching, in tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_max_position_embeddings: Option<usize>,
+}
+
+/// The decoder's part of a Hugging Face `config.json`, field by field.
+#[allow(missing_docs, reason = "the fields are those of the file; DecoderConfig documents them")]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HfDecoderConfig {
+    pub model_type: Option<String>,
+    pub vocab_size: Option<usize>,
+    pub hidden_size: Option<usize>,
+    pub intermediate_size: Option<usize>,
+    pub num_hidden_layers: Option<usize>,
+    pub num_attention_heads: Option<usize>,
+    pub num_key_value_heads: Option<usize>,
+    pub head_dim: Option<usize>,
+    pub max_position_embeddings: Option<usize>,
+    pub rms_norm_eps: Option<f64>,
+    pub rope_theta: Option<f64>,
+    pub rope_scaling: Option<HfRope>,
+    pub rope_parameters: Option<HfRope>,
+    pub hidden_act: Option<String>,
+    pub attention_bias: Option<bool>,
+    pub mlp_bias: Option<bool>,
+    pub use_sliding_window: Option<bool>,
+    pub sliding_window: Option<usize>,
+    pub tie_word_embeddings: Option<bool>,
+    pub bos_token_id: Option<u32>,
+    pub eos_token_id: Option<TokenIds>,
+}
+
+/// How positions turn into rotations.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RopeScaling {
+    /// As trained.
+    None,
+    /// All positions divided by the factor.
+    Linear(f64),
+    /// Low frequencies stretched, high ones kept, a ramp between.
+    Llama3 {
+        /// Stretch of the context.
+        factor: f64,
+        /// Turns below which a frequency is stretched fully.
+        low: f64,
+        /// Turns above which it is kept.
+        high: f64,
+        /// Context before stretching, in tokens.
+        original: usize,
+    },
+}
+
+/// A decoder with every number resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DecoderConfig {
+    /// Family.
+    pub kind: DecoderKind,
+    /// Rows of the embedding, and logits.
+    pub vocab: usize,
+    /// Width of the residual stream.
+    pub width: usize,
+    /// Width inside the MLP.
+    pub mlp_width: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of one head; even.
+    pub head_dim: usize,
+    /// Largest number of positions.
+    pub max_positions: usize,
+    /// Added under the root of the norms.
+    pub norm_eps: f64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Stretch of the rotary frequencies.
+    pub rope_scaling: RopeScaling,
+    /// Biases on the q, k and v projections.
+    pub qkv_bias: bool,
+    /// Bias on the output projection of attention.
+    pub out_bias: bool,
+    /// Biases inside the MLP.
+    pub mlp_bias: bool,
+    /// A token sees this many positions, itself among them; `None` sees all.
+    pub window: Option<usize>,
+    /// Logits use the embedding's own rows.
+    pub tied: bool,
+    /// Begins a text, where the tokenizer adds one.
+    pub bos: Option<u32>,
+    /// Ids that end a turn.
+    pub eos: Vec<u32>,
+}
+
+/// What a kind's own `config.json` leaves out when it equals these.
+struct Defaults {
+    vocab: usize,
+    width: usize,
+    mlp_width: usize,
+    heads: usize,
+    kv_heads: Option<usize>,
+    max_positions: usize,
+    window: usize,
+    eos: u32,
+}
+
+impl Defaults {
+    fn of(kind: DecoderKind) -> Self {
+        match kind {
+            DecoderKind::Llama => Self { vocab: 32_000, width: 4096, mlp_width: 11_008, heads: 32, kv_heads: None, max_positions: 2048, window: 0, eos: 2 },
+            DecoderKind::Qwen2 => Self { vocab: 151_936, width: 4096, mlp_width: 22_016, heads: 32, kv_heads: Some(32), max_positions: 32_768, window: 4096, eos: 151_645 },
+            DecoderKind::Mistral => Self { vocab: 32_000, width: 4096, mlp_width: 14_336, heads: 32, kv_heads: Some(8), max_positions: 131_072, window: 4096, eos: 2 },
+        }
+    }
+}
+
+impl DecoderConfig {
+    /// Resolves what a file says; `path` is where it stood in the file ("text_config." or ""), for errors.
+    pub fn from_hf(hf: &HfDecoderConfig, path: &str) -> Result<Self, ConfigError> {
+        let model_type = hf.model_type.as_deref();
+        let field = format!("{path}model_type");
+        let model_type = model_type.ok_or_else(|| ConfigError::new(&field, "a string", "nothing"))?;
+        let kind = DecoderKind::from_model_type(model_type, &field)?;
+        let d = Defaults::of(kind);
+        let width = hf.hidden_size.unwrap_or(d.width);
+        let heads = hf.num_attention_heads.unwrap_or(d.heads);
+        let max_positions = hf.max_position_embeddings.unwrap_or(d.max_positions);
+        let (rope_theta, rope_scaling) = resolve_rope(hf, max_positions, path)?;
+        if let Some(act) = hf.hidden_act.as_deref().filter(|a| *a != "silu" && *a != "swish") {
+            return Err(ConfigError::new(format!("{path}hidden_act"), "silu", format!("`{act}`")));
+        }
+        let llama_bias = hf.attention_bias.unwrap_or(false) && kind == DecoderKind::Llama;
+        let config = Self {
+            kind,
+            vocab: hf.vocab_size.unwrap_or(d.vocab),
+            width,
+            mlp_width: hf.intermediate_size.unwrap_or(d.mlp_width),
+            layers: hf.num_hidden_layers.unwrap_or(32),
+            heads,
+            kv_heads: hf.num_key_value_heads.or(d.kv_heads).unwrap_or(heads),
+            head_dim: hf.head_dim.unwrap_or_else(|| width.checked_div(heads).unwrap_or(0)),
+            max_positions,
+            norm_eps: hf.rms_norm_eps.unwrap_or(1e-6),
+            rope_theta,
+            rope_scaling,
+            qkv_bias: llama_bias || kind == DecoderKind::Qwen2,
+            out_bias: llama_bias,
+            mlp_bias: hf.mlp_bias.unwrap_or(false) && kind == DecoderKind::Llama,
+            window: resolve_window(hf, kind, d.window),
+            tied: hf.tie_word_embeddings.unwrap_or(false),
+            bos: hf.bos_token_id,
+            eos: hf.eos_token_id.as_ref().map_or_else(|| vec![d.eos], TokenIds::to_vec),
+        };
+        config.check(path)?;
+        Ok(config)
+    }
+
+    /// The file that [`Self::from_hf`] reads back as this.
+    pub fn to_hf(&self) -> HfDecoderConfig {
+        let mut rope = HfRope { rope_type: Some("default".into()), ..HfRope::default() };
+        match self.rope_scaling {
+            RopeScaling::None => {}
+            RopeScaling::Linear(factor) => (rope.rope_type, rope.factor) = (Some("linear".into()), Some(factor)),
+            RopeScaling::Llama3 { factor, low, high, original } => {
+                (rope.rope_type, rope.factor) = (Some("llama3".into()), Some(factor));
+                (rope.low_freq_factor, rope.high_freq_factor) = (Some(low), Some(high));
+                rope.original_max_position_embeddings = Some(original);
+            }
+        }
+        HfDecoderConfig {
+            model_type: Some(self.kind.model_type().into()),
+            vocab_size: Some(self.vocab),
+            hidden_size: Some(self.width),
+            intermediate_size: Some(self.mlp_width),
+            num_hidden_layers: Some(self.layers),
+            num_attention_heads: Some(self.heads),
+            num_key_value_heads: Some(self.kv_heads),
+            head_dim: Some(self.head_dim),
+            max_position_embeddings: Some(self.max_positions),
+            rms_norm_eps: Some(self.norm_eps),
+            rope_theta: Some(self.rope_theta),
+            rope_scaling: (self.rope_scaling != RopeScaling::None).then_some(rope),
+            rope_parameters: None,
+            hidden_act: Some("silu".into()),
+            attention_bias: Some(self.out_bias),
+            mlp_bias: Some(self.mlp_bias),
+            use_sliding_window: Some(self.window.is_some()),
+            sliding_window: self.window,
+            tie_word_embeddings: Some(self.tied),
+            bos_token_id: self.bos,
+            eos_token_id: Some(TokenIds::Many(self.eos.clone())),
+        }
+    }
+
+    /// Refuses numbers that can't make a decoder; `path` as in [`Self::from_hf`].
+    pub fn check(&self, path: &str) -> Result<(), ConfigError> {
+        let positive = [
+            ("vocab_size", self.vocab),
+            ("hidden_size", self.width),
+            ("intermediate_size", self.mlp_width),
+            ("num_hidden_layers", self.layers),
+            ("num_attention_heads", self.heads),
+            ("num_key_value_heads", self.kv_heads),
+            ("head_dim", self.head_dim),
+            ("max_position_embeddings", self.max_positions),
+        ];
+        for (name, value) in positive {
+            // The upper bound keeps products of two sizes far from overflow.
+            if value == 0 || value > 1 << 28 {
+                return Err(ConfigError::new(format!("{path}{name}"), "a number from 1 to 2^28", value));
+            }
+        }
+        if self.heads % self.kv_heads != 0 {
+            let expected = format!("a divisor of num_attention_heads ({})", self.heads);
+            return Err(ConfigError::new(format!("{path}num_key_value_heads"), expected, self.kv_heads));
+        }
+        if self.head_dim % 2 != 0 {
+            return Err(ConfigError::new(format!("{path}head_dim"), "an even number", self.head_dim));
+        }
+        if self.window == Some(0) {
+            return Err(ConfigError::new(format!("{path}sliding_window"), "a positive number or null", 0));
+        }
+        Ok(())
+    }
+}
+
+fn resolve_window(hf: &HfDecoderConfig, kind: DecoderKind, default: usize) -> Option<usize> {
+    match kind {
+        DecoderKind::Llama => None,
+        // A Mistral file that says null means no window; one that says nothing is read the same way, since
+        // every published file names its window.
+        DecoderKind::Mistral => hf.sliding_window,
+        DecoderKind::Qwen2 => hf.use_sliding_window.unwrap_or(false).then(|| hf.sliding_window.unwrap_or(default)),
+    }
+}
+
+fn resolve_rope(hf: &HfDecoderConfig, max_positions: usize, path: &str) -> Result<(f64, RopeScaling), ConfigError> {
+    let (name, rope) = match (&hf.rope_parameters, &hf.rope_scaling) {
+        (Some(rope), _) => ("rope_parameters", rope.clone()),
+        (None, Some(rope)) => ("rope_scaling", rope.clone()),
+        (None, None) => ("rope_scaling", HfRope::default()),
+    };
+    let theta = rope.rope_theta.or(hf.rope_theta).unwrap_or(10_000.0);
+    let need = |field: &str, value: Option<f64>| {
+        let value = value.filter(|v| v.is_finite() && *v > 0.0);
+        value.ok_or_else(|| ConfigError::new(format!("{path}{name}.{field}"), "a positive number", "none"))
+    };
+    let scaling = match rope.rope_type.as_deref() {
+        None | Some("default") => RopeScaling::None,
+        Some("linear") => RopeScaling::Linear(need("factor", rope.factor)?),
+        Some("llama3") => RopeScaling::Llama3 {
+            factor: need("factor", rope.factor)?,
+            low: need("low_freq_factor", rope.low_freq_factor)?,
+            high: need("high_freq_factor", rope.high_freq_factor)?,
+            original: rope.original_max_position_embeddings.unwrap_or(max_positions),
+        },
+        Some(other) => {
+            return Err(ConfigError::new(format!("{path}{name}.rope_type"), "default, linear or llama3", format!("`{other}`")));
+        }
+    };
+    Ok((need("rope_theta", Some(theta))?, scaling))
+}

@@ -1,0 +1,136 @@
+//! A decoder of the Llama, Qwen2 or Mistral kind, for inference and for training.
+//!
+//! The three differ in little: Qwen2 has biases on q, k and v, Mistral sees a sliding window. Names of tensors are
+//! those of the published checkpoints (`model.layers.0.self_attn.q_proj.weight`, ...).
+
+use super::{
+    attention::{Attention, Pass, causal_mask},
+    cache::{KvCache, LayerCache},
+    config::DecoderConfig,
+    layers::{INIT_STD, Linear, Mode, RmsNorm, Rope},
+    mlp::Mlp,
+};
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+struct Layer {
+    attention_norm: RmsNorm,
+    attention: Attention,
+    mlp_norm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl Layer {
+    fn new(cfg: &DecoderConfig, vb: VarBuilder, mode: Mode) -> Result<Self> {
+        Ok(Self {
+            attention_norm: RmsNorm::new(cfg.width, cfg.norm_eps, mode, vb.pp("input_layernorm"))?,
+            attention: Attention::new(cfg, vb.pp("self_attn"), mode)?,
+            mlp_norm: RmsNorm::new(cfg.width, cfg.norm_eps, mode, vb.pp("post_attention_layernorm"))?,
+            mlp: Mlp::new(cfg, vb.pp("mlp"), mode)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, pass: &Pass, cache: Option<&LayerCache>) -> Result<Tensor> {
+        let x = (x + self.attention.forward(&self.attention_norm.forward(x)?, pass, cache)?)?;
+        &x + self.mlp.forward(&self.mlp_norm.forward(&x)?)?
+    }
+}
+
+/// A causal language model over embeddings.
+pub struct Decoder {
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    head: Linear,
+    rope: Rope,
+    config: DecoderConfig,
+    device: Device,
+}
+
+impl Decoder {
+    /// Tensors `model.*` and, unless tied, `lm_head.weight` under `vb`.
+    pub fn new(cfg: &DecoderConfig, vb: VarBuilder, mode: Mode) -> Result<Self> {
+        Self::from_parts(cfg, vb.pp("model"), vb.pp("lm_head"), mode)
+    }
+
+    /// The same with the layers (`embed_tokens`, `layers`, `norm`) and the head under prefixes of their own.
+    pub fn from_parts(cfg: &DecoderConfig, body: VarBuilder, head: VarBuilder, mode: Mode) -> Result<Self> {
+        cfg.check("").map_err(candle_core::Error::wrap)?;
+        let init = Init::Randn { mean: 0.0, stdev: INIT_STD };
+        let embedding = body.pp("embed_tokens").get_with_hints((cfg.vocab, cfg.width), "weight", init)?;
+        let layers = (0..cfg.layers).map(|i| Layer::new(cfg, body.pp("layers").pp(i), mode)).collect::<Result<_>>()?;
+        let head = if cfg.tied { Linear::from_weight(embedding.clone()) } else { Linear::new(cfg.width, cfg.vocab, false, INIT_STD, head)? };
+        Ok(Self {
+            layers,
+            norm: RmsNorm::new(cfg.width, cfg.norm_eps, mode, body.pp("norm"))?,
+            head,
+            rope: Rope::new(cfg, mode, embedding.dtype(), embedding.device())?,
+            config: cfg.clone(),
+            device: embedding.device().clone(),
+            embedding,
+        })
+    }
+
+    /// The numbers it was built from.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Type of its weights.
+    pub fn dtype(&self) -> DType {
+        self.embedding.dtype()
+    }
+
+    /// Rows of the embedding: `ids [b, n]` (u32) to `[b, n, width]`.
+    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        let (b, n) = ids.dims2()?;
+        self.embedding.index_select(&ids.flatten_all()?, 0)?.reshape((b, n, self.config.width))
+    }
+
+    /// Hidden states after the last norm, `[b, n, width]`, for embeddings `x` of the same shape.
+    ///
+    /// Without a cache this is one causal pass from position 0 over a batch. With one, `x` (batch 1) is appended to
+    /// what the cache holds. An error leaves the cache as it was.
+    pub fn forward(&self, x: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor> {
+        let (b, n, _) = x.dims3()?;
+        if n == 0 {
+            candle_core::bail!("a pass needs at least one position");
+        }
+        let Some(cache) = cache else {
+            let rope = self.rope.rows(0, n, x.dtype())?;
+            let mask = causal_mask(n, 0, self.config.window, x.device())?;
+            let mut x = x.contiguous()?;
+            let pass = Pass { rope, mask, len: 0 };
+            for layer in &self.layers {
+                x = layer.forward(&x, &pass, None)?;
+            }
+            return self.norm.forward(&x);
+        };
+        if b != 1 {
+            candle_core::bail!("a cache holds one sequence, but the batch is {b}");
+        }
+        let rope = self.rope.rows(cache.position(), n, x.dtype())?;
+        cache.reserve(n)?;
+        let mask = causal_mask(n, cache.len(), self.config.window, x.device())?;
+        let pass = Pass { rope, mask, len: cache.len() };
+        let mut x = x.contiguous()?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let Some(entries) = cache.layer(i) else {
+                candle_core::bail!("the cache was made for another model: it has no layer {i}");
+            };
+            x = layer.forward(&x, &pass, Some(entries))?;
+        }
+        cache.advance(n);
+        self.norm.forward(&x)
+    }
+
+    /// Logits `[b, n, vocab]` of hidden states `[b, n, width]`.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.head.forward(&hidden.contiguous()?)
+    }
+}

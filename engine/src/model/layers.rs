@@ -1,0 +1,161 @@
+//! The leaves of a decoder: linear maps, the norm, and rotary tables.
+
+use super::config::{DecoderConfig, RopeScaling};
+use candle_core::{D, DType, Device, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+/// What the model is built for.
+///
+/// Fused kernels have no backward pass and drop gradients without a word, so training composes the same maths
+/// from plain operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Fused kernels and joined projections.
+    Infer,
+    /// Differentiable operations only; weights are cast to the activations' type on the way.
+    Train,
+}
+
+/// Standard deviation of new weights; projections back into the residual stream get less.
+pub(crate) const INIT_STD: f64 = 0.02;
+
+/// `x` times a weight `[out, in]`, plus a bias.
+#[derive(Clone, Debug)]
+pub(crate) struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    pub(crate) fn new(input: usize, output: usize, bias: bool, std: f64, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get_with_hints((output, input), "weight", Init::Randn { mean: 0.0, stdev: std })?;
+        let bias = if bias { Some(vb.get_with_hints(output, "bias", Init::Const(0.0))?) } else { None };
+        Ok(Self { weight, bias })
+    }
+
+    pub(crate) fn from_weight(weight: Tensor) -> Self {
+        Self { weight, bias: None }
+    }
+
+    /// One map whose output is those of `parts` side by side: fewer and larger products.
+    pub(crate) fn join(parts: &[&Self]) -> Result<Self> {
+        let weights: Vec<_> = parts.iter().map(|p| &p.weight).collect();
+        let biases: Option<Vec<_>> = parts.iter().map(|p| p.bias.as_ref()).collect();
+        let bias = biases.map(|b| Tensor::cat(&b, 0)).transpose()?;
+        Ok(Self { weight: Tensor::cat(&weights, 0)?, bias })
+    }
+
+    /// `x [.., in]` (contiguous) to `[.., out]`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut dims = x.dims().to_vec();
+        let input = dims.pop().unwrap_or(1);
+        let rows: usize = dims.iter().product();
+        let weight = cast(&self.weight, x.dtype())?;
+        let mut y = x.reshape((rows, input))?.matmul(&weight.t()?)?;
+        if let Some(bias) = &self.bias {
+            y = y.broadcast_add(&cast(bias, x.dtype())?)?;
+        }
+        dims.push(weight.dim(0)?);
+        y.reshape(dims)
+    }
+}
+
+fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
+    if tensor.dtype() == dtype { Ok(tensor.clone()) } else { tensor.to_dtype(dtype) }
+}
+
+/// Root mean square norm.
+#[derive(Clone, Debug)]
+pub(crate) struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+    mode: Mode,
+}
+
+impl RmsNorm {
+    pub(crate) fn new(width: usize, eps: f64, mode: Mode, vb: VarBuilder) -> Result<Self> {
+        Ok(Self { weight: vb.get_with_hints(width, "weight", Init::Const(1.0))?, eps, mode })
+    }
+
+    /// `x [.., width]`, contiguous.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self.mode {
+            Mode::Infer => candle_nn::ops::rms_norm(x, &self.weight, self.eps as f32),
+            Mode::Train if x.dtype() == DType::F32 => spotter_vision::nn::rms_norm(x, &self.weight, self.eps as f32),
+            Mode::Train => {
+                // The squares are summed in f32: half types lose them.
+                let wide = cast(x, DType::F32)?;
+                let mean = (wide.sqr()?.sum_keepdim(D::Minus1)? / x.dim(D::Minus1)? as f64)?;
+                let scaled = wide.broadcast_div(&(mean + self.eps)?.sqrt()?)?;
+                cast(&scaled.broadcast_mul(&cast(&self.weight, DType::F32)?)?, x.dtype())
+            }
+        }
+    }
+}
+
+/// Cosines and sines of every position, `[max_positions, head_dim / 2]` each.
+#[derive(Clone, Debug)]
+pub(crate) struct Rope {
+    cos: Tensor,
+    sin: Tensor,
+    mode: Mode,
+}
+
+impl Rope {
+    pub(crate) fn new(cfg: &DecoderConfig, mode: Mode, dtype: DType, device: &Device) -> Result<Self> {
+        let freqs = frequencies(cfg);
+        let half = freqs.len();
+        let angles = (0..cfg.max_positions).flat_map(|p| freqs.iter().map(move |f| p as f32 * f));
+        let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
+        let table = |v: Vec<f32>| Tensor::from_vec(v, (cfg.max_positions, half), &Device::Cpu)?.to_dtype(dtype)?.to_device(device);
+        Ok(Self { cos: table(cos)?, sin: table(sin)?, mode })
+    }
+
+    /// The rows for positions `start .. start + n`, in the type of the activations.
+    pub(crate) fn rows(&self, start: usize, n: usize, dtype: DType) -> Result<RopeRows> {
+        let max = self.cos.dim(0)?;
+        if start + n > max {
+            candle_core::bail!("positions {start} to {} do not fit the model's {max}: clear the cache or shorten the prompt", start + n);
+        }
+        Ok(RopeRows { cos: cast(&self.cos.narrow(0, start, n)?, dtype)?, sin: cast(&self.sin.narrow(0, start, n)?, dtype)?, mode: self.mode })
+    }
+}
+
+/// The rotation of a run of positions, `[n, head_dim / 2]` each.
+pub(crate) struct RopeRows {
+    cos: Tensor,
+    sin: Tensor,
+    mode: Mode,
+}
+
+impl RopeRows {
+    /// Rotates `x [b, n, heads, head_dim]` (contiguous).
+    pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        if self.mode == Mode::Infer {
+            return candle_nn::rotary_emb::rope_thd(x, &self.cos, &self.sin);
+        }
+        let half = x.dim(D::Minus1)? / 2;
+        let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+        let (cos, sin) = (self.cos.unsqueeze(1)?, self.sin.unsqueeze(1)?);
+        let left = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let right = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        Tensor::cat(&[left, right], D::Minus1)
+    }
+}
+
+/// Radians a position for each pair of a head's numbers.
+fn frequencies(cfg: &DecoderConfig) -> Vec<f32> {
+    let plain = (0..cfg.head_dim).step_by(2).map(|i| 1.0 / (cfg.rope_theta as f32).powf(i as f32 / cfg.head_dim as f32));
+    match cfg.rope_scaling {
+        RopeScaling::None => plain.collect(),
+        RopeScaling::Linear(factor) => plain.map(|f| f / factor as f32).collect(),
+        RopeScaling::Llama3 { factor, low, high, original } => {
+            let stretch = |f: f32| {
+                let turns = original as f64 * f64::from(f) / std::f64::consts::TAU;
+                let keep = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                ((1.0 - keep) * f64::from(f) / factor + keep * f64::from(f)) as f32
+            };
+            plain.map(stretch).collect()
+        }
+    }
+}

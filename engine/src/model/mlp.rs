@@ -1,0 +1,53 @@
+//! The gated MLP of a decoder layer: `down(silu(gate(x)) * up(x))`.
+
+use super::{
+    config::DecoderConfig,
+    layers::{INIT_STD, Linear, Mode},
+};
+use candle_core::{D, Result, Tensor};
+use candle_nn::VarBuilder;
+
+/// SwiGLU.
+#[derive(Clone, Debug)]
+pub struct Mlp {
+    input: Input,
+    down: Linear,
+    width: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Input {
+    /// gate and up in one product.
+    Joined(Linear),
+    Apart {
+        gate: Linear,
+        up: Linear,
+    },
+}
+
+impl Mlp {
+    /// Tensors `gate_proj`, `up_proj` and `down_proj` under `vb`.
+    pub fn new(cfg: &DecoderConfig, vb: VarBuilder, mode: Mode) -> Result<Self> {
+        let part = |name: &str| Linear::new(cfg.width, cfg.mlp_width, cfg.mlp_bias, INIT_STD, vb.pp(name));
+        let (gate, up) = (part("gate_proj")?, part("up_proj")?);
+        let input = match mode {
+            Mode::Infer => Input::Joined(Linear::join(&[&gate, &up])?),
+            Mode::Train => Input::Apart { gate, up },
+        };
+        let std = INIT_STD / (2.0 * cfg.layers as f64).sqrt();
+        let down = Linear::new(cfg.mlp_width, cfg.width, cfg.mlp_bias, std, vb.pp("down_proj"))?;
+        Ok(Self { input, down, width: cfg.mlp_width })
+    }
+
+    /// `x [b, n, width]` to the same shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (gate, up) = match &self.input {
+            Input::Joined(linear) => {
+                let both = linear.forward(x)?;
+                (both.narrow(D::Minus1, 0, self.width)?, both.narrow(D::Minus1, self.width, self.width)?)
+            }
+            Input::Apart { gate, up } => (gate.forward(x)?, up.forward(x)?),
+        };
+        self.down.forward(&(gate.silu()? * up)?)
+    }
+}

@@ -1,0 +1,373 @@
+//! The few layers that training would otherwise pay for dearly: normalisation and softmax in one pass, forward and
+//! backward, on the CPU. On another device they are composed of plain operations. One path serves training and use:
+//! unlike candle's own fused operations these never drop a gradient.
+
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail,
+};
+
+/// Contiguous f32 data behind a tensor of the CPU.
+fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(data), Some((from, to))) => Ok(&data[from..to]),
+        (CpuStorage::F32(_), None) => bail!("{op}: the tensor must be contiguous"),
+        _ => bail!("{op}: f32 expected"),
+    }
+}
+
+fn fused(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32
+}
+
+/// Softmax over the last dimension. With `causal`, row `i` of the last two dimensions `[n, m]` sees columns
+/// `0 ..= i + m - n` only. Scores are multiplied by `scale` first.
+pub fn softmax(x: &Tensor, scale: f32, causal: bool) -> Result<Tensor> {
+    if fused(x) {
+        return x.contiguous()?.apply_op1(Softmax { scale, causal });
+    }
+    let x = (x * f64::from(scale))?;
+    let x = if causal { x.broadcast_add(&causal_mask(&x)?)? } else { x };
+    let max = x.max_keepdim(D::Minus1)?.detach();
+    let e = x.broadcast_sub(&max)?.exp()?;
+    e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
+}
+
+fn causal_mask(x: &Tensor) -> Result<Tensor> {
+    let (n, m) = (x.dim(D::Minus2)?, x.dim(D::Minus1)?);
+    let mask: Vec<f32> =
+        (0..n).flat_map(|i| (0..m).map(move |j| if j + n <= i + m { 0.0 } else { f32::NEG_INFINITY })).collect();
+    Tensor::from_vec(mask, (n, m), x.device())?.to_dtype(x.dtype())
+}
+
+struct Softmax {
+    scale: f32,
+    causal: bool,
+}
+
+impl Softmax {
+    fn width(&self, row: usize, n: usize, m: usize) -> usize {
+        if self.causal { (row % n + m + 1).saturating_sub(n).clamp(1, m) } else { m }
+    }
+}
+
+impl CustomOp1 for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = f32s(storage, layout, self.name())?;
+        let dims = layout.dims();
+        let (m, n) = (dims[dims.len() - 1], if dims.len() > 1 { dims[dims.len() - 2] } else { 1 });
+        let mut y = vec![0f32; x.len()];
+        for (row, (x, y)) in x.chunks_exact(m).zip(y.chunks_exact_mut(m)).enumerate() {
+            let width = self.width(row, n, m);
+            let (x, y) = (&x[..width], &mut y[..width]);
+            let max = x.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = exp((x - max) * self.scale);
+            }
+            let inverse = 1.0 / y.iter().sum::<f32>();
+            y.iter_mut().for_each(|y| *y *= inverse);
+        }
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(y.apply_op2_no_bwd(&grad.contiguous()?, &SoftmaxBackward { scale: self.scale })?))
+    }
+}
+
+/// `exp` for arguments up to 0, accurate to 2e-7 relative; plain enough for the compiler to vectorise.
+fn exp(x: f32) -> f32 {
+    let x = x.max(-87.0) * std::f32::consts::LOG2_E;
+    let whole = (x + 12_582_912.0) - 12_582_912.0;
+    let f = (x - whole) * std::f32::consts::LN_2;
+    let p = 1.0 + f * (1.0 + f * (0.5 + f * (1.666_666_6e-1 + f * (4.166_666_6e-2 + f * (8.333_333e-3 + f * 1.388_889e-3)))));
+    p * f32::from_bits(((whole as i32 + 127) << 23) as u32)
+}
+
+struct SoftmaxBackward {
+    scale: f32,
+}
+
+impl CustomOp2 for SoftmaxBackward {
+    fn name(&self) -> &'static str {
+        "softmax-backward"
+    }
+
+    fn cpu_fwd(&self, y: &CpuStorage, ly: &Layout, g: &CpuStorage, lg: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (y, g) = (f32s(y, ly, self.name())?, f32s(g, lg, self.name())?);
+        let m = ly.dims()[ly.dims().len() - 1];
+        let mut dx = vec![0f32; y.len()];
+        for ((y, g), dx) in y.chunks_exact(m).zip(g.chunks_exact(m)).zip(dx.chunks_exact_mut(m)) {
+            let dot: f32 = y.iter().zip(g).map(|(y, g)| y * g).sum();
+            for ((dx, y), g) in dx.iter_mut().zip(y).zip(g) {
+                *dx = y * (g - dot) * self.scale;
+            }
+        }
+        Ok((CpuStorage::F32(dx), ly.shape().clone()))
+    }
+}
+
+/// Layer normalisation of the last dimension of `x: [.., d]` with `weight` and `bias: [d]`.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
+    let normal = if fused(x) {
+        x.contiguous()?.apply_op1(Normalise { centre: true, eps })?
+    } else {
+        let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        x.broadcast_div(&(x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(eps))?.sqrt()?)?
+    };
+    affine(&normal, weight, Some(bias))
+}
+
+/// Root-mean-square normalisation of the last dimension of `x: [.., d]` with `weight: [d]`.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    let normal = if fused(x) {
+        x.contiguous()?.apply_op1(Normalise { centre: false, eps })?
+    } else {
+        x.broadcast_div(&(x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(eps))?.sqrt()?)?
+    };
+    affine(&normal, weight, None)
+}
+
+fn affine(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    match bias {
+        Some(bias) if fused(x) => x.apply_op3(weight, bias, Affine),
+        Some(bias) => x.broadcast_mul(weight)?.broadcast_add(bias),
+        None if fused(x) => x.apply_op3(weight, &weight.zeros_like()?, Affine),
+        None => x.broadcast_mul(weight),
+    }
+}
+
+/// A linear layer for `x: [.., in]` with `weight: [out, in]` and `bias: [out]`; one product over all leading dimensions.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let dims = x.dims();
+    let (width, out) = (dims[dims.len() - 1], weight.dim(0)?);
+    let y = x.reshape(((), width))?.matmul(&weight.t()?)?;
+    let y = match bias {
+        Some(bias) if fused(&y) => y.apply_op2(bias, AddBias)?,
+        Some(bias) => y.broadcast_add(bias)?,
+        None => y,
+    };
+    let mut shape = dims.to_vec();
+    shape[dims.len() - 1] = out;
+    y.reshape(shape)
+}
+
+struct Normalise {
+    centre: bool,
+    eps: f32,
+}
+
+/// Mean (0 where none is taken) and inverse deviation of a row.
+fn moments(row: &[f32], centre: bool, eps: f32) -> (f32, f32) {
+    let d = row.len() as f32;
+    let mean = if centre { row.iter().sum::<f32>() / d } else { 0.0 };
+    let var = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / d;
+    (mean, 1.0 / (var + eps).sqrt())
+}
+
+impl CustomOp1 for Normalise {
+    fn name(&self) -> &'static str {
+        "normalise"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = f32s(storage, layout, self.name())?;
+        let d = layout.dims()[layout.dims().len() - 1];
+        let mut y = vec![0f32; x.len()];
+        for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+            let (mean, inverse) = moments(x, self.centre, self.eps);
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = (x - mean) * inverse);
+        }
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let op = NormaliseBackward { centre: self.centre, eps: self.eps };
+        Ok(Some(x.contiguous()?.apply_op3_no_bwd(y, &grad.contiguous()?, &op)?))
+    }
+}
+
+struct NormaliseBackward {
+    centre: bool,
+    eps: f32,
+}
+
+impl CustomOp3 for NormaliseBackward {
+    fn name(&self) -> &'static str {
+        "normalise-backward"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        y: &CpuStorage,
+        ly: &Layout,
+        g: &CpuStorage,
+        lg: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, y, g) = (f32s(x, lx, self.name())?, f32s(y, ly, self.name())?, f32s(g, lg, self.name())?);
+        let d = lx.dims()[lx.dims().len() - 1];
+        let mut dx = vec![0f32; x.len()];
+        for (((x, y), g), dx) in x.chunks_exact(d).zip(y.chunks_exact(d)).zip(g.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
+            let (_, inverse) = moments(x, self.centre, self.eps);
+            let mean_g = if self.centre { g.iter().sum::<f32>() / d as f32 } else { 0.0 };
+            let mean_gy = g.iter().zip(y).map(|(g, y)| g * y).sum::<f32>() / d as f32;
+            for ((dx, g), y) in dx.iter_mut().zip(g).zip(y) {
+                *dx = (g - mean_g - y * mean_gy) * inverse;
+            }
+        }
+        Ok((CpuStorage::F32(dx), lx.shape().clone()))
+    }
+}
+
+/// `x * weight + bias` along the last dimension.
+struct Affine;
+
+impl CustomOp3 for Affine {
+    fn name(&self) -> &'static str {
+        "affine"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, w, b) = (f32s(x, lx, self.name())?, f32s(w, lw, self.name())?, f32s(b, lb, self.name())?);
+        if w.len() != b.len() || w.is_empty() || x.len() % w.len() != 0 {
+            bail!("affine: {:?} with {} weights", lx.shape(), w.len());
+        }
+        let mut y = vec![0f32; x.len()];
+        for (x, y) in x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len())) {
+            y.iter_mut().zip(x).zip(w).zip(b).for_each(|(((y, x), w), b)| *y = x * w + b);
+        }
+        Ok((CpuStorage::F32(y), lx.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let dx = grad.broadcast_mul(w)?;
+        let d = w.elem_count();
+        let dw = column_sum(&(x * &grad)?.reshape(((), d))?)?;
+        let db = column_sum(&grad.reshape(((), d))?)?;
+        Ok((Some(dx), Some(dw), Some(db)))
+    }
+}
+
+/// Column sums of `[n, d]` as one pass.
+fn column_sum(x: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op1_no_bwd(&ColumnSum)
+}
+
+struct ColumnSum;
+
+impl CustomOp1 for ColumnSum {
+    fn name(&self) -> &'static str {
+        "column-sum"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = f32s(storage, layout, self.name())?;
+        let d = layout.dims()[layout.dims().len() - 1];
+        let mut sum = vec![0f32; d];
+        for row in x.chunks_exact(d) {
+            sum.iter_mut().zip(row).for_each(|(s, v)| *s += v);
+        }
+        Ok((CpuStorage::F32(sum), Shape::from(d)))
+    }
+}
+
+struct AddBias;
+
+impl CustomOp2 for AddBias {
+    fn name(&self) -> &'static str {
+        "add-bias"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, b: &CpuStorage, lb: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (x, b) = (f32s(x, lx, self.name())?, f32s(b, lb, self.name())?);
+        let mut y = x.to_vec();
+        for row in y.chunks_exact_mut(b.len()) {
+            row.iter_mut().zip(b).for_each(|(y, b)| *y += b);
+        }
+        Ok((CpuStorage::F32(y), lx.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, b: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let db = column_sum(&grad.reshape(((), b.elem_count()))?)?;
+        Ok((Some(grad.clone()), Some(db)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    /// Gradient of `f` by backward pass against central differences.
+    fn check_gradient(shape: &[usize], f: impl Fn(&Tensor) -> Result<Tensor>) {
+        let n: usize = shape.iter().product();
+        let start: Vec<f32> = (0..n).map(|i| ((i * 37 % 23) as f32 - 11.0) / 7.0).collect();
+        let loss = |x: &Tensor| -> f32 {
+            let y = f(x).unwrap();
+            let w: Vec<f32> = (0..y.elem_count()).map(|i| ((i * 29 % 17) as f32 - 8.0) / 5.0).collect();
+            let w = Tensor::from_vec(w, y.shape(), &Device::Cpu).unwrap();
+            (y * w).unwrap().sum_all().unwrap().to_scalar().unwrap()
+        };
+        let var = Var::from_tensor(&Tensor::from_vec(start.clone(), shape, &Device::Cpu).unwrap()).unwrap();
+        let y = f(var.as_tensor()).unwrap();
+        let w: Vec<f32> = (0..y.elem_count()).map(|i| ((i * 29 % 17) as f32 - 8.0) / 5.0).collect();
+        let w = Tensor::from_vec(w, y.shape(), &Device::Cpu).unwrap();
+        let grads = (y * w).unwrap().sum_all().unwrap().backward().unwrap();
+        let grad: Vec<f32> = grads.get(&var).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        for i in 0..n {
+            let at = |delta: f32| {
+                let mut x = start.clone();
+                x[i] += delta;
+                loss(&Tensor::from_vec(x, shape, &Device::Cpu).unwrap())
+            };
+            let expected = (at(1e-2) - at(-1e-2)) / 2e-2;
+            assert!((grad[i] - expected).abs() < 2e-2 * expected.abs().max(1.0), "{i}: {} against {expected}", grad[i]);
+        }
+    }
+
+    #[test]
+    fn gradients_agree_with_differences() {
+        check_gradient(&[2, 3, 4], |x| softmax(x, 0.7, false));
+        check_gradient(&[2, 3, 5], |x| softmax(x, 0.7, true));
+        let w = Tensor::new(&[0.5f32, -1.0, 2.0, 1.5], &Device::Cpu).unwrap();
+        check_gradient(&[3, 4], |x| layer_norm(x, &w, &w, 1e-5));
+        check_gradient(&[3, 4], |x| rms_norm(x, &w, 1e-5));
+        let x = Tensor::new(&[[0.5f32, -1.0, 2.0, 1.5], [1.0, 0.1, -0.3, 0.7]], &Device::Cpu).unwrap();
+        check_gradient(&[4], |w| layer_norm(&x, w, w, 1e-5));
+        check_gradient(&[3, 4], |w| linear(&x, w, None));
+        let weight = Tensor::new(&[[0.5f32, -1.0, 2.0, 1.5], [1.0, 0.1, -0.3, 0.7]], &Device::Cpu).unwrap();
+        check_gradient(&[2], |b| linear(&x, &weight, Some(b)));
+    }
+
+    #[test]
+    fn agrees_with_composed_operations() {
+        let x = Tensor::randn(0f32, 3.0, (2, 3, 5, 5), &Device::Cpu).unwrap();
+        let double = x.to_dtype(DType::F64).unwrap();
+        for causal in [false, true] {
+            let difference = (softmax(&x, 0.5, causal).unwrap().to_dtype(DType::F64).unwrap() - softmax(&double, 0.5, causal).unwrap())
+                .unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            assert!(difference < 1e-6, "{difference}");
+        }
+    }
+}
