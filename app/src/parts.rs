@@ -16,7 +16,11 @@ use spotter_engine::coach::{
 };
 use spotter_vision::{
     lens::{Lens, NoLens},
-    source::FrameSource,
+    pose::{
+        AvatarLens, Runtime, TrackerOptions,
+        runtime::{Backend, candidates},
+    },
+    source::{self, FrameSource, OpenOptions, writer::VideoWriter},
 };
 use std::{
     path::{Path, PathBuf},
@@ -25,6 +29,9 @@ use std::{
 
 /// The model that ships.
 pub(crate) const MODEL: &str = "spotter-mini";
+
+/// Larger recordings are scaled down while they are decoded: pose, coach and window need no more.
+const MAX_SIDE: usize = 1280;
 
 /// What the encoder looks through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -148,76 +155,47 @@ pub(crate) fn device() -> Device {
     Device::Cpu
 }
 
-fn avatar_lens(_side: usize) -> anyhow::Result<Box<dyn Lens>> {
-    anyhow::bail!("the avatar lens is not linked in")
+/// The runtime of the pose models: the library named by ORT_DYLIB_PATH, else the one that set-up fetched, else the
+/// system's, else the built-in fallback.
+fn runtime() -> anyhow::Result<Runtime> {
+    let explicit = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deps/onnxruntime");
+    Ok(Runtime::load(&candidates(explicit.as_deref(), &[fetched]))?)
+}
+
+fn avatar_lens(side: usize) -> anyhow::Result<Box<dyn Lens>> {
+    let folder = assets::find("pose").ok_or_else(|| {
+        let hint = format!("they ship in assets/pose; set {} if assets lie elsewhere", assets::VARIABLE);
+        anyhow::Error::from(Hinted::new(anyhow::anyhow!("the pose models are not found"), hint))
+    })?;
+    let runtime = runtime()?;
+    if let Backend::Tract { reason } = runtime.backend() {
+        tracing::warn!("poses are found by the built-in tract, about three times slower: {reason}");
+    }
+    Ok(Box::new(AvatarLens::load(&runtime, &folder, side, TrackerOptions::default())?))
 }
 
 /// Opens a recording, a folder of pictures, or `pattern`.
 ///
 /// # Errors
 /// When it can't be opened.
-pub(crate) fn open_source(_spec: &Path) -> anyhow::Result<Box<dyn FrameSource>> {
-    Ok(Box::new(pattern::Pattern::default()))
-}
-
-mod pattern {
-    use spotter_vision::{
-        Frame,
-        source::{FrameSource, SourceError, SourceInfo},
-    };
-    use std::time::Duration;
-
-    pub(crate) struct Pattern(SourceInfo, u64);
-    impl Default for Pattern {
-        fn default() -> Self {
-            Self(SourceInfo { name: "pattern".into(), width: 320, height: 240, fps: 30.0, duration: None }, 0)
-        }
-    }
-    impl FrameSource for Pattern {
-        fn info(&self) -> &SourceInfo {
-            &self.0
-        }
-        fn next_frame(&mut self) -> Result<Option<Frame>, SourceError> {
-            if self.1 >= 180 {
-                return Ok(None);
-            }
-            let n = self.1;
-            self.1 += 1;
-            let rgb = (0..320 * 240).flat_map(|i| [(i % 320) as u8, (i / 320) as u8, (n * 2) as u8]).collect();
-            Ok(Frame::from_rgb(n, Duration::from_secs_f64(n as f64 / 30.0), 320, 240, rgb))
-        }
-    }
-}
-
-/// Writes a video.
-pub(crate) struct VideoOut;
-
-impl VideoOut {
-    /// Adds a frame.
-    pub(crate) fn write(&mut self, _frame: &spotter_vision::Frame) -> anyhow::Result<()> {
-        anyhow::bail!("no writer is linked in")
-    }
-
-    /// Ends the file.
-    pub(crate) fn finish(self) -> anyhow::Result<()> {
-        Ok(())
-    }
+pub(crate) fn open_source(spec: &Path) -> anyhow::Result<Box<dyn FrameSource>> {
+    let options = OpenOptions { max_side: Some(MAX_SIDE), ..OpenOptions::default() };
+    Ok(source::open(spec, options)?)
 }
 
 /// Begins a video of a size.
 ///
 /// # Errors
 /// When the file can't be made.
-pub(crate) fn video_out(_path: &Path, _width: usize, _height: usize, _fps: f64) -> anyhow::Result<VideoOut> {
-    Ok(VideoOut)
+pub(crate) fn video_out(path: &Path, width: usize, height: usize, fps: f64) -> anyhow::Result<VideoWriter> {
+    Ok(VideoWriter::create(path, width, height, fps)?)
 }
 
-/// What runs the pose models.
+/// What runs the pose models, in words.
+///
+/// # Errors
+/// When nothing does.
 pub(crate) fn pose_runtime() -> anyhow::Result<String> {
-    anyhow::bail!("not linked in")
-}
-
-/// What reads recordings.
-pub(crate) fn video_library() -> anyhow::Result<String> {
-    anyhow::bail!("not linked in")
+    Ok(runtime()?.describe())
 }

@@ -10,7 +10,7 @@ use std::io::Write as _;
 /// Say what this machine and this build can do.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// One JSON object with the fields version, features, cpu, threads, devices, pose_runtime, model, video, display
+    /// One JSON object with the fields version, features, cpu, threads, devices, pose_runtime, model, display
     #[arg(long)]
     json: bool,
 }
@@ -25,7 +25,6 @@ struct Report {
     devices: Vec<String>,
     pose_runtime: Finding,
     model: Finding,
-    video: Finding,
     display: Finding,
 }
 
@@ -107,7 +106,6 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         devices: devices(),
         pose_runtime: parts::pose_runtime().into(),
         model: model().into(),
-        video: parts::video_library().into(),
         display: display().into(),
     };
     if args.json {
@@ -121,7 +119,6 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     let findings = [
         ("pose runtime", &report.pose_runtime),
         ("model", &report.model),
-        ("video", &report.video),
         ("display", &report.display),
     ];
     for (name, finding) in findings {

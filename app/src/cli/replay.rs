@@ -16,7 +16,7 @@ use clap::{Args, ValueEnum};
 use spotter_vision::{
     Frame,
     lens::Sight,
-    source::{FrameSource, SourceInfo},
+    source::{FrameSource, SourceInfo, writer::VideoWriter},
 };
 use std::{
     fs::File,
@@ -42,11 +42,11 @@ enum Speed {
     spotter replay squats.mp4 --exercise squats\n  \
     spotter replay squats.mp4 --headless --json > timeline.jsonl\n  \
     spotter replay squats.mp4 --headless --srt squats.srt --out coached.mp4\n  \
-    spotter replay pattern:10 --headless --latency measured --speed 1 --stats\n\n\
+    spotter replay pattern:640x480@30:10s --headless --latency measured --speed 1 --stats\n\n\
     With a fixed latency two replays give the same timeline byte for byte, at any speed and on any machine.\n\
     The fields of the JSON lines are described in ARCHITECTURE.md.")]
 pub(crate) struct ReplayArgs {
-    /// A recording, a folder of pictures, or pattern:SECONDS
+    /// A recording, a folder of pictures, or a test pattern (pattern:640x480@30:10s)
     #[arg(value_name = "VIDEO")]
     video: PathBuf,
     #[command(flatten)]
@@ -196,7 +196,7 @@ type Ran = (Arc<Monitor>, Vec<Failure>);
 /// Hands what happens to the sinks, and to the drawn video if there is one.
 struct Tell<'a> {
     sinks: &'a mut Sinks,
-    video: Option<(Renderer, parts::VideoOut)>,
+    video: Option<(Renderer, VideoWriter)>,
     failures: Vec<Failure>,
 }
 
@@ -215,7 +215,7 @@ impl Observer for Tell<'_> {
     fn frame(&mut self, frame: &Frame, sight: Option<&Sight>) -> anyhow::Result<()> {
         let Some((renderer, out)) = &mut self.video else { return Ok(()) };
         match renderer.draw(frame, sight) {
-            Some(drawn) => out.write(&drawn),
+            Some(drawn) => Ok(out.push(&drawn)?),
             None => Ok(()),
         }
     }
