@@ -158,7 +158,7 @@ pub(crate) fn device() -> Device {
 /// The runtime of the pose models: the library named by ORT_DYLIB_PATH, else the one that set-up fetched, else the
 /// system's, else the built-in fallback.
 fn runtime() -> anyhow::Result<Runtime> {
-    let explicit = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
+    let explicit = std::env::var_os("ORT_DYLIB_PATH").filter(|v| !v.is_empty()).map(PathBuf::from);
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deps/onnxruntime");
     Ok(Runtime::load(&candidates(explicit.as_deref(), &[fetched]))?)
 }
