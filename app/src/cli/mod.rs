@@ -132,8 +132,8 @@ fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
 
 fn log_to_stderr(verbose: u8) {
     let level = match verbose {
-        0 => "warn,spotter=info",
-        1 => "info,spotter=debug",
+        0 => "warn,winit=error,spotter=info",
+        1 => "info,winit=error,spotter=debug",
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("SPOTTER_LOG").unwrap_or_else(|_| EnvFilter::new(level));
