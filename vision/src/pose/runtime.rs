@@ -1,7 +1,8 @@
 //! The runtime under the pose models: ONNX Runtime where its library is found, tract (pure Rust) where it is not.
 //!
 //! `ort` speaks through one table of C functions, chosen once in a process. It is taken from a library that is opened at
-//! run time, or from `ort-tract`; both are in the same binary, and the first [`Runtime`] of the process decides.
+//! run time, or from `ort-tract`; both are in the same binary, and the first [`Runtime`] of the process decides. The library
+//! is opened here and not by `ort`, whose loader can't be asked again after a library that did not load.
 
 use crate::lens::LensError;
 use ort::{
@@ -11,6 +12,7 @@ use ort::{
     value::TensorRef,
 };
 use std::{
+    ffi::CStr,
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -21,7 +23,7 @@ use std::{
 pub enum Backend {
     /// The native library.
     OnnxRuntime {
-        /// Version as the library's build information names it, "1.24.4"; empty when it does not.
+        /// The library's version, "1.24.4".
         version: String,
         /// The file it came from; a bare name was found on the system's library path.
         path: PathBuf,
@@ -36,7 +38,6 @@ pub enum Backend {
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OnnxRuntime { version, path } if version.is_empty() => write!(f, "ONNX Runtime ({})", path.display()),
             Self::OnnxRuntime { version, path } => write!(f, "ONNX Runtime {version} ({})", path.display()),
             Self::Tract { reason } => write!(f, "tract (pure Rust; {reason})"),
         }
@@ -74,19 +75,12 @@ impl Runtime {
         }
         let mut refused = Vec::new();
         for path in candidates {
-            match ort::init_from(path) {
-                Ok(builder) => {
-                    let environment = builder
-                        .with_name("spotter")
-                        .with_telemetry(false)
-                        .with_logger(Arc::new(log))
-                        .build()
-                        .map_err(|e| LensError::Run(format!("{}: ONNX Runtime does not start: {e}", path.display())))?;
-                    environment.set_log_level(LogLevel::Error);
-                    let backend = Backend::OnnxRuntime { version: version(ort::info()), path: path.clone() };
-                    return Ok(Self::keep(&mut started, environment, backend, refused));
+            match open(path) {
+                Ok((api, version)) => {
+                    let backend = Backend::OnnxRuntime { version, path: path.clone() };
+                    return Self::start_native(&mut started, api, backend, refused);
                 }
-                Err(e) => refused.push(refusal(path, &e)),
+                Err(refusal) => refused.push(refusal),
             }
         }
         let reason = match refused.iter().find(|r| !r.ends_with(NOT_FOUND)) {
@@ -110,6 +104,25 @@ impl Runtime {
             ))),
             None => Self::start_tract(&mut started, "as asked".into(), Vec::new()),
         }
+    }
+
+    fn start_native(
+        started: &mut Option<Self>,
+        api: ort::sys::OrtApi,
+        backend: Backend,
+        refused: Vec<String>,
+    ) -> Result<Self, LensError> {
+        if !ort::set_api(api) {
+            return Err(LensError::Run("ONNX Runtime can't be started: another runtime is already in use in this process".into()));
+        }
+        let environment = ort::init()
+            .with_name("spotter")
+            .with_telemetry(false)
+            .with_logger(Arc::new(log))
+            .build()
+            .map_err(|e| LensError::Run(format!("{backend} does not start: {e}")))?;
+        environment.set_log_level(LogLevel::Error);
+        Ok(Self::keep(started, environment, backend, refused))
     }
 
     fn start_tract(started: &mut Option<Self>, reason: String, refused: Vec<String>) -> Result<Self, LensError> {
@@ -254,23 +267,30 @@ fn library_version(name: &str) -> Option<Vec<u32>> {
 /// End of the refusal of a candidate that is not there: no news, unlike one that is broken.
 const NOT_FOUND: &str = "not found";
 
-fn refusal(path: &Path, error: &ort::LoadDynamicError) -> String {
-    use ort::LoadDynamicError as E;
-    let path_text = path.display();
-    match error {
-        E::Dlopen { .. } if !path.exists() => format!("{path_text}: {NOT_FOUND}"),
-        E::Dlopen { .. } => format!("{path_text} can't be opened as a library: {error}"),
-        E::MissingApi { .. } => format!("{path_text} is not an ONNX Runtime library"),
-        E::BadVersion { version_str, .. } => {
-            format!("{path_text} is ONNX Runtime {version_str}, too old: 1.{} or newer is needed", ort::MINOR_VERSION)
-        }
-        E::InvalidVersionString => format!("{path_text} does not tell its version"),
+/// Opens a library and takes its table of functions; also its version. An error says what is wrong with the file.
+fn open(path: &Path) -> Result<(ort::sys::OrtApi, String), String> {
+    let name = path.display();
+    // SAFETY: opening a library runs its initialisers. The file is one that the user named or that set-up installed, and
+    // ONNX Runtime's initialisers may run on any thread.
+    let library = unsafe { libloading::Library::new(path) }.map_err(|e| {
+        if path.exists() { format!("{name} can't be opened as a library: {e}") } else { format!("{name}: {NOT_FOUND}") }
+    })?;
+    // SAFETY: a library that exports this name has it from ONNX Runtime's C header, with this signature.
+    let base = unsafe { library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") }
+        .map_err(|_| format!("{name} is not an ONNX Runtime library"))?;
+    // SAFETY: the call takes nothing and gives null or a pointer to a table that lives as long as the library.
+    let base = unsafe { base().as_ref() }.ok_or_else(|| format!("{name} is not a working ONNX Runtime library"))?;
+    // SAFETY: the version is a string with a closing zero that lives as long as the library.
+    let version = unsafe { CStr::from_ptr((base.GetVersionString)()) }.to_string_lossy().into_owned();
+    // SAFETY: for a version that it does not know the function gives null, else a table at least as long as ours.
+    let api = unsafe { (base.GetApi)(ort::sys::ORT_API_VERSION) };
+    if api.is_null() {
+        return Err(format!("{name} is ONNX Runtime {version}, too old: 1.{} or newer is needed", ort::MINOR_VERSION));
     }
-}
-
-/// The version in the library's build information, where the branch of a release names it.
-fn version(info: &str) -> String {
-    info.split("git-branch=rel-").nth(1).and_then(|rest| rest.split([',', ' ']).next()).unwrap_or_default().to_owned()
+    // SAFETY: not null, and a plain table of function pointers, which stay valid: the library is never closed.
+    let api = unsafe { std::ptr::read(api) };
+    std::mem::forget(library);
+    Ok((api, version))
 }
 
 /// ONNX Runtime's own messages go where ours go.
@@ -304,11 +324,5 @@ mod tests {
         let found = candidates(Some(Path::new("/nowhere/lib.so")), &[]);
         assert_eq!(found.first().unwrap(), Path::new("/nowhere/lib.so"));
         assert_eq!(found.last().unwrap(), Path::new(SYSTEM_NAMES.last().unwrap()));
-    }
-
-    #[test]
-    fn the_version_is_read_from_the_build_information() {
-        assert_eq!(version("ORT Build Info: git-branch=rel-1.24.4, git-commit-id=abc"), "1.24.4");
-        assert_eq!(version("something else"), "");
     }
 }

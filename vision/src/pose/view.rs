@@ -14,7 +14,8 @@ const MIN_VISIBILITY: f32 = 0.5;
 /// A joint may lie this share of the frame outside before it counts as out: landmarks at the edge tremble.
 const MARGIN: f32 = 0.01;
 
-/// Parts of the body that coaching needs. Of a pair one is enough: seen from the side, the other is hidden.
+/// Parts of the body that coaching needs. All must lie inside the picture, and of a pair one must be seen: from the side,
+/// the other is hidden behind the body.
 const PARTS: [&[Joint]; 5] = [
     &[Joint::Nose],
     &[Joint::LeftShoulder, Joint::RightShoulder],
@@ -31,9 +32,9 @@ pub fn view_of(body: Option<&Body>, frame: &Frame) -> View {
         let [x, y, _] = body.joint(*joint);
         x >= -MARGIN * w && x <= (1.0 + MARGIN) * w && y >= -MARGIN * h && y <= (1.0 + MARGIN) * h
     };
-    let seen = |joint: &Joint| inside(joint) && body.visibility[*joint as usize] >= MIN_VISIBILITY;
-    // No part may leave the picture altogether, and each must be seen at least on one side.
-    if PARTS.iter().all(|part| part.iter().any(seen)) { View::Clear } else { View::PartlyOut }
+    let seen = |joint: &Joint| body.visibility[*joint as usize] >= MIN_VISIBILITY;
+    let whole = PARTS.iter().all(|part| part.iter().all(inside) && part.iter().any(seen));
+    if whole { View::Clear } else { View::PartlyOut }
 }
 
 /// Believes a view only when it holds.
