@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// A view has to last this long before it is believed: poses flicker.
 const HIDDEN_AFTER: Duration = Duration::from_millis(1000);
+/// Somebody may be on their way into the picture: nothing is said about nobody before this.
+const NOBODY_AFTER: Duration = Duration::from_millis(2000);
 /// Coming back is believed sooner.
 const CLEAR_AFTER: Duration = Duration::from_millis(500);
 /// Two words about the view are no closer than this.
@@ -23,6 +25,8 @@ pub(crate) struct Change {
 #[derive(Debug, Default)]
 pub(crate) struct ViewGate {
     settled: Option<View>,
+    /// When the settled view began.
+    since: Duration,
     candidate: Option<(View, Duration)>,
     cued: bool,
     last_cue: Option<Duration>,
@@ -39,6 +43,7 @@ impl ViewGate {
         if let Some(hidden) = self.settled.filter(|&v| v != View::Clear)
             && !self.cued
             && rested
+            && (hidden != View::NoPerson || t.saturating_sub(self.since) >= NOBODY_AFTER)
         {
             self.cued = true;
             self.last_cue = Some(t);
@@ -68,6 +73,7 @@ impl ViewGate {
         }
         self.candidate = None;
         self.settled = Some(view);
+        self.since = since;
         Some(view)
     }
 
@@ -126,8 +132,14 @@ mod tests {
     #[test]
     fn two_episodes_close_together_share_a_cooldown() {
         let script =
-            [(View::Clear, 1.0), (View::NoPerson, 2.0), (View::Clear, 1.0), (View::NoPerson, 20.0), (View::Clear, 1.0)];
-        assert_eq!(cues(&script), [(2000, View::NoPerson), (12_000, View::NoPerson)]);
+            [(View::Clear, 1.0), (View::NoPerson, 3.0), (View::Clear, 1.0), (View::NoPerson, 20.0), (View::Clear, 1.0)];
+        assert_eq!(cues(&script), [(3000, View::NoPerson), (13_000, View::NoPerson)]);
+    }
+
+    #[test]
+    fn somebody_who_walks_in_is_told_only_what_is_missing() {
+        assert_eq!(cues(&[(View::NoPerson, 1.5), (View::PartlyOut, 3.0)]), [(2500, View::PartlyOut)]);
+        assert_eq!(cues(&[(View::NoPerson, 1.5), (View::Clear, 3.0)]), []);
     }
 
     #[test]
