@@ -1,15 +1,13 @@
-//! Spotter.
+//! Spotter: watches a person exercise and speaks up at the right moment.
+
+mod assets;
 mod cli;
-use clap::Parser;
+mod parts;
+mod pipeline;
+mod timeline;
+#[cfg(feature = "desktop")]
+mod ui;
 
-#[derive(Parser)]
-enum Cli {
-    Train(cli::train::TrainArgs),
-}
-
-fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::INFO).init();
-    match Cli::parse() {
-        Cli::Train(args) => cli::train::run(&args),
-    }
+fn main() -> std::process::ExitCode {
+    cli::main()
 }

@@ -1,7 +1,25 @@
 //! Where frames come from: a recording, a folder of images, a test pattern, a camera.
 
+#[cfg(feature = "camera")]
+pub mod camera;
+pub mod images;
+#[cfg(feature = "video")]
+mod orientation;
+pub mod pattern;
+#[cfg(feature = "video")]
+mod scale;
+#[cfg(feature = "video")]
+mod truncation;
+#[cfg(feature = "video")]
+pub mod video;
+#[cfg(feature = "video")]
+pub mod writer;
+
 use crate::Frame;
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// What is known of a source before its first frame.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,4 +67,65 @@ pub trait FrameSource: Send {
     fn info(&self) -> &SourceInfo;
     /// The next frame; `None` at the end. After an error the source is at its end.
     fn next_frame(&mut self) -> Result<Option<Frame>, SourceError>;
+}
+
+/// What [`open`] passes on to the source it finds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OpenOptions {
+    /// Larger pictures are scaled down to this longest side while they are converted; not for the test pattern.
+    pub max_side: Option<usize>,
+    /// Pictures a second of a folder of images.
+    pub image_fps: f64,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { max_side: None, image_fps: 30.0 }
+    }
+}
+
+/// Opens what `spec` names: a folder of images, a video file, or `pattern`, `pattern:640x480@30:10s`
+/// (see [`pattern::PatternOptions::parse`]). A file that is called `pattern` opens as `./pattern`.
+///
+/// # Errors
+/// [`SourceError::Open`] saying what is wrong with it and what to do.
+pub fn open(spec: impl AsRef<Path>, options: OpenOptions) -> Result<Box<dyn FrameSource>, SourceError> {
+    let path = spec.as_ref();
+    if let Some(text) = path.to_str().filter(|text| *text == "pattern" || text.starts_with("pattern:")) {
+        return Ok(Box::new(pattern::PatternSource::new(pattern::PatternOptions::parse(text)?)?));
+    }
+    if path.is_dir() {
+        let images = images::ImagesOptions { fps: options.image_fps, max_side: options.max_side };
+        return Ok(Box::new(images::ImagesSource::open(path, images)?));
+    }
+    open_file(path, options)
+}
+
+#[cfg(feature = "video")]
+fn open_file(path: &Path, options: OpenOptions) -> Result<Box<dyn FrameSource>, SourceError> {
+    let video = video::VideoOptions { max_side: options.max_side, ..Default::default() };
+    Ok(Box::new(video::VideoSource::open_with(path, video)?))
+}
+
+#[cfg(not(feature = "video"))]
+fn open_file(path: &Path, _: OpenOptions) -> Result<Box<dyn FrameSource>, SourceError> {
+    let problem = "this build can't read video files; build with the feature `video`, or give a folder of pictures".into();
+    Err(SourceError::Open { path: path.to_path_buf(), problem })
+}
+
+/// The last part of a path, for people.
+fn display_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// The size scaled down, in proportion, so that its longer side is at most `max_side`; never scaled up, never below 1.
+fn fit((width, height): (usize, usize), max_side: Option<usize>) -> (usize, usize) {
+    let longer = width.max(height);
+    match max_side {
+        Some(limit) if longer > limit => {
+            let scaled = |side: usize| ((side * limit + longer / 2) / longer).max(1);
+            (scaled(width), scaled(height))
+        }
+        _ => (width, height),
+    }
 }

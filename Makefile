@@ -1,0 +1,34 @@
+# What everybody needs, each with its set-up. `make help` lists it.
+
+CLIP ?= assets/demo/session.mp4
+SPOTTER := target/release/spotter
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test live bench lint
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{ printf "  make %-7s %s\n", $$1, $$2 }'
+
+setup: ## system packages (where they may be installed) and ONNX Runtime
+	@scripts/setup.sh
+
+# Members and not only the program, so that `run` and `test` share every compiled dependency.
+build: setup ## build the program
+	cargo build --release --workspace
+
+run: build ## coach the demo clip, in a window where there is a display; CLIP=FILE coaches another
+	$(SPOTTER) replay $(CLIP)
+
+test: setup ## run every test
+	cargo test --release --workspace
+
+live: setup ## coach through the camera
+	cargo build --release --features camera
+	$(SPOTTER) live
+
+bench: build ## times of the stages on this machine, at the clip's own speed
+	$(SPOTTER) replay $(CLIP) --headless --speed 1 --latency measured
+
+lint: setup ## formatting and clippy, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings

@@ -1,0 +1,88 @@
+//! Options that `replay` and `live` share.
+
+use crate::parts::{CoachChoice, LensChoice};
+use clap::{Args, ValueEnum};
+use std::{path::PathBuf, time::Duration};
+
+/// A language that the coach speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Language {
+    /// English
+    #[default]
+    En,
+    /// Korean
+    Ko,
+}
+
+impl Language {
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Self::En => "en",
+            Self::Ko => "ko",
+        }
+    }
+}
+
+/// The coach.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Coach")]
+pub(crate) struct CoachArgs {
+    /// Tell the coach the exercise, such as "squats"; left out, it recognises what is done
+    #[arg(long, value_name = "NAME")]
+    exercise: Option<String>,
+    /// Language of the coach
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) lang: Language,
+    /// Model folder, or the name of a model that ships
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// More speaks more, less speaks less; 0 is as trained. Left out, the model's own default
+    #[arg(long, value_name = "BIAS", allow_negative_numbers = true, value_parser = bias)]
+    talkativeness: Option<f32>,
+    /// No two utterances begin closer than this many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    cooldown: Option<Duration>,
+    /// Longest utterance in tokens
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    max_tokens: Option<u16>,
+    /// Seed of whatever is drawn by chance
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// What the model looks through
+    #[arg(long, value_enum, default_value_t)]
+    lens: LensChoice,
+    /// Say the lines of a file instead of asking a model: seconds and words on each
+    #[arg(long, value_name = "FILE", hide = true, conflicts_with = "model")]
+    script: Option<PathBuf>,
+}
+
+impl CoachArgs {
+    pub(crate) fn choice(&self) -> CoachChoice {
+        CoachChoice {
+            model: self.model.clone(),
+            script: self.script.clone(),
+            exercise: self.exercise.clone(),
+            language: self.lang.code().to_owned(),
+            seed: self.seed,
+            talkativeness: self.talkativeness,
+            cooldown: self.cooldown,
+            max_tokens: self.max_tokens.map(usize::from),
+            lens: self.lens,
+        }
+    }
+}
+
+fn bias(text: &str) -> Result<f32, String> {
+    let bias: f32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if bias.abs() <= 20.0 { Ok(bias) } else { Err(format!("{bias} is out of range: -20 to 20 expected")) }
+}
+
+/// Seconds, up to an hour.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is no number of seconds"))?;
+    if (0.0..=3600.0).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(format!("{seconds} is out of range: 0 to 3600 seconds expected"))
+    }
+}

@@ -1,0 +1,201 @@
+//! Puts a run together from what the user asked for: source, lens, coach.
+
+use crate::{
+    assets,
+    cli::Hinted,
+    pipeline::{Coach, Parts, script::ScriptedCoach, streamed::StreamedCoach},
+};
+use anyhow::Context as _;
+use candle_core::Device;
+use clap::ValueEnum;
+use spotter_engine::coach::{
+    CoachOptions,
+    load::load,
+    manifest::{LensKind, Manifest},
+    session::CoachSession,
+};
+use spotter_vision::{
+    lens::{Lens, NoLens},
+    pose::{
+        AvatarLens, Runtime, TrackerOptions,
+        runtime::{Backend, candidates},
+    },
+    source::{self, FrameSource, OpenOptions, writer::VideoWriter},
+};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// The model that ships.
+pub(crate) const MODEL: &str = "spotter-mini";
+
+/// Larger recordings are scaled down while they are decoded: pose, coach and window need no more.
+const MAX_SIDE: usize = 1280;
+
+/// What the encoder looks through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LensChoice {
+    /// What the model was trained on
+    #[default]
+    Auto,
+    /// The person, drawn again from their pose
+    Avatar,
+    /// The picture as it is
+    None,
+}
+
+/// What the user said about the coach; what is left out is the model's own default.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CoachChoice {
+    pub(crate) model: Option<PathBuf>,
+    pub(crate) script: Option<PathBuf>,
+    pub(crate) exercise: Option<String>,
+    pub(crate) language: String,
+    pub(crate) seed: u64,
+    pub(crate) talkativeness: Option<f32>,
+    pub(crate) cooldown: Option<Duration>,
+    pub(crate) max_tokens: Option<usize>,
+    pub(crate) lens: LensChoice,
+}
+
+/// A coach and its lens, and what was settled for them.
+pub(crate) struct Prepared {
+    pub(crate) parts: Parts,
+    pub(crate) lens: &'static str,
+    pub(crate) talkativeness: f32,
+    pub(crate) cooldown: Duration,
+}
+
+/// Loads coach and lens.
+///
+/// # Errors
+/// A model folder, script or pose model that can't be used.
+pub(crate) fn prepare(choice: &CoachChoice) -> anyhow::Result<Prepared> {
+    if let Some(script) = &choice.script {
+        let coach = Box::new(ScriptedCoach::read(script)?);
+        return prepared(choice, coach, LensKind::None, 160, 0.0, Duration::from_secs(1));
+    }
+    let folder = model_folder(choice.model.as_deref())?;
+    let manifest = Manifest::read(&folder).with_context(|| format!("model {}", folder.display()))?;
+    let defaults = manifest.defaults.clone();
+    let options = CoachOptions {
+        talkativeness: choice.talkativeness.unwrap_or(defaults.talkativeness),
+        cooldown: choice.cooldown.unwrap_or(Duration::from_secs_f64(defaults.cooldown_seconds)),
+        max_tokens: choice.max_tokens.unwrap_or(defaults.max_tokens),
+        temperature: defaults.temperature,
+        seed: choice.seed,
+        language: choice.language.clone(),
+        exercise: choice.exercise.clone(),
+    };
+    let model = load(&folder, &device()).with_context(|| format!("model {}", folder.display()))?;
+    let side = model.picture_side;
+    let (talkativeness, cooldown) = (options.talkativeness, options.cooldown);
+    let session = CoachSession::new(model, options).with_context(|| format!("model {}", folder.display()))?;
+    let name = folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned());
+    let coach = Box::new(StreamedCoach::new(session, name));
+    prepared(choice, coach, manifest.lens, side, talkativeness, cooldown)
+}
+
+fn prepared(
+    choice: &CoachChoice,
+    coach: Box<dyn Coach>,
+    wanted: LensKind,
+    side: usize,
+    talkativeness: f32,
+    cooldown: Duration,
+) -> anyhow::Result<Prepared> {
+    let kind = match choice.lens {
+        LensChoice::Auto => wanted,
+        LensChoice::Avatar => LensKind::Avatar,
+        LensChoice::None => LensKind::None,
+    };
+    let (lens, name): (Box<dyn Lens>, _) = match kind {
+        LensKind::None => (Box::new(NoLens), "none"),
+        LensKind::Avatar => (avatar_lens(side)?, "avatar"),
+    };
+    let talkativeness = choice.talkativeness.unwrap_or(talkativeness);
+    let cooldown = choice.cooldown.unwrap_or(cooldown);
+    Ok(Prepared { parts: Parts { lens, coach }, lens: name, talkativeness, cooldown })
+}
+
+/// The folder of a model: a path, or the name of one that ships.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn model_folder(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let path = match asked {
+        Some(path) if path.exists() => return Ok(path.to_owned()),
+        Some(path) => path.to_owned(),
+        None => PathBuf::from(MODEL),
+    };
+    let shipped = path.to_str().filter(|name| !name.contains(['/', '\\'])).and_then(assets::find);
+    shipped.ok_or_else(|| {
+        let hint = format!(
+            "a model is a folder with config.json, tokenizer.json, spotter.toml and weights; the one that ships is \
+             assets/{MODEL} (set {} if assets lie elsewhere)",
+            assets::VARIABLE
+        );
+        Hinted::new(anyhow::anyhow!("model {}: no such folder", path.display()), hint).into()
+    })
+}
+
+/// The fastest device this build can use.
+pub(crate) fn device() -> Device {
+    if cfg!(feature = "cuda")
+        && let Ok(device) = Device::new_cuda(0)
+    {
+        return device;
+    }
+    if cfg!(feature = "metal")
+        && let Ok(device) = Device::new_metal(0)
+    {
+        return device;
+    }
+    Device::Cpu
+}
+
+/// The runtime of the pose models: the library named by ORT_DYLIB_PATH, else the one that set-up fetched, else the
+/// system's, else the built-in fallback.
+fn runtime() -> anyhow::Result<Runtime> {
+    let explicit = std::env::var_os("ORT_DYLIB_PATH").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deps/onnxruntime");
+    Ok(Runtime::load(&candidates(explicit.as_deref(), &[fetched]))?)
+}
+
+fn avatar_lens(side: usize) -> anyhow::Result<Box<dyn Lens>> {
+    let folder = assets::find("pose").ok_or_else(|| {
+        let hint = format!("they ship in assets/pose; set {} if assets lie elsewhere", assets::VARIABLE);
+        anyhow::Error::from(Hinted::new(anyhow::anyhow!("the pose models are not found"), hint))
+    })?;
+    let runtime = runtime()?;
+    if let Backend::Tract { reason } = runtime.backend() {
+        tracing::warn!("poses are found by the built-in tract, about three times slower: {reason}");
+    }
+    Ok(Box::new(AvatarLens::load(&runtime, &folder, side, TrackerOptions::default())?))
+}
+
+/// Opens a recording, a folder of pictures, or `pattern`.
+///
+/// # Errors
+/// When it can't be opened.
+pub(crate) fn open_source(spec: &Path) -> anyhow::Result<Box<dyn FrameSource>> {
+    let options = OpenOptions { max_side: Some(MAX_SIDE), ..OpenOptions::default() };
+    Ok(source::open(spec, options)?)
+}
+
+/// Begins a video of a size.
+///
+/// # Errors
+/// When the file can't be made.
+pub(crate) fn video_out(path: &Path, width: usize, height: usize, fps: f64) -> anyhow::Result<VideoWriter> {
+    Ok(VideoWriter::create(path, width, height, fps)?)
+}
+
+/// What runs the pose models, in words.
+///
+/// # Errors
+/// When nothing does.
+pub(crate) fn pose_runtime() -> anyhow::Result<String> {
+    Ok(runtime()?.describe())
+}

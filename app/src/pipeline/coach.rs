@@ -1,0 +1,32 @@
+//! The seam between the pipeline and a streaming model.
+
+use spotter_engine::coach::Step;
+use spotter_vision::lens::Sight;
+use std::time::Duration;
+
+/// One streaming model with its encoder, owned by the model thread.
+pub(crate) trait Coach: Send {
+    /// Frames a second that it wants to see.
+    fn frame_rate(&self) -> f64;
+
+    /// Looks at a frame; speaks or stays silent. Each piece of text goes to `emit` as it is made; when `emit` says
+    /// false the utterance is cancelled and the step carries none.
+    ///
+    /// # Errors
+    /// When the model can't be run; the pipeline then goes on without a coach.
+    fn observe(&mut self, sight: &Sight, emit: &mut dyn FnMut(&str) -> bool) -> anyhow::Result<Step>;
+
+    /// Forgets everything seen: a new stream begins.
+    fn reset(&mut self);
+
+    /// The model in a few words, for the timeline and the window.
+    fn describe(&self) -> String;
+
+    /// Changes how readily it speaks, see [`spotter_engine::coach::CoachOptions::talkativeness`].
+    fn set_talkativeness(&mut self, _bias: f32) {}
+
+    /// Part of the last [`Coach::observe`] spent in the vision encoder, where the model can tell.
+    fn encode_time(&self) -> Option<Duration> {
+        None
+    }
+}

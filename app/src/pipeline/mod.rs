@@ -1,0 +1,98 @@
+//! The way of a frame: source, lens, coach, feedback.
+//!
+//! [`sequential`] runs the stages one after the other, as fast as they go. [`threads`] gives each its own thread and
+//! follows the clock. Both run the same [`stages`]. With [`Latency::Fixed`] what is looked at and said is a function
+//! of media time alone, so both give the same events in the same order; with [`Latency::Measured`] the newest frame
+//! wins wherever a stage is late, and what was dropped is counted.
+
+pub(crate) mod clock;
+pub(crate) mod coach;
+pub(crate) mod latency;
+mod link;
+mod sampler;
+pub(crate) mod script;
+pub(crate) mod sequential;
+mod speaker;
+pub(crate) mod stages;
+pub(crate) mod stats;
+#[cfg(test)]
+mod fakes;
+#[cfg(test)]
+mod tests;
+pub(crate) mod streamed;
+pub(crate) mod threads;
+mod view;
+
+pub(crate) use coach::Coach;
+pub(crate) use latency::Latency;
+use spotter_engine::coach::Feedback;
+use spotter_vision::lens::{Lens, View};
+use std::time::Duration;
+
+/// How a run behaves. Times are media time.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// What the model costs.
+    pub(crate) latency: Latency,
+    /// No two utterances begin closer than this, words about the view included.
+    pub(crate) cooldown: Duration,
+    /// An utterance whose words would come later than this after its frame is cancelled.
+    pub(crate) stale_after: Duration,
+    /// "en" or "ko", for the words about the view.
+    pub(crate) language: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            latency: Latency::REPLAY,
+            cooldown: Duration::from_secs(2),
+            stale_after: Duration::from_secs(2),
+            language: "en".to_owned(),
+        }
+    }
+}
+
+/// What the stages own: a lens and a coach. They outlive a run and serve the next.
+pub(crate) struct Parts {
+    /// What the coach looks through.
+    pub(crate) lens: Box<dyn Lens>,
+    /// The model.
+    pub(crate) coach: Box<dyn Coach>,
+}
+
+/// Something happened, in order of decision.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Event {
+    /// Another view of the person is believed.
+    View {
+        /// Media time.
+        t: Duration,
+        /// The view.
+        view: View,
+        /// People found.
+        people: usize,
+    },
+    /// The beginning of an utterance that is still being made.
+    Partial {
+        /// Media time of its frame.
+        t_frame: Duration,
+        /// The words so far.
+        text: String,
+    },
+    /// Something to say.
+    Feedback(Feedback),
+    /// A stage failed; the others go on.
+    Failed(Failure),
+}
+
+/// A stage that failed: by an error or a panic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// "capture", "lens" or "coach".
+    pub(crate) stage: &'static str,
+    /// Media time.
+    pub(crate) t: Duration,
+    /// What went wrong.
+    pub(crate) problem: String,
+}

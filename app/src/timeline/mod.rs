@@ -1,0 +1,131 @@
+//! What was said and when, as it is written down: JSON lines, a terminal, subtitles, a video with the words drawn in.
+//!
+//! The JSON lines are one object a line, told apart by `type`. Times are seconds of media time, exact to the
+//! millisecond. Lines come in the order of decision.
+//!
+//! | type | fields |
+//! |---|---|
+//! | `session` | first line: `version`, `source`, `width`, `height`, `fps`, `model`, `lens`, `language`, `exercise` (or null), `latency`, `seed`, `talkativeness`, `cooldown` |
+//! | `feedback` | `t` (when it is shown, the same as `t_ready`), `t_frame` (the frame that led to it), `t_ready` (its first word is there), `text`, `kind` (`coaching` or `view`) |
+//! | `view` | `t`, `view` (`clear`, `partly_out`, `no_person`), `people` |
+//! | `failed` | `t`, `stage`, `problem`: a stage that stopped |
+//! | `summary` | `duration` and the counts of the run |
+//! | `timing` | last line where it is asked for: for each stage `n`, `p50_ms`, `p95_ms` on this machine |
+
+mod json;
+pub(crate) mod render;
+mod srt;
+mod terminal;
+pub(crate) mod text;
+
+pub(crate) use json::JsonLines;
+pub(crate) use srt::Subtitles;
+pub(crate) use terminal::Terminal;
+
+use crate::pipeline::{
+    Event,
+    stats::{Counts, Quantiles},
+};
+use serde::Serialize;
+use std::time::Duration;
+
+/// What is known before the first frame.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Session {
+    pub(crate) version: &'static str,
+    pub(crate) source: String,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) fps: f64,
+    pub(crate) model: String,
+    pub(crate) lens: String,
+    pub(crate) language: String,
+    pub(crate) exercise: Option<String>,
+    pub(crate) latency: String,
+    pub(crate) seed: u64,
+    pub(crate) talkativeness: f32,
+    pub(crate) cooldown: f64,
+}
+
+/// What is known after the last frame.
+#[derive(Clone, Debug)]
+pub(crate) struct Summary {
+    /// Media time of the last frame.
+    pub(crate) duration: Duration,
+    pub(crate) counts: Counts,
+    /// Times of the stages, where they are asked for.
+    pub(crate) timing: Option<Vec<(&'static str, Quantiles)>>,
+}
+
+/// A place where the timeline goes.
+pub(crate) trait Sink {
+    /// The stream begins.
+    fn begin(&mut self, _session: &Session) -> anyhow::Result<()> {
+        Ok(())
+    }
+    /// Something happened.
+    fn event(&mut self, event: &Event) -> anyhow::Result<()>;
+    /// The stream ended.
+    fn end(&mut self, _summary: &Summary) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// All the places of a run.
+#[derive(Default)]
+pub(crate) struct Sinks(pub(crate) Vec<Box<dyn Sink>>);
+
+impl Sink for Sinks {
+    fn begin(&mut self, session: &Session) -> anyhow::Result<()> {
+        self.0.iter_mut().try_for_each(|sink| sink.begin(session))
+    }
+    fn event(&mut self, event: &Event) -> anyhow::Result<()> {
+        self.0.iter_mut().try_for_each(|sink| sink.event(event))
+    }
+    fn end(&mut self, summary: &Summary) -> anyhow::Result<()> {
+        self.0.iter_mut().try_for_each(|sink| sink.end(summary))
+    }
+}
+
+/// Seconds, exact to the millisecond.
+fn seconds(t: Duration) -> f64 {
+    t.as_millis() as f64 / 1000.0
+}
+
+/// How long a text is shown: as long as it takes to read, within reason.
+pub(crate) fn reading_time(text: &str) -> Duration {
+    // 15 Latin letters a second; a Hangul syllable reads like two of them
+    let letters: u32 = text.chars().map(|c| if c > '\u{1100}' { 2 } else { 1 }).sum();
+    (Duration::from_millis(500) + Duration::from_secs(1) * letters / 15)
+        .clamp(Duration::from_millis(1200), Duration::from_secs(7))
+}
+
+/// `mm:ss.s`, and hours where there are some.
+pub(crate) fn clock_text(t: Duration) -> String {
+    let tenths = t.as_millis() / 100;
+    let (minutes, rest) = (tenths / 600, tenths % 600);
+    let seconds = format!("{:02}.{}", rest / 10, rest % 10);
+    match minutes / 60 {
+        0 => format!("{minutes:02}:{seconds}"),
+        hours => format!("{hours}:{:02}:{seconds}", minutes % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clock_texts() {
+        for (ms, text) in [(0, "00:00.0"), (2475, "00:02.4"), (61_900, "01:01.9"), (3_600_000, "1:00:00.0")] {
+            assert_eq!(clock_text(Duration::from_millis(ms)), text);
+        }
+    }
+
+    #[test]
+    fn longer_texts_are_shown_longer() {
+        assert_eq!(reading_time("Good."), Duration::from_millis(1200));
+        assert!(reading_time("Keep your knees over your toes") < reading_time("무릎이 발끝과 같은 방향을 향하게 하세요"));
+        assert_eq!(reading_time(&"x".repeat(1000)), Duration::from_secs(7));
+    }
+}

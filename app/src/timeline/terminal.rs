@@ -1,0 +1,93 @@
+//! The timeline for a person at a terminal.
+
+use super::{Session, Sink, Summary, clock_text};
+use crate::pipeline::Event;
+use spotter_engine::coach::Kind;
+use spotter_vision::lens::View;
+use std::io::Write;
+
+/// A line for each thing said, `mm:ss.s  words`.
+pub(crate) struct Terminal<W: Write> {
+    out: W,
+    colour: bool,
+}
+
+impl<W: Write> Terminal<W> {
+    /// `colour` is for terminals only.
+    pub(crate) fn new(out: W, colour: bool) -> Self {
+        Self { out, colour }
+    }
+
+    fn line(&mut self, style: &str, text: &str) -> anyhow::Result<()> {
+        match (self.colour, style) {
+            (false, _) | (_, "") => writeln!(self.out, "{text}")?,
+            (true, style) => writeln!(self.out, "\x1b[{style}m{text}\x1b[0m")?,
+        }
+        Ok(self.out.flush()?)
+    }
+}
+
+/// A view in words.
+pub(crate) fn view_text(view: View) -> &'static str {
+    match view {
+        View::Clear => "in view",
+        View::PartlyOut => "partly out of view",
+        View::NoPerson => "nobody in view",
+    }
+}
+
+impl<W: Write> Sink for Terminal<W> {
+    fn begin(&mut self, s: &Session) -> anyhow::Result<()> {
+        let told = s.exercise.as_ref().map_or(String::new(), |e| format!(", exercise {e}"));
+        self.line("2", &format!("{}: {}x{} at {:.4} fps, {}{told}", s.source, s.width, s.height, s.fps, s.model))
+    }
+
+    fn event(&mut self, event: &Event) -> anyhow::Result<()> {
+        match event {
+            Event::View { t, view, .. } => self.line("2", &format!("{}  ({})", clock_text(*t), view_text(*view))),
+            Event::Feedback(f) => {
+                let style = if f.kind == Kind::View { "33" } else { "1" };
+                self.line(style, &format!("{}  {}", clock_text(f.t_ready), f.text))
+            }
+            Event::Failed(f) => self.line("31", &format!("{}  ({} stopped: {})", clock_text(f.t), f.stage, f.problem)),
+            Event::Partial { .. } => Ok(()),
+        }
+    }
+
+    fn end(&mut self, s: &Summary) -> anyhow::Result<()> {
+        let c = s.counts;
+        let mut text = format!("{}  end: {} spoken, {} frames", clock_text(s.duration), c.utterances, c.frames);
+        text += &format!(", {} looked at, {} decided on", c.sampled, c.observed);
+        for (count, name) in [(c.skipped, "skipped"), (c.dropped, "dropped"), (c.stale, "cancelled as stale")] {
+            if count > 0 {
+                text += &format!(", {count} {name}");
+            }
+        }
+        self.line("2", &text)?;
+        for (name, q) in s.timing.iter().flatten() {
+            self.line("2", &format!("  {name:<18} p50 {:7.1} ms   p95 {:7.1} ms   n {}", q.p50_ms, q.p95_ms, q.n))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spotter_engine::coach::Feedback;
+    use std::time::Duration;
+
+    fn printed(colour: bool) -> String {
+        let mut out = Vec::new();
+        let t = Duration::from_millis(62_340);
+        let said = Feedback { t_frame: t, t_ready: t, text: "Lower".into(), kind: Kind::Coaching };
+        assert!(Terminal::new(&mut out, colour).event(&Event::Feedback(said)).is_ok());
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    #[test]
+    fn colour_is_only_for_terminals() {
+        assert_eq!(printed(false), "01:02.3  Lower\n");
+        assert_eq!(printed(true), "\x1b[1m01:02.3  Lower\x1b[0m\n");
+    }
+}

@@ -1,0 +1,90 @@
+//! What the window shows of a run: a pure function of the events so far.
+
+use crate::{pipeline::Event, timeline::reading_time};
+use spotter_engine::coach::Feedback;
+use spotter_vision::lens::View;
+use std::{collections::VecDeque, time::Duration};
+
+/// Utterances kept in the log.
+const LOG: usize = 500;
+
+/// What is shown.
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    /// The view that is believed, with the number of people; `None` before the first sight.
+    pub(super) view: Option<(View, usize)>,
+    /// What was said, newest last.
+    pub(super) log: VecDeque<Feedback>,
+    /// Words that are being made.
+    pub(super) partial: Option<String>,
+    /// Stages that stopped.
+    pub(super) failures: Vec<String>,
+}
+
+impl State {
+    /// Takes in an event.
+    pub(super) fn apply(&mut self, event: Event) {
+        match event {
+            Event::View { view, people, .. } => self.view = Some((view, people)),
+            Event::Partial { text, .. } => self.partial = Some(text),
+            Event::Feedback(feedback) => {
+                self.partial = None;
+                if self.log.len() == LOG {
+                    self.log.pop_front();
+                }
+                self.log.push_back(feedback);
+            }
+            Event::Failed(failure) => self.failures.push(format!("{} stopped: {}", failure.stage, failure.problem)),
+        }
+    }
+
+    /// The feedback to show large at media time `now`.
+    pub(super) fn current(&self, now: Duration) -> Option<&Feedback> {
+        let last = self.log.back()?;
+        // read at leisure: twice the time of a subtitle
+        (now < last.t_ready + 2 * reading_time(&last.text)).then_some(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::Failure;
+    use spotter_engine::coach::Kind;
+
+    fn said(ms: u64) -> Event {
+        let t = Duration::from_millis(ms);
+        Event::Feedback(Feedback { t_frame: t, t_ready: t, text: format!("at {ms}"), kind: Kind::Coaching })
+    }
+
+    #[test]
+    fn the_newest_word_is_current_until_it_is_read() {
+        let mut state = State::default();
+        assert_eq!(state.current(Duration::ZERO), None);
+        state.apply(Event::Partial { t_frame: Duration::ZERO, text: "at".into() });
+        state.apply(said(1000));
+        state.apply(said(2000));
+        assert_eq!(state.partial, None);
+        assert_eq!(state.current(Duration::from_millis(2100)).map(|f| f.text.as_str()), Some("at 2000"));
+        assert_eq!(state.current(Duration::from_secs(20)), None);
+        assert_eq!(state.log.len(), 2);
+    }
+
+    #[test]
+    fn the_log_of_a_long_session_is_bounded() {
+        let mut state = State::default();
+        (0..3 * LOG as u64).for_each(|i| state.apply(said(i)));
+        assert_eq!(state.log.len(), LOG);
+        assert!(state.log.back().is_some_and(|f| f.text == format!("at {}", 3 * LOG - 1)));
+    }
+
+    #[test]
+    fn failures_and_views_are_kept() {
+        let mut state = State::default();
+        state.apply(Event::View { t: Duration::ZERO, view: View::PartlyOut, people: 2 });
+        let failure = Failure { stage: "coach", t: Duration::ZERO, problem: "broke".into() };
+        state.apply(Event::Failed(failure));
+        assert_eq!(state.view, Some((View::PartlyOut, 2)));
+        assert_eq!(state.failures, ["coach stopped: broke"]);
+    }
+}

@@ -1,0 +1,147 @@
+#!/bin/bash
+# Installs what building and running Spotter needs, as far as it is missing. Run again at any time; when all is there
+# it is done in a moment.
+#
+#   scripts/setup.sh
+#
+# System packages come from apt (Debian, Ubuntu); ONNX Runtime, which finds poses about three times faster than the
+# built-in fallback, comes from PyPI into .deps/onnxruntime/.
+set -eu
+
+cd "$(dirname "$0")/.."
+
+ort_version=1.24.4
+ort_dir=.deps/onnxruntime
+stamp=.deps/packages.stamp
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+available() { [ -n "$(apt-cache policy "$1" 2>/dev/null | grep -v '^ *Candidate: (none)' | grep '^ *Candidate:')" ]; }
+
+# bindgen needs libclang and the compiler's own headers, in any one version; the newest on offer is taken.
+clang_packages() {
+    for version in 21 20 19 18 17 16 15 14 13; do
+        if installed "libclang1-$version"; then
+            printf 'libclang1-%s libclang-common-%s-dev\n' "$version" "$version"
+            return
+        fi
+    done
+    for version in 21 20 19 18 17 16 15 14 13; do
+        if available "libclang1-$version"; then
+            printf 'libclang1-%s libclang-common-%s-dev\n' "$version" "$version"
+            return
+        fi
+    done
+    printf 'libclang-dev\n'
+}
+
+missing_packages() {
+    wanted="ffmpeg pkg-config libasound2-dev libavcodec-dev libavformat-dev libavutil-dev libswscale-dev $(clang_packages)"
+    if ! command -v cc >/dev/null 2>&1; then wanted="$wanted gcc libc6-dev"; fi
+    for package in $wanted; do
+        # pkgconf stands for pkg-config on newer systems.
+        if [ "$package" = pkg-config ] && command -v pkg-config >/dev/null 2>&1; then continue; fi
+        installed "$package" || printf '%s ' "$package"
+    done
+}
+
+apt_packages() {
+    missing=$(missing_packages)
+    if [ -z "$missing" ]; then return; fi
+    if [ "$(id -u)" = 0 ]; then
+        sudo=
+    elif command -v sudo >/dev/null 2>&1 && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+        sudo=sudo
+    else
+        say "these system packages are missing, and this user may not install them:"
+        say "    $missing"
+        say "ask an administrator for: apt-get install --no-install-recommends $missing"
+        exit 1
+    fi
+    say "installing $missing"
+    if ! $sudo apt-get update -qq; then say "apt-get update failed; trying with the package lists as they are"; fi
+    # The lists may name a newer libclang now.
+    missing=$(missing_packages)
+    # shellcheck disable=SC2086 # a list of words
+    if ! $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null; then
+        say "installation failed; by hand: apt-get install --no-install-recommends $missing"
+        exit 1
+    fi
+}
+
+system_packages() {
+    if [ -e "$stamp" ] && [ "$stamp" -nt scripts/setup.sh ]; then return; fi
+    case "$(uname -s)" in
+    Linux)
+        if command -v apt-get >/dev/null 2>&1 && command -v dpkg-query >/dev/null 2>&1; then
+            apt_packages
+        else
+            say "no apt here; please install: FFmpeg and its headers (avcodec avformat avutil swscale), ALSA headers, libclang, pkg-config"
+        fi
+        ;;
+    Darwin)
+        if ! command -v ffmpeg >/dev/null 2>&1 || ! command -v pkg-config >/dev/null 2>&1; then
+            say "please install FFmpeg first: brew install ffmpeg pkg-config"
+            exit 1
+        fi
+        ;;
+    *) say "unknown system; please install FFmpeg with its headers, libclang and pkg-config" ;;
+    esac
+    mkdir -p .deps
+    touch "$stamp"
+}
+
+ort_platform() {
+    case "$(uname -s)-$(uname -m)" in
+    Linux-x86_64) printf '%s' '--platform manylinux_2_27_x86_64 --platform manylinux_2_28_x86_64' ;;
+    Linux-aarch64) printf '%s' '--platform manylinux_2_27_aarch64 --platform manylinux_2_28_aarch64' ;;
+    Darwin-arm64) printf '%s' '--platform macosx_14_0_arm64 --platform macosx_13_0_universal2' ;;
+    *) return 1 ;;
+    esac
+}
+
+without_onnxruntime() {
+    say "warning: ONNX Runtime was not installed ($1)."
+    say "warning: Spotter works without it, with slower pose estimation; run scripts/setup.sh again to retry."
+}
+
+# The library and its licences, out of the wheel. Any Python will do: the version in the wheel's name does not matter here.
+onnxruntime() {
+    if [ "$(cat "$ort_dir/VERSION" 2>/dev/null || true)" = "$ort_version" ]; then return; fi
+    if ! command -v python3 >/dev/null 2>&1; then without_onnxruntime "python3 is missing"; return; fi
+    if ! python3 -m pip --version >/dev/null 2>&1; then without_onnxruntime "pip is missing: install python3-pip"; return; fi
+    if ! platform=$(ort_platform); then without_onnxruntime "no build for this machine"; return; fi
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    say "fetching ONNX Runtime $ort_version"
+    # shellcheck disable=SC2086 # a list of words
+    if ! python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --python-version 3.12 \
+        --implementation cp --abi cp312 $platform --dest "$work" "onnxruntime==$ort_version" 2>"$work/log"; then
+        without_onnxruntime "pip: $(grep -m 1 ERROR "$work/log" || tail -n 1 "$work/log")"
+        return
+    fi
+    if ! python3 - "$work" <<'PYTHON'; then without_onnxruntime "the package can't be unpacked"; return; fi
+import pathlib, shutil, sys, zipfile
+work = pathlib.Path(sys.argv[1])
+new = work / "new"
+new.mkdir()
+with zipfile.ZipFile(next(work.glob("onnxruntime-*.whl"))) as wheel:
+    for name in wheel.namelist():
+        base = pathlib.PurePosixPath(name).name
+        library = base.startswith("libonnxruntime.") and "providers" not in base
+        if library or base in ("LICENSE", "ThirdPartyNotices.txt"):
+            with wheel.open(name) as source, open(new / base, "wb") as target:
+                shutil.copyfileobj(source, target)
+if not any(new.glob("libonnxruntime.*")):
+    sys.exit("no library in the package")
+PYTHON
+    mkdir -p .deps
+    rm -rf "$ort_dir"
+    mv "$work/new" "$ort_dir"
+    printf '%s\n' "$ort_version" >"$ort_dir/VERSION"
+}
+
+system_packages
+onnxruntime

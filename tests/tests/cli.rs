@@ -1,0 +1,87 @@
+//! The command line from outside: exit codes, error lines, streams.
+
+mod common;
+
+use common::{spotter, stderr, stdout};
+use std::{fs, process::Stdio};
+
+/// Runs and checks the exit code and a part of stderr.
+fn check(args: &[&str], code: i32, said: &str) {
+    let out = spotter(args);
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {}", stderr(&out));
+    assert!(stderr(&out).contains(said), "{args:?}: `{said}` expected in: {}", stderr(&out));
+    assert!(stdout(&out).is_empty(), "{args:?} printed results: {}", stdout(&out));
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    check(&["replay"], 2, "VIDEO");
+    check(&["dance"], 2, "dance");
+    check(&["replay", "pattern", "--speed", "3"], 2, "possible values: 1, max");
+    check(&["replay", "pattern", "--latency", "soon"], 2, "expected measured, fixed:MS");
+    check(&["replay", "pattern", "--cooldown", "-1"], 2, "cooldown");
+    check(&["replay", "pattern", "--talkativeness", "NaN"], 2, "out of range");
+    check(&["replay", "pattern", "--max-tokens", "0"], 2, "max-tokens");
+    check(&["replay", "pattern", "--lang", "xx"], 2, "possible values: en, ko");
+    check(&["replay", "pattern", "--out", "x.mp4", "--speed", "1"], 2, "leave --speed 1 out");
+}
+
+#[test]
+fn bad_inputs_are_1_and_name_the_thing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path.to_string_lossy().into_owned()
+    };
+    let (empty, text) = (file("empty.mp4", b""), file("notes.mp4", b"no video at all\n".repeat(100).as_slice()));
+    let script = file("script.txt", b"1 Up\nsoon Down\n");
+    let headless = |video: &str, said: &str| check(&["replay", video, "--headless"], 1, said);
+    headless("nowhere.mp4", "error: nowhere.mp4");
+    headless(&empty, "empty.mp4");
+    headless(&text, "notes.mp4");
+    headless(&folder.path().join("none").to_string_lossy(), "none");
+    check(&["replay", "pattern:9s", "--headless", "--script", &script], 1, "script.txt:2: expected seconds and words");
+    check(&["replay", "pattern", "--headless", "--model", "no-such-model"], 1, "hint: a model is a folder");
+    check(&["replay", "pattern", "--headless", "--timeline", "/no/such/folder/x", "--script", &file("ok.txt", b"1 Up")], 1, "can't be written");
+}
+
+#[test]
+fn errors_are_one_line_and_a_hint() {
+    let out = spotter(&["replay", "pattern", "--headless", "--model", "no-such-model"]);
+    let text = stderr(&out);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].starts_with("error: model no-such-model") && lines[1].starts_with("hint: "), "{text}");
+}
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    for args in [&["--help"][..], &["replay", "--help"], &["doctor", "--help"], &["--version"]] {
+        let out = spotter(args);
+        assert!(out.status.success() && !stdout(&out).is_empty() && stderr(&out).is_empty(), "{args:?}");
+    }
+    assert!(stdout(&spotter(&["replay", "--help"])).contains("Examples:"));
+}
+
+#[test]
+fn doctor_gives_one_json_object() {
+    let out = spotter(&["doctor", "--json"]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    let report: serde_json::Value = serde_json::from_str(&stdout(&out)).unwrap();
+    for field in ["version", "features", "cpu", "threads", "devices", "pose_runtime", "model", "display"] {
+        assert!(report.get(field).is_some(), "{field} in {report}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child = common::command(&["replay", "pattern:64x64@30:20s", "--headless", "--json", "--script", "/dev/null"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(0), "{}", stderr(&out));
+}
