@@ -5,6 +5,7 @@ mod doctor;
 #[cfg(feature = "training")]
 mod eval;
 mod live;
+mod models;
 mod replay;
 #[cfg(feature = "training")]
 pub(crate) mod train;
@@ -41,6 +42,7 @@ enum Command {
     Replay(Box<replay::ReplayArgs>),
     Live(Box<live::LiveArgs>),
     Doctor(doctor::DoctorArgs),
+    Models(models::ModelsArgs),
     #[cfg(feature = "training")]
     Eval(eval::EvalArgs),
     #[cfg(feature = "training")]
@@ -95,6 +97,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Live(args) => live::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Models(args) => models::run(args),
         #[cfg(feature = "training")]
         Command::Eval(args) => eval::run(args),
         #[cfg(feature = "training")]

@@ -1,11 +1,18 @@
 //! From a model folder to a [`StreamModel`].
 
 use super::{
-    eye::{Eye, Projector},
+    eye::Eye,
     manifest::{Manifest, ManifestError},
     session::StreamModel,
 };
-use crate::model::{ConfigError, Decoder, DecoderConfig, HfDecoderConfig, Mode};
+use crate::{
+    device,
+    model::{
+        ConfigError, Decoder, DecoderConfig, HfDecoderConfig, Mode, Plan,
+        projector::{Projector, TokenGrid},
+    },
+    weights::WeightsError,
+};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use serde::Deserialize;
@@ -16,6 +23,9 @@ use tokenizers::Tokenizer;
 /// A model folder that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// A LLaVA checkpoint as others publish them.
+    #[error(transparent)]
+    Checkpoint(#[from] WeightsError),
     /// `spotter.toml`.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -44,7 +54,7 @@ struct Config {
     text_config: HfDecoderConfig,
 }
 
-/// Loads a model folder whose tower is Spotter's own ViT.
+/// Loads a model folder: a LLaVA checkpoint with a CLIP or SigLIP tower, or one with Spotter's own.
 pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
     let manifest = Manifest::read(folder)?;
     let broken = |file: &str, problem: String| LoadError::File { path: folder.join(file), problem };
@@ -52,7 +62,7 @@ pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
     let config: Config = serde_json::from_str(&text).map_err(|e| broken("config.json", e.to_string()))?;
     let kind = config.vision_config.get("model_type").and_then(|v| v.as_str()).unwrap_or("nothing");
     if kind != "spotter_vit" {
-        return Err(broken("config.json", format!("vision_config.model_type: spotter_vit expected, found {kind}")));
+        return load_llava(folder, manifest, device);
     }
     let vision: VitConfig =
         serde_json::from_value(config.vision_config).map_err(|e| broken("config.json", format!("vision_config: {e}")))?;
@@ -76,8 +86,24 @@ pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
     let vit = Vit::new(&vision, vb.pp("vision_tower")).map_err(unusable)?;
     let joined = if manifest.vision.delta { 2 } else { 1 };
     let inputs = vision.hidden_size * joined;
-    let projector = Projector::new(inputs, decoder_config.width, vb.pp("multi_modal_projector")).map_err(unusable)?;
+    let projector = Projector::new(inputs, decoder_config.width, true, vb.pp("multi_modal_projector")).map_err(unusable)?;
     let decoder = Decoder::new(&decoder_config, vb.pp("language_model"), Mode::Infer).map_err(unusable)?;
-    let eye = Eye::new(Box::new(vit), projector, manifest.vision.clone(), true);
+    let grid = TokenGrid { side: vision.image_size / vision.patch_size, class: true, keep_class: false };
+    manifest.vision.pooling.check(grid).map_err(|source| LoadError::Config { path: folder.join("spotter.toml"), source })?;
+    let eye = Eye::new(Box::new(vit), projector, grid, manifest.vision.clone());
     Ok(StreamModel { eye, decoder, tokenizer, manifest, picture_side: vision.image_size })
+}
+
+fn load_llava(folder: &Path, manifest: Manifest, device: &Device) -> Result<StreamModel, LoadError> {
+    if manifest.vision.delta {
+        let problem = "vision.delta: only models that were trained on change have it; leave it out".to_owned();
+        return Err(LoadError::File { path: folder.join("spotter.toml"), problem });
+    }
+    let plan = Plan::open(folder)?;
+    let choice = device::Choice { device: device.clone(), dtype: DType::F32, reason: String::new() };
+    let llava = plan.build(&choice)?;
+    let picture_side = plan.config.vision.tower().image_size;
+    let tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))
+        .map_err(|e| LoadError::File { path: folder.join("tokenizer.json"), problem: e.to_string() })?;
+    Ok(StreamModel { eye: Eye::of_encoder(Box::new(llava.encoder)), decoder: llava.decoder, tokenizer, manifest, picture_side })
 }

@@ -1,5 +1,6 @@
 //! `spotter.toml`: how a checkpoint is streamed.
 
+use crate::model::Pooling;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -47,19 +48,6 @@ pub struct VisionManifest {
     /// Each token is joined by its change since the last frame before it is projected.
     #[serde(default)]
     pub delta: bool,
-}
-
-/// How the tokens of a tower are pooled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pooling {
-    /// All patches, as the checkpoint has them.
-    #[default]
-    None,
-    /// The class token alone.
-    Class,
-    /// Means over a grid of k x k.
-    Grid(usize),
 }
 
 /// How a model decides to speak.

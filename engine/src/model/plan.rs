@@ -73,6 +73,12 @@ impl Parts {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct SpotterFile {
+    vision: VisionPart,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct VisionPart {
     pooling: Pooling,
 }
 
@@ -170,7 +176,7 @@ fn read_pooling(folder: &Path) -> Result<Pooling, WeightsError> {
     }
     let text = std::fs::read_to_string(&path).map_err(|e| WeightsError::file(&path, e))?;
     let file: SpotterFile = toml::from_str(&text).map_err(|e| WeightsError::file(&path, e))?;
-    Ok(file.pooling)
+    Ok(file.vision.pooling)
 }
 
 /// `preprocessor_config.json`, or the part of `processor_config.json` that newer files keep it in.

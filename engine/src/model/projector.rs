@@ -10,7 +10,7 @@ use super::{
     layers::{INIT_STD, Linear},
 };
 
-/// How the tokens of a picture become fewer, before the projector. `pooling` of a model's `spotter.toml`: `"none"`,
+/// How the tokens of a picture become fewer, before the projector. `vision.pooling` of a model's `spotter.toml`: `"none"`,
 /// `"cls"` or `{ average = 2 }`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -47,9 +47,9 @@ impl Pooling {
     pub fn check(self, grid: TokenGrid) -> std::result::Result<(), ConfigError> {
         match self {
             Self::Average(k) if k == 0 || k > grid.side => {
-                Err(ConfigError::new("spotter.toml: pooling.average", format!("a number from 1 to {} (patches along a side)", grid.side), k))
+                Err(ConfigError::new("spotter.toml: vision.pooling.average", format!("a number from 1 to {} (patches along a side)", grid.side), k))
             }
-            Self::Cls if !grid.class => Err(ConfigError::new("spotter.toml: pooling", "none or average: this tower has no class token", "cls")),
+            Self::Cls if !grid.class => Err(ConfigError::new("spotter.toml: vision.pooling", "none or average: this tower has no class token", "cls")),
             _ => Ok(()),
         }
     }

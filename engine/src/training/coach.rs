@@ -3,8 +3,8 @@
 //! Silence outnumbers speech some forty to one, so `<next>` counts a tenth (QEVD, BioCoach; specs: streaming, section 2).
 
 use crate::{
-    coach::eye::{Projector, join_change},
-    model::{DecoderConfig, Decoder, Mode},
+    coach::eye::join_change,
+    model::{Decoder, DecoderConfig, Mode, projector::Projector},
 };
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use rand::{Rng, SeedableRng as _};
@@ -121,7 +121,7 @@ impl CoachModel {
     pub fn new(config: &DecoderConfig, tower_width: usize, actions: Actions, vars: &Variables) -> Result<Self> {
         let vb = vars.builder();
         Ok(Self {
-            projector: Projector::new(2 * tower_width, config.width, vb.pp("multi_modal_projector"))?,
+            projector: Projector::new(2 * tower_width, config.width, true, vb.pp("multi_modal_projector"))?,
             decoder: Decoder::new(config, vb.pp("language_model"), Mode::Train)?,
             actions,
         })
@@ -140,7 +140,7 @@ impl CoachModel {
             rows = rows.max(window.items.len());
         }
         let tokens = self.decoder.embed(&Tensor::new(ids.as_slice(), device)?.unsqueeze(0)?)?.squeeze(0)?;
-        let table = Tensor::cat(&[&tokens, &self.projector.forward(&Tensor::cat(&frames, 0)?)?], 0)?;
+        let table = Tensor::cat(&[&tokens, &self.projector.forward(&Tensor::cat(&frames, 0)?.unsqueeze(0)?)?.squeeze(0)?], 0)?;
         let (mut token, mut frame) = (0u32, ids.len() as u32);
         let (mut index, mut places, mut truths, mut weights) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (b, (_, window)) in windows.iter().enumerate() {
