@@ -41,7 +41,7 @@ fn bad_inputs_are_1_and_name_the_thing() {
     headless(&empty, "empty.mp4");
     headless(&text, "notes.mp4");
     headless(&folder.path().join("none").to_string_lossy(), "none");
-    check(&["replay", "pattern:9s", "--headless", "--script", &script], 1, "script.txt:2: expected seconds and words");
+    check(&["replay", "pattern", "--headless", "--script", &script], 1, "script.txt:2: expected seconds and words");
     check(&["replay", "pattern", "--headless", "--model", "no-such-model"], 1, "hint: a model is a folder");
     check(&["replay", "pattern", "--headless", "--timeline", "/no/such/folder/x", "--script", &file("ok.txt", b"1 Up")], 1, "can't be written");
 }
