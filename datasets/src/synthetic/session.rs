@@ -3,7 +3,7 @@
 use super::{
     camera::{Camera, PoseNoise},
     exercise::{Exercise, FPS, Mistake, Posture, Take},
-    motion::{self, Fault, Person, Style},
+    motion::{self, Fault, MotionLibrary, Person, Style},
     phrases::Lang,
     script::{Event, Placed, ScriptOptions, script},
 };
@@ -14,24 +14,16 @@ use rand::{
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use spotter_vision::Body;
+use std::sync::Arc;
 
-/// Which sessions: the same seed gives different people and days in each.
-#[allow(missing_docs, reason = "the names say it")]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Split {
-    #[default]
-    Train,
-    Validation,
-}
+/// Which people: the same seed gives other sessions in each split.
+pub use super::motion::Split;
 
-impl Split {
-    /// Streams of one ChaCha key never meet, so no seed of one split repeats a session of another.
-    fn stream(self) -> u64 {
-        match self {
-            Self::Train => 1,
-            Self::Validation => 2,
-        }
+/// Streams of one ChaCha key never meet, so no seed of one split repeats a session of another.
+fn stream(split: Split) -> u64 {
+    match split {
+        Split::Train => 1,
+        Split::Validation => 2,
     }
 }
 
@@ -52,6 +44,10 @@ pub struct SessionOptions {
     pub exercises: Vec<Exercise>,
     /// How the coach speaks.
     pub script: ScriptOptions,
+    /// Recorded motion; without it all motion is keyed.
+    pub library: Option<Arc<MotionLibrary>>,
+    /// Share of exercises taken from the library where it has them.
+    pub library_share: f64,
 }
 
 impl Default for SessionOptions {
@@ -64,6 +60,8 @@ impl Default for SessionOptions {
             exercise_seconds: (20.0, 40.0),
             exercises: Exercise::ALL.to_vec(),
             script: ScriptOptions::default(),
+            library: None,
+            library_share: 0.5,
         }
     }
 }
@@ -126,7 +124,7 @@ impl Session {
     /// The session of a seed: the same for the same seed and options, on every machine.
     pub fn generate(seed: u64, options: &SessionOptions) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(options.split.stream());
+        rng.set_stream(stream(options.split));
         let person = Person::random(&mut rng);
         let camera = Camera::random(&mut rng);
         let noise = PoseNoise::random(&mut rng);
@@ -229,7 +227,7 @@ impl Floor<'_> {
             let Some(exercise) = plan.pop() else { break };
             let (least, most) = options.exercise_seconds;
             let seconds = least + (most - least).max(0.0) * rng.random::<f64>();
-            let take = perform(exercise, seconds, self.person, rng);
+            let take = perform(exercise, seconds, self.person, options, rng);
             let pace = rng.random_range(0.9..1.4) * if exercise.on_floor() { 2.0 } else { 1.0 };
             let announced = self.now();
             let start = self.go_on(&take.postures, pace);
@@ -252,11 +250,35 @@ impl Floor<'_> {
     }
 }
 
-/// All that a session asks of the motion for one exercise.
-fn perform(exercise: Exercise, seconds: f64, person: &Person, rng: &mut ChaCha8Rng) -> Take {
+/// All that a session asks of the motion for one exercise: about `seconds` of it, keyed or recorded.
+fn perform(
+    exercise: Exercise,
+    seconds: f64,
+    person: &Person,
+    options: &SessionOptions,
+    rng: &mut ChaCha8Rng,
+) -> Take {
     let reps = (seconds / f64::from(motion::seconds_per_rep(exercise))).round().clamp(4.0, 400.0) as usize;
     let style = Style { faults: faults(exercise, reps, rng), ..Style::clean() }.varied(exercise, rng);
-    motion::take(exercise, person, &style, reps, rng)
+    let library = options.library.as_ref().filter(|_| rng.random_bool(options.library_share.clamp(0.0, 1.0)));
+    let recorded = library.and_then(|library| library.take(exercise, reps, style.facing, options.split, rng));
+    recorded.map_or_else(
+        || motion::take(exercise, person, &style, reps, rng),
+        // Recorded people have a speed of their own.
+        |take| shortened(take, 1.25 * seconds),
+    )
+}
+
+/// At least three repetitions, and no more than fit into `seconds`.
+fn shortened(mut take: Take, seconds: f64) -> Take {
+    let frames = (seconds * f64::from(FPS)) as usize;
+    let fitting = take.reps.iter().filter(|rep| rep.end <= frames).count().max(3);
+    if fitting < take.reps.len() {
+        take.reps.truncate(fitting);
+        let end = take.reps.last().map_or(0, |rep| rep.end);
+        take.postures.truncate(end);
+    }
+    take
 }
 
 /// Mistakes for a set: none in every fourth, else one or two, each for a part of the set that is long enough to be

@@ -312,11 +312,11 @@ impl DecoderConfig {
                 return Err(ConfigError::new(format!("{path}{name}"), "a number from 1 to 2^28", value));
             }
         }
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             let expected = format!("a divisor of num_attention_heads ({})", self.heads);
             return Err(ConfigError::new(format!("{path}num_key_value_heads"), expected, self.kv_heads));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(ConfigError::new(format!("{path}head_dim"), "an even number", self.head_dim));
         }
         if self.window == Some(0) {

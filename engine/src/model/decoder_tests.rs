@@ -5,9 +5,11 @@ use super::{
     config::{DecoderConfig, DecoderKind, HfDecoderConfig, RopeScaling},
     decoder::Decoder,
     layers::Mode,
+    plan::decoder_tensors,
 };
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
+use std::collections::BTreeMap;
 
 fn config(kind: DecoderKind, window: Option<usize>) -> DecoderConfig {
     let hf = HfDecoderConfig {
@@ -101,6 +103,36 @@ fn every_weight_has_a_gradient() {
             // leaves a little.
             assert!(size.is_finite() && size > 0.0, "{:?}: gradient of {name} is {size}", cfg.kind);
         }
+    }
+}
+
+#[test]
+fn the_list_of_tensors_is_what_the_decoder_reads() {
+    for cfg in kinds() {
+        let (map, _, _) = pair(&cfg);
+        let (embedding, layers) = decoder_tensors(&cfg, "model.", "lm_head.");
+        let listed: BTreeMap<_, _> = embedding.into_iter().chain(layers).map(|t| (t.name, t.shape)).collect();
+        let read: BTreeMap<_, _> = map.data().lock().unwrap().iter().map(|(n, v)| (n.clone(), v.dims().to_vec())).collect();
+        assert_eq!(listed, read);
+    }
+}
+
+/// Run by hand: `cargo test --release -- --ignored --nocapture step_time`.
+#[test]
+#[ignore = "measures time"]
+fn step_time_of_a_small_model() {
+    let mut cfg = config(DecoderKind::Llama, None);
+    (cfg.vocab, cfg.width, cfg.mlp_width, cfg.layers, cfg.heads, cfg.kv_heads, cfg.head_dim) = (8000, 256, 688, 8, 4, 2, 64);
+    cfg.max_positions = 2048;
+    let (_map, _, model) = pair(&cfg);
+    let mut cache = KvCache::new(&cfg, 2048, DType::F32, &Device::Cpu).unwrap();
+    let x = model.embed(&ids(1)).unwrap();
+    for round in 0..4 {
+        let start = std::time::Instant::now();
+        for _ in 0..256 {
+            model.logits(&model.forward(&x, Some(&mut cache)).unwrap()).unwrap();
+        }
+        println!("{} to {} tokens held: {:.2} ms a step", round * 256, (round + 1) * 256, start.elapsed().as_secs_f64() * 1e3 / 256.0);
     }
 }
 

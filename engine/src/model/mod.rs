@@ -7,9 +7,17 @@ pub mod decoder;
 #[cfg(test)]
 mod decoder_tests;
 pub mod layers;
+pub mod llava;
+pub mod llava_config;
 pub mod mlp;
+pub mod plan;
+pub mod probe;
+pub mod projector;
 
 pub use cache::KvCache;
 pub use config::{ConfigError, DecoderConfig, DecoderKind, HfDecoderConfig};
 pub use decoder::Decoder;
 pub use layers::Mode;
+pub use llava::{Llava, LlavaEncoder};
+pub use plan::Plan;
+pub use projector::Pooling;

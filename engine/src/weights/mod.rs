@@ -1,1 +1,158 @@
-//! weights
+//! A checkpoint on disk: what lies in it, checked against what a model needs before anything is allocated for it.
+//!
+//! Weights are safetensors, in one file or in shards with an index, mapped and not copied.
+
+mod error;
+mod header;
+
+pub use error::WeightsError;
+pub use header::{TensorInfo, read_header};
+
+use candle_core::{DType, Device};
+use candle_nn::VarBuilder;
+use serde::de::DeserializeOwned;
+use spotter_vision::encoder::TensorSpec;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// A folder with a model.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    folder: PathBuf,
+    files: Vec<PathBuf>,
+    tensors: BTreeMap<String, TensorInfo>,
+}
+
+/// The part of `model.safetensors.index.json` that is read.
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Reads the headers of a folder's weights, and nothing else of them.
+    ///
+    /// # Errors
+    /// A folder or file that is missing, a header that is garbage, a file that ends early, an index that names a
+    /// tensor its file does not have.
+    pub fn open(folder: &Path) -> Result<Self, WeightsError> {
+        if !folder.is_dir() {
+            return Err(WeightsError::missing(folder, "a model is a folder with config.json, tokenizer.json and model.safetensors"));
+        }
+        let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
+        let (files, index) = if single.is_file() {
+            (vec![single], None)
+        } else if index.is_file() {
+            let parsed: Index = read_json(&index)?;
+            (shard_paths(folder, &index, &parsed)?, Some((index, parsed)))
+        } else {
+            return Err(WeightsError::missing(&single, "weights as safetensors, or model.safetensors.index.json with its shards"));
+        };
+        let mut tensors = BTreeMap::new();
+        for (i, file) in files.iter().enumerate() {
+            tensors.extend(read_header(file)?.into_iter().map(|(name, info)| (name, TensorInfo { file: i, ..info })));
+        }
+        if let Some((path, index)) = index {
+            for (name, shard) in &index.weight_map {
+                let found = tensors.get(name).and_then(|t| files.get(t.file));
+                if found.and_then(|f| f.file_name()).is_none_or(|f| f != shard.as_str()) {
+                    return Err(WeightsError::file(&path, format!("it says that tensor `{name}` is in {shard}, but it is not there")));
+                }
+            }
+        }
+        Ok(Self { folder: folder.to_path_buf(), files, tensors })
+    }
+
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Every tensor by name.
+    pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
+        &self.tensors
+    }
+
+    /// Bytes of the weights on disk.
+    pub fn bytes(&self) -> usize {
+        self.tensors.values().map(|t| t.bytes).sum()
+    }
+
+    /// The type most of its parameters have.
+    pub fn dtype(&self) -> Option<DType> {
+        let mut counts: Vec<(DType, usize)> = Vec::new();
+        for info in self.tensors.values() {
+            let Some(dtype) = info.dtype() else { continue };
+            match counts.iter_mut().find(|(d, _)| *d == dtype) {
+                Some((_, n)) => *n += info.elements(),
+                None => counts.push((dtype, info.elements())),
+            }
+        }
+        counts.into_iter().max_by_key(|(_, n)| *n).map(|(d, _)| d)
+    }
+
+    /// Checks that every tensor a model needs is here, with its shape and a type that can be read.
+    ///
+    /// # Errors
+    /// The first that is not: its name, what was expected and what was found.
+    pub fn require(&self, needed: &[TensorSpec]) -> Result<(), WeightsError> {
+        for spec in needed {
+            let Some(info) = self.tensors.get(&spec.name) else {
+                return Err(WeightsError::MissingTensor { name: spec.name.clone(), shape: spec.shape.clone(), folder: self.folder.clone() });
+            };
+            if info.shape != spec.shape {
+                return Err(WeightsError::Shape { name: spec.name.clone(), expected: spec.shape.clone(), found: info.shape.clone() });
+            }
+            if info.dtype().is_none() {
+                return Err(WeightsError::Dtype { name: spec.name.clone(), found: info.stored.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The weights, for building a model; call [`Self::require`] first.
+    pub fn var_builder(&self, dtype: DType, device: &Device) -> Result<VarBuilder<'static>, WeightsError> {
+        // SAFETY: a mapped file must not change while it is used. Model files are written once, under another name,
+        // and moved into place; who overwrites one in use gets wrong numbers, as with any mapping program.
+        let vb = unsafe { VarBuilder::from_mmaped_safetensors(&self.files, dtype, device) };
+        Ok(vb?)
+    }
+
+    /// One of its JSON files.
+    pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, WeightsError> {
+        read_json(&self.folder.join(name))
+    }
+
+    /// One of its JSON files, if it is there.
+    pub fn json_if_present<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, WeightsError> {
+        let path = self.folder.join(name);
+        if path.is_file() { read_json(&path).map(Some) } else { Ok(None) }
+    }
+}
+
+/// Reads a JSON file; the error names the file and the place in it.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, WeightsError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(WeightsError::missing(path, "part of every checkpoint")),
+        Err(e) => return Err(WeightsError::file(path, e)),
+    };
+    serde_json::from_str(&text).map_err(|e| WeightsError::file(path, format!("expected JSON of another form: {e}")))
+}
+
+/// The files an index names, each once, in order.
+fn shard_paths(folder: &Path, index: &Path, parsed: &Index) -> Result<Vec<PathBuf>, WeightsError> {
+    let mut names: Vec<&String> = parsed.weight_map.values().collect();
+    names.sort();
+    names.dedup();
+    if names.is_empty() {
+        return Err(WeightsError::file(index, "`weight_map` names no file"));
+    }
+    let inside = |name: &String| Path::new(name).components().count() == 1 && Path::new(name).file_name().is_some();
+    if let Some(name) = names.iter().find(|n| !inside(n)) {
+        return Err(WeightsError::file(index, format!("`weight_map` names `{name}`, which is not a file of this folder")));
+    }
+    Ok(names.into_iter().map(|n| folder.join(n)).collect())
+}

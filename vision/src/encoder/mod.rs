@@ -1,6 +1,11 @@
 //! From pictures to visual tokens.
 
+pub mod clip;
+pub mod siglip;
+mod tower;
 pub mod vit;
+
+pub use tower::{TensorSpec, TowerConfig, VisionTower};
 
 use crate::Frame;
 use candle_core::{Result, Tensor};

@@ -1,5 +1,9 @@
 use super::*;
-use crate::synthetic::phrases::SaidKind;
+use crate::{
+    baseline::{Stretch, best_metronome},
+    metric::{Timed, content::Content, timing::Timing},
+    synthetic::phrases::SaidKind,
+};
 
 fn session(seed: u64) -> Session {
     Session::generate(seed, &SessionOptions::default())
@@ -84,4 +88,75 @@ fn the_coach_speaks_about_as_often_as_qevds() {
     assert!((4.2..6.5).contains(&mean), "mean gap {mean}");
     assert!(least >= 2.5 - 1e-9);
     assert!(corrections * 3 > sets && fixed * 8 > sets && counts > sets);
+}
+
+#[test]
+fn recorded_people_take_part() {
+    let dir = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/motion");
+    if !dir.is_dir() {
+        eprintln!("skipped: recorded_people_take_part: no recordings at {}", dir.display());
+        return;
+    }
+    let library = Some(Arc::new(MotionLibrary::load(&dir).expect("good recordings")));
+    let options = SessionOptions { library, library_share: 1.0, ..SessionOptions::default() };
+    let (mut faulty, mut reps) = (0, 0);
+    for seed in 0..6 {
+        let session = Session::generate(seed, &options);
+        assert_ne!(session.postures, self::session(seed).postures);
+        assert!(session.segments.iter().all(|s| s.reps.len() >= 3 && s.end - s.start < 75.0));
+        assert!(session.postures.iter().flatten().flatten().all(|x| x.is_finite()));
+        for rep in session.segments.iter().flat_map(|s| &s.reps) {
+            reps += 1;
+            faulty += usize::from(!rep.mistakes.is_empty());
+        }
+    }
+    println!("{faulty} of {reps} repetitions have a mistake");
+    assert!(faulty > 0 && faulty < reps);
+}
+
+/// What the coach said in each segment, with the time it was said in.
+fn stretches(session: &Session) -> Vec<(f64, f64, Vec<Timed>)> {
+    let ends = session.segments.iter().skip(1).map(|s| s.announced).chain([session.duration]);
+    let spoken = |from: f64, to: f64| {
+        let events = session.events.iter().filter(|e| !e.is_transition && e.t >= from && e.t < to);
+        events.map(|e| Timed::new(e.t, e.text.clone())).collect()
+    };
+    session.segments.iter().zip(ends).map(|(s, end)| (s.announced, end, spoken(s.announced, end))).collect()
+}
+
+#[test]
+fn the_script_is_its_own_best_coach_and_no_metronome() {
+    let sessions: Vec<Session> = (0..10).map(|seed| session(300 + seed)).collect();
+    let mut content = Content::default();
+    let mut all = Vec::new();
+    for session in &sessions {
+        let said: Vec<Timed> =
+            session.events.iter().filter(|e| !e.is_transition).map(|e| Timed::new(e.t, e.text.clone())).collect();
+        content += Content::of(&session.segments, &session.events, &said, session.lang);
+        all.extend(stretches(session));
+    }
+    assert_eq!(content.exercise_accuracy(), Some(1.0));
+    assert_eq!(content.mistake_precision(), Some(1.0));
+    assert_eq!(content.mistake_recall(), Some(1.0));
+    assert_eq!(content.count_accuracy(), Some(1.0));
+    assert_eq!(content.unknown, 0);
+    let stretches: Vec<Stretch<'_>> =
+        all.iter().map(|(start, end, truth)| Stretch { start: *start, end: *end, truth }).collect();
+    let perfect = Timing::pooled(stretches.iter().map(|s| (s.truth, s.truth)));
+    assert!((perfect.f_score() - 1.0).abs() < 1e-9);
+    let best = best_metronome(&stretches).expect("there are metronomes");
+    println!("best metronome: period {:.1} s, phase {:.1} s, F {:.3}", best.period, best.phase, best.timing.f_score());
+    // A blind coach does no better here than on feedback spaced at random.
+    assert!((0.4..0.75).contains(&best.timing.f_score()), "{best:?}");
+}
+
+#[test]
+fn korean_sessions_are_coached_alike() {
+    let options = SessionOptions { lang: Lang::Ko, ..SessionOptions::default() };
+    let session = Session::generate(4, &options);
+    let said: Vec<Timed> =
+        session.events.iter().filter(|e| !e.is_transition).map(|e| Timed::new(e.t, e.text.clone())).collect();
+    let content = Content::of(&session.segments, &session.events, &said, Lang::Ko);
+    assert_eq!(content.exercise_accuracy(), Some(1.0));
+    assert_eq!(content.unknown, 0);
 }

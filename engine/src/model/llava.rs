@@ -1,0 +1,152 @@
+//! LLaVA ("Visual Instruction Tuning", Liu et al. 2023): a vision tower, a projector, and a language model that reads
+//! the projected tokens among those of the text.
+
+use super::{
+    cache::KvCache,
+    decoder::Decoder,
+    layers::Mode,
+    llava_config::VisionConfig,
+    plan::Plan,
+    projector::{Pooling, Projector, TokenGrid},
+};
+use candle_core::{DType, Device, Error, Result, Tensor};
+use candle_nn::VarBuilder;
+use spotter_vision::{
+    Frame,
+    encoder::{Encoder, VisionTower, clip::Clip, siglip::Siglip},
+    preprocess::Preprocess,
+};
+
+/// The vision towers that a checkpoint may name.
+pub enum Tower {
+    /// `clip_vision_model`.
+    Clip(Clip),
+    /// `siglip_vision_model`.
+    Siglip(Siglip),
+}
+
+impl Tower {
+    fn new(plan: &Plan, vb: VarBuilder) -> Result<Self> {
+        let depth = plan.config.vision_depth;
+        Ok(match &plan.config.vision {
+            VisionConfig::Clip(cfg) => Self::Clip(Clip::new(cfg, depth, vb)?),
+            VisionConfig::Siglip(cfg) => Self::Siglip(Siglip::new(cfg, depth, vb)?),
+        })
+    }
+
+    fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Clip(tower) => tower.forward(pixels),
+            Self::Siglip(tower) => tower.forward(pixels),
+        }
+    }
+}
+
+/// From frames to tokens of the language model's width: preprocessing, tower, pooling, projector.
+pub struct LlavaEncoder {
+    preprocess: Preprocess,
+    tower: Tower,
+    grid: TokenGrid,
+    pooling: Pooling,
+    projector: Projector,
+    width: usize,
+    dtype: DType,
+    device: Device,
+}
+
+impl LlavaEncoder {
+    /// Normalised pictures `[b, 3, h, w]` of any float type to `[b, tokens, width]`.
+    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        let tokens = self.tower.forward(&pixels.to_dtype(self.dtype)?)?;
+        self.projector.forward(&self.pooling.forward(&tokens, self.grid)?)
+    }
+}
+
+impl Encoder for LlavaEncoder {
+    fn encode(&self, frames: &[Frame]) -> Result<Tensor> {
+        self.forward(&self.preprocess.batch(frames, &self.device).map_err(Error::wrap)?)
+    }
+
+    fn shape(&self) -> (usize, usize) {
+        (self.pooling.tokens(self.grid), self.width)
+    }
+}
+
+/// A LLaVA model. The encoder may be taken out to live on a thread of its own.
+pub struct Llava {
+    /// Pictures to tokens.
+    pub encoder: LlavaEncoder,
+    /// Tokens to logits.
+    pub decoder: Decoder,
+    image_token: u32,
+}
+
+impl Llava {
+    /// Reads the tensors of a plan out of `vb`.
+    pub fn new(plan: &Plan, vb: VarBuilder) -> Result<Self> {
+        let (cfg, layout) = (&plan.config, &plan.layout);
+        let (dtype, device) = (vb.dtype(), vb.device().clone());
+        let from = cfg.vision.tower().hidden_size;
+        let encoder = LlavaEncoder {
+            preprocess: plan.preprocess.clone(),
+            tower: Tower::new(plan, vb.pp(&layout.vision))?,
+            grid: plan.grid(),
+            pooling: plan.pooling,
+            projector: Projector::new(from, cfg.text.width, cfg.projector_bias, vb.pp(&layout.projector))?,
+            width: cfg.text.width,
+            dtype,
+            device,
+        };
+        let decoder = Decoder::from_parts(&cfg.text, vb.pp(&layout.body), vb.pp(&layout.head), Mode::Infer)?;
+        Ok(Self { encoder, decoder, image_token: cfg.image_token })
+    }
+
+    /// Repeats each image token of a prompt as often as a picture has tokens.
+    pub fn expand(&self, ids: &[u32]) -> Vec<u32> {
+        let tokens = self.encoder.shape().0;
+        ids.iter().flat_map(|&id| std::iter::repeat_n(id, if id == self.image_token { tokens } else { 1 })).collect()
+    }
+
+    /// Embeddings `[1, n, width]` of an expanded prompt; visual tokens `[b, tokens, width]` take the places of the
+    /// image tokens, in order. Without visual tokens every id is text, also an image token that the model itself
+    /// chose.
+    ///
+    /// # Errors
+    /// Another number of image tokens than of visual ones, or an id outside the vocabulary.
+    pub fn embed(&self, ids: &[u32], visual: Option<&Tensor>) -> Result<Tensor> {
+        let vocab = self.decoder.config().vocab;
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+            candle_core::bail!("token {id} is outside the model's vocabulary of {vocab}");
+        }
+        let text = self.decoder.embed(&Tensor::new(ids, self.decoder.device())?.unsqueeze(0)?)?;
+        let Some(visual) = visual else { return Ok(text) };
+        let places = ids.iter().filter(|id| **id == self.image_token).count();
+        let given = visual.dims3().map(|(b, n, _)| b * n)?;
+        if places != given {
+            candle_core::bail!("the prompt has places for {places} visual tokens, but the pictures have {given}");
+        }
+        let visual = visual.flatten_to(1)?.unsqueeze(0)?;
+        let (mut parts, mut start, mut seen) = (Vec::new(), 0, 0);
+        for run in ids.chunk_by(|a, b| (*a == self.image_token) == (*b == self.image_token)) {
+            if run.first() == Some(&self.image_token) {
+                parts.push(visual.narrow(1, seen, run.len())?);
+                seen += run.len();
+            } else {
+                parts.push(text.narrow(1, start, run.len())?);
+            }
+            start += run.len();
+        }
+        Tensor::cat(&parts, 1)
+    }
+
+    /// Logits `[n, vocab]` in f32 for an expanded prompt, appended to a cache where one is given.
+    pub fn logits(&self, ids: &[u32], visual: Option<&Tensor>, cache: Option<&mut KvCache>) -> Result<Tensor> {
+        let hidden = self.decoder.forward(&self.embed(ids, visual)?, cache)?;
+        self.decoder.logits(&hidden)?.squeeze(0)?.to_dtype(DType::F32)
+    }
+
+    /// An empty context of at most `capacity` tokens.
+    pub fn new_cache(&self, capacity: usize) -> Result<KvCache> {
+        KvCache::new(self.decoder.config(), capacity, self.decoder.dtype(), self.decoder.device())
+    }
+}

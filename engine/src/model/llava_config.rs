@@ -1,0 +1,159 @@
+//! `config.json` of a LLaVA checkpoint: raw and resolved.
+
+use super::config::{ConfigError, DecoderConfig, HfDecoderConfig};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use spotter_vision::encoder::{TowerConfig, clip, siglip};
+
+/// The file, field by field.
+#[allow(missing_docs, reason = "the fields are those of the file; LlavaConfig documents them")]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HfLlavaConfig {
+    pub architectures: Option<Vec<String>>,
+    pub model_type: Option<String>,
+    pub text_config: Option<HfDecoderConfig>,
+    pub vision_config: Option<Map<String, Value>>,
+    #[serde(alias = "image_token_id")]
+    pub image_token_index: Option<u32>,
+    pub projector_hidden_act: Option<String>,
+    pub multimodal_projector_bias: Option<bool>,
+    pub vision_feature_layer: Option<Value>,
+    pub vision_feature_select_strategy: Option<String>,
+    pub tie_word_embeddings: Option<bool>,
+}
+
+/// Which tower, with its numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum VisionConfig {
+    /// CLIP: a class token, then the patches.
+    Clip(TowerConfig),
+    /// SigLIP: patches alone.
+    Siglip(TowerConfig),
+}
+
+impl VisionConfig {
+    /// The `model_type` in the file.
+    pub fn model_type(&self) -> &'static str {
+        match self {
+            Self::Clip(_) => "clip_vision_model",
+            Self::Siglip(_) => "siglip_vision_model",
+        }
+    }
+
+    /// The numbers both kinds have.
+    pub fn tower(&self) -> &TowerConfig {
+        match self {
+            Self::Clip(cfg) | Self::Siglip(cfg) => cfg,
+        }
+    }
+
+    /// A token for the whole picture stands before the patches.
+    pub fn has_class_token(&self) -> bool {
+        matches!(self, Self::Clip(_))
+    }
+
+    /// Reads a `vision_config`.
+    pub fn from_hf(hf: &Map<String, Value>) -> Result<Self, ConfigError> {
+        let field = "vision_config.model_type";
+        match hf.get("model_type").and_then(Value::as_str) {
+            Some("clip_vision_model") => Ok(Self::Clip(tower(hf, &clip::default_config())?)),
+            Some("siglip_vision_model") => Ok(Self::Siglip(tower(hf, &siglip::default_config())?)),
+            Some(other) => Err(ConfigError::new(field, "clip_vision_model or siglip_vision_model", format!("`{other}`"))),
+            None => Err(ConfigError::new(field, "a string", "nothing")),
+        }
+    }
+}
+
+/// Lays the fields of a file over the defaults of its kind.
+fn tower(hf: &Map<String, Value>, default: &TowerConfig) -> Result<TowerConfig, ConfigError> {
+    let broken = |e: serde_json::Error| ConfigError::new("vision_config", "the fields of a vision tower", e);
+    let mut fields = serde_json::to_value(default).map_err(broken)?;
+    if let Some(fields) = fields.as_object_mut() {
+        for (name, value) in fields.iter_mut() {
+            if let Some(given) = hf.get(name).filter(|v| !v.is_null()) {
+                *value = given.clone();
+            }
+        }
+    }
+    let config: TowerConfig = serde_json::from_value(fields).map_err(broken)?;
+    match config.problem() {
+        Some((name, expected, found)) => Err(ConfigError::new(format!("vision_config.{name}"), expected, found)),
+        None => Ok(config),
+    }
+}
+
+/// A LLaVA model with every number resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LlavaConfig {
+    /// The language model.
+    pub text: DecoderConfig,
+    /// The tower.
+    pub vision: VisionConfig,
+    /// Layers of the tower that are run.
+    pub vision_depth: usize,
+    /// The class token is given to the language model too (strategy `full`).
+    pub keep_class: bool,
+    /// Stands for a picture's tokens in a prompt.
+    pub image_token: u32,
+    /// Biases in the projector.
+    pub projector_bias: bool,
+}
+
+impl LlavaConfig {
+    /// Resolves what a file says.
+    pub fn from_hf(hf: &HfLlavaConfig) -> Result<Self, ConfigError> {
+        check_architecture(hf)?;
+        let missing = |field: &str, expected: &str| ConfigError::new(field, expected, "nothing");
+        let text = hf.text_config.as_ref().ok_or_else(|| missing("text_config", "an object that describes the language model"))?;
+        let mut text = DecoderConfig::from_hf(text, "text_config.")?;
+        text.tied |= hf.tie_word_embeddings.unwrap_or(false);
+        let vision = hf.vision_config.as_ref().ok_or_else(|| missing("vision_config", "an object that describes the vision tower"))?;
+        let vision = VisionConfig::from_hf(vision)?;
+        let image_token = hf.image_token_index.ok_or_else(|| missing("image_token_index", "the id of the image token"))?;
+        if image_token as usize >= text.vocab {
+            return Err(ConfigError::new("image_token_index", format!("an id below text_config.vocab_size ({})", text.vocab), image_token));
+        }
+        if let Some(act) = hf.projector_hidden_act.as_deref().filter(|a| *a != "gelu") {
+            return Err(ConfigError::new("projector_hidden_act", "gelu", format!("`{act}`")));
+        }
+        let keep_class = match hf.vision_feature_select_strategy.as_deref() {
+            None | Some("default") => false,
+            Some("full") => true,
+            Some(other) => return Err(ConfigError::new("vision_feature_select_strategy", "default or full", format!("`{other}`"))),
+        };
+        if !keep_class && !vision.has_class_token() {
+            // `default` drops the first token, which here would be a patch.
+            return Err(ConfigError::new("vision_feature_select_strategy", "full for a tower without class token", "default"));
+        }
+        Ok(Self {
+            vision_depth: feature_depth(hf.vision_feature_layer.as_ref(), vision.tower())?,
+            text,
+            vision,
+            keep_class,
+            image_token,
+            projector_bias: hf.multimodal_projector_bias.unwrap_or(true),
+        })
+    }
+}
+
+fn check_architecture(hf: &HfLlavaConfig) -> Result<(), ConfigError> {
+    let expected = "LlavaForConditionalGeneration";
+    if let Some(found) = hf.architectures.as_ref().and_then(|a| a.first()).filter(|a| *a != expected) {
+        return Err(ConfigError::new("architectures", expected, format!("`{found}`")));
+    }
+    match hf.model_type.as_deref() {
+        Some("llava") => Ok(()),
+        Some(other) => Err(ConfigError::new("model_type", "llava", format!("`{other}`"))),
+        None => Err(ConfigError::new("model_type", "llava", "nothing")),
+    }
+}
+
+fn feature_depth(layer: Option<&Value>, tower: &TowerConfig) -> Result<usize, ConfigError> {
+    let layers = tower.num_hidden_layers;
+    let wrong = |found: &Value| ConfigError::new("vision_feature_layer", format!("one number from -{} to {layers}", layers + 1), found);
+    match layer {
+        None => tower.depth(-2).ok_or_else(|| wrong(&Value::from(-2))),
+        Some(value) => value.as_i64().and_then(|l| tower.depth(l)).ok_or_else(|| wrong(value)),
+    }
+}

@@ -1,0 +1,162 @@
+//! From a tower's tokens to the language model's: pooling, then two linear maps with an activation between.
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::VarBuilder;
+use serde::{Deserialize, Serialize};
+use spotter_vision::encoder::{TensorSpec, TowerConfig};
+
+use super::{
+    config::ConfigError,
+    layers::{INIT_STD, Linear},
+};
+
+/// How the tokens of a picture become fewer, before the projector. `pooling` of a model's `spotter.toml`: `"none"`,
+/// `"cls"` or `{ average = 2 }`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    /// All of them.
+    #[default]
+    None,
+    /// The means of a grid of this many cells along each side.
+    Average(usize),
+    /// The class token alone.
+    Cls,
+}
+
+/// What a picture is after the tower, as far as pooling must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenGrid {
+    /// Patches along one side.
+    pub side: usize,
+    /// A class token stands before them.
+    pub class: bool,
+    /// The model itself uses the class token where nothing is pooled.
+    pub keep_class: bool,
+}
+
+impl TokenGrid {
+    /// Of a tower; `keep_class` is the strategy `full`.
+    pub fn new(cfg: &TowerConfig, class: bool, keep_class: bool) -> Self {
+        Self { side: cfg.side(), class, keep_class: class && keep_class }
+    }
+}
+
+impl Pooling {
+    /// Refuses what a tower can't give.
+    pub fn check(self, grid: TokenGrid) -> std::result::Result<(), ConfigError> {
+        match self {
+            Self::Average(k) if k == 0 || k > grid.side => {
+                Err(ConfigError::new("spotter.toml: pooling.average", format!("a number from 1 to {} (patches along a side)", grid.side), k))
+            }
+            Self::Cls if !grid.class => Err(ConfigError::new("spotter.toml: pooling", "none or average: this tower has no class token", "cls")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tokens a picture after pooling.
+    pub fn tokens(self, grid: TokenGrid) -> usize {
+        match self {
+            Self::None => grid.side.pow(2) + usize::from(grid.keep_class),
+            Self::Average(k) => k * k,
+            Self::Cls => 1,
+        }
+    }
+
+    /// `x [b, tokens, width]` of the tower to `[b, fewer, width]`.
+    pub(crate) fn forward(self, x: &Tensor, grid: TokenGrid) -> Result<Tensor> {
+        let first = usize::from(grid.class);
+        let patches = || x.narrow(1, first, grid.side.pow(2));
+        match self {
+            Self::None if grid.keep_class => Ok(x.clone()),
+            Self::None => patches(),
+            Self::Cls => x.narrow(1, 0, 1),
+            Self::Average(k) => means(grid.side, k, x.dtype(), x.device())?.broadcast_matmul(&patches()?.contiguous()?),
+        }
+    }
+}
+
+/// Weights `[k * k, side * side]` of the mean over each cell; cells overlap by a patch where `side` is no multiple.
+fn means(side: usize, k: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+    let range = |cell: usize| (cell * side / k)..((cell + 1) * side).div_ceil(k);
+    let mut weights = vec![0f32; k * k * side * side];
+    for (cell, row) in weights.chunks_exact_mut(side * side).enumerate() {
+        let (ys, xs) = (range(cell / k), range(cell % k));
+        let share = 1.0 / (ys.len() * xs.len()) as f32;
+        for (i, weight) in row.iter_mut().enumerate() {
+            if ys.contains(&(i / side)) && xs.contains(&(i % side)) {
+                *weight = share;
+            }
+        }
+    }
+    Tensor::from_vec(weights, (k * k, side * side), device)?.to_dtype(dtype)
+}
+
+/// `linear_2(gelu(linear_1(x)))`.
+#[derive(Clone, Debug)]
+pub struct Projector {
+    first: Linear,
+    second: Linear,
+}
+
+impl Projector {
+    /// From a tower's width to the decoder's; tensors `linear_1` and `linear_2` under `vb`.
+    pub fn new(from: usize, to: usize, bias: bool, vb: VarBuilder) -> Result<Self> {
+        let first = Linear::new(from, to, bias, INIT_STD, vb.pp("linear_1"))?;
+        Ok(Self { first, second: Linear::new(to, to, bias, INIT_STD, vb.pp("linear_2"))? })
+    }
+
+    /// `x [b, n, from]` to `[b, n, to]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.second.forward(&self.first.forward(&x.contiguous()?)?.gelu_erf()?)
+    }
+
+    /// What [`Self::new`] reads; `prefix` ends in a dot or is empty.
+    pub fn tensors(from: usize, to: usize, bias: bool, prefix: &str) -> Vec<TensorSpec> {
+        let mut all = Vec::new();
+        for (name, input) in [("linear_1", from), ("linear_2", to)] {
+            all.push(TensorSpec::new(prefix, &format!("{name}.weight"), &[to, input]));
+            if bias {
+                all.push(TensorSpec::new(prefix, &format!("{name}.bias"), &[to]));
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pooling_takes_the_means_of_cells() {
+        // 3 x 3 patches with values 0..9 behind a class token of -1.
+        let values: Vec<f32> = std::iter::once(-1.0).chain((0..9).map(|v| v as f32)).collect();
+        let x = Tensor::from_vec(values, (1, 10, 1), &Device::Cpu).unwrap();
+        let grid = TokenGrid { side: 3, class: true, keep_class: false };
+        let run = |pooling: Pooling| {
+            let y = pooling.forward(&x, grid).unwrap();
+            assert_eq!(y.dim(1).unwrap(), pooling.tokens(grid));
+            y.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_eq!(run(Pooling::None), (0..9).map(|v| v as f32).collect::<Vec<_>>());
+        assert_eq!(run(Pooling::Cls), [-1.0]);
+        let close = |a: Vec<f32>, b: &[f32]| assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6), "{a:?}");
+        close(run(Pooling::Average(1)), &[4.0]);
+        close(run(Pooling::Average(2)), &[2.0, 3.0, 5.0, 6.0]);
+    }
+
+    #[test]
+    fn pooling_is_read_from_toml_and_checked() {
+        #[derive(Deserialize)]
+        struct File {
+            pooling: Pooling,
+        }
+        let read = |text: &str| toml::from_str::<File>(text).unwrap().pooling;
+        assert_eq!(read("pooling = \"cls\""), Pooling::Cls);
+        assert_eq!(read("pooling = { average = 2 }"), Pooling::Average(2));
+        let bare = TokenGrid { side: 3, class: false, keep_class: false };
+        assert!(Pooling::Cls.check(bare).unwrap_err().to_string().contains("no class token"));
+        assert!(Pooling::Average(4).check(bare).unwrap_err().to_string().contains("from 1 to 3"));
+    }
+}

@@ -1,0 +1,296 @@
+//! What CLIP and SigLIP have in common: patches, learned positions, and layers of attention and a plain MLP.
+//!
+//! Only the layers that are asked for are loaded and run, so a model that reads the last but one layer never pays for
+//! the last.
+
+use candle_core::{D, DType, Result, Tensor};
+use candle_nn::VarBuilder;
+use serde::{Deserialize, Serialize};
+
+/// A tensor that a model needs: its name in the checkpoint and its shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Full name, with dots.
+    pub name: String,
+    /// Sizes.
+    pub shape: Vec<usize>,
+}
+
+impl TensorSpec {
+    /// A tensor under a prefix, which ends in a dot or is empty.
+    pub fn new(prefix: &str, name: &str, shape: &[usize]) -> Self {
+        Self { name: format!("{prefix}{name}"), shape: shape.to_vec() }
+    }
+}
+
+/// The activation inside the MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activation {
+    /// `x * sigmoid(1.702 x)`.
+    #[serde(rename = "quick_gelu")]
+    QuickGelu,
+    /// The exact one.
+    #[serde(rename = "gelu")]
+    Gelu,
+    /// The one through tanh.
+    #[serde(rename = "gelu_pytorch_tanh", alias = "gelu_new")]
+    GeluTanh,
+}
+
+impl Activation {
+    /// Elementwise.
+    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::QuickGelu => x * candle_nn::ops::sigmoid(&(x * 1.702)?)?,
+            Self::Gelu => x.gelu_erf(),
+            Self::GeluTanh => x.gelu(),
+        }
+    }
+}
+
+/// `vision_config` of a checkpoint, with what the file leaves out filled in by its kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TowerConfig {
+    /// Width of a token.
+    pub hidden_size: usize,
+    /// Width inside the MLP.
+    pub intermediate_size: usize,
+    /// Layers of the checkpoint, whether used or not.
+    pub num_hidden_layers: usize,
+    /// Attention heads; divides `hidden_size`.
+    pub num_attention_heads: usize,
+    /// Side of a picture in pixels.
+    pub image_size: usize,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Colours.
+    pub num_channels: usize,
+    /// Inside the MLP.
+    pub hidden_act: Activation,
+    /// Added under the root of the norms.
+    pub layer_norm_eps: f64,
+}
+
+impl TowerConfig {
+    /// Patches along one side; a remainder of pixels is not looked at.
+    pub fn side(&self) -> usize {
+        self.image_size.checked_div(self.patch_size).unwrap_or(0)
+    }
+
+    /// Patches of a picture.
+    pub fn patches(&self) -> usize {
+        self.side().pow(2)
+    }
+
+    /// The first field that can't make a tower: name, what it should be, what it is.
+    pub fn problem(&self) -> Option<(&'static str, String, String)> {
+        let fields = [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("image_size", self.image_size),
+            ("patch_size", self.patch_size),
+            ("num_channels", self.num_channels),
+        ];
+        for (name, value) in fields {
+            if value == 0 || value > 1 << 20 {
+                return Some((name, "a number from 1 to 2^20".into(), value.to_string()));
+            }
+        }
+        if self.num_channels != 3 {
+            return Some(("num_channels", "3".into(), self.num_channels.to_string()));
+        }
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            let expected = format!("a divisor of hidden_size ({})", self.hidden_size);
+            return Some(("num_attention_heads", expected, self.num_attention_heads.to_string()));
+        }
+        (self.patch_size > self.image_size).then(|| ("patch_size", format!("at most image_size ({})", self.image_size), self.patch_size.to_string()))
+    }
+
+    /// Which hidden state an index of `vision_feature_layer` names: number of layers to run. 0 is the embedding;
+    /// negative numbers count from the end. `None` when there is no such layer.
+    pub fn depth(&self, layer: i64) -> Option<usize> {
+        let states = self.num_hidden_layers as i64 + 1;
+        let index = if layer < 0 { states + layer } else { layer };
+        (0..states).contains(&index).then_some(index as usize)
+    }
+}
+
+/// A vision tower of either kind.
+pub trait VisionTower {
+    /// Pictures `[b, 3, image_size, image_size]`, normalised, to tokens `[b, tokens, hidden_size]`.
+    fn forward(&self, pixels: &Tensor) -> Result<Tensor>;
+    /// A token for the whole picture stands before the patches.
+    fn has_class_token(&self) -> bool;
+    /// The numbers it was built from.
+    fn config(&self) -> &TowerConfig;
+}
+
+#[derive(Clone, Debug)]
+struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    fn new(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self { weight: vb.get((output, input), "weight")?, bias: vb.get(output, "bias")? })
+    }
+
+    /// `x [b, n, in]`, contiguous.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, n, input) = x.dims3()?;
+        x.reshape((b * n, input))?.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)?.reshape((b, n, ()))
+    }
+}
+
+/// A norm over the last dimension.
+#[derive(Clone, Debug)]
+pub(super) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f32,
+}
+
+impl LayerNorm {
+    pub(super) fn new(cfg: &TowerConfig, vb: VarBuilder) -> Result<Self> {
+        Ok(Self { weight: vb.get(cfg.hidden_size, "weight")?, bias: vb.get(cfg.hidden_size, "bias")?, eps: cfg.layer_norm_eps as f32 })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        candle_nn::ops::layer_norm(x, &self.weight, &self.bias, self.eps)
+    }
+}
+
+/// Cuts a picture into patches and maps each to a token.
+#[derive(Clone, Debug)]
+pub(super) struct PatchEmbedding {
+    /// `[hidden, 3 * patch * patch]`.
+    weight: Tensor,
+    bias: Option<Tensor>,
+    patch: usize,
+    side: usize,
+    image: usize,
+}
+
+impl PatchEmbedding {
+    pub(super) fn new(cfg: &TowerConfig, bias: bool, vb: VarBuilder) -> Result<Self> {
+        let shape = (cfg.hidden_size, cfg.num_channels, cfg.patch_size, cfg.patch_size);
+        let weight = vb.get(shape, "weight")?.flatten_from(1)?;
+        let bias = if bias { Some(vb.get(cfg.hidden_size, "bias")?) } else { None };
+        Ok(Self { weight, bias, patch: cfg.patch_size, side: cfg.side(), image: cfg.image_size })
+    }
+
+    /// `[b, 3, h, w]` to `[b, patches, hidden]`. Patches do not overlap, so the convolution is one product.
+    pub(super) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        let (b, channels, height, width) = pixels.dims4()?;
+        if (channels, height, width) != (3, self.image, self.image) {
+            candle_core::bail!("the vision tower expects pictures of 3 x {0} x {0}, not {channels} x {height} x {width}", self.image);
+        }
+        let (p, s) = (self.patch, self.side);
+        let cut = pixels.narrow(2, 0, s * p)?.narrow(3, 0, s * p)?.contiguous()?;
+        let rows = cut.reshape(&[b, 3, s, p, s, p][..])?.permute(vec![0, 2, 4, 1, 3, 5])?.contiguous()?;
+        let mut tokens = rows.reshape((b * s * s, 3 * p * p))?.matmul(&self.weight.t()?)?;
+        if let Some(bias) = &self.bias {
+            tokens = tokens.broadcast_add(bias)?;
+        }
+        tokens.reshape((b, s * s, ()))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Layer {
+    norm1: LayerNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    act: Activation,
+    heads: usize,
+}
+
+impl Layer {
+    fn new(cfg: &TowerConfig, vb: VarBuilder) -> Result<Self> {
+        let (width, attention) = (cfg.hidden_size, vb.pp("self_attn"));
+        let square = |name: &str| Linear::new(width, width, attention.pp(name));
+        Ok(Self {
+            norm1: LayerNorm::new(cfg, vb.pp("layer_norm1"))?,
+            q: square("q_proj")?,
+            k: square("k_proj")?,
+            v: square("v_proj")?,
+            out: square("out_proj")?,
+            norm2: LayerNorm::new(cfg, vb.pp("layer_norm2"))?,
+            fc1: Linear::new(width, cfg.intermediate_size, vb.pp("mlp").pp("fc1"))?,
+            fc2: Linear::new(cfg.intermediate_size, width, vb.pp("mlp").pp("fc2"))?,
+            act: cfg.hidden_act,
+            heads: cfg.num_attention_heads,
+        })
+    }
+
+    fn attend(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, n, width) = x.dims3()?;
+        let dim = width / self.heads;
+        let split = |t: Tensor| t.reshape((b, n, self.heads, dim))?.transpose(1, 2)?.contiguous();
+        let (q, k, v) = (split(self.q.forward(x)?)?, split(self.k.forward(x)?)?, split(self.v.forward(x)?)?);
+        let scores = (q * (1.0 / (dim as f64).sqrt()))?.matmul(&k.t()?)?;
+        // Half types lose the sum of many small weights.
+        let weights = candle_nn::ops::softmax_last_dim(&scores.to_dtype(DType::F32)?)?.to_dtype(v.dtype())?;
+        self.out.forward(&weights.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((b, n, width))?)
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = (x + self.attend(&self.norm1.forward(x)?)?)?;
+        let inner = self.act.forward(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
+        x + self.fc2.forward(&inner)?
+    }
+}
+
+/// The first layers of a tower.
+#[derive(Clone, Debug)]
+pub(super) struct Layers(Vec<Layer>);
+
+impl Layers {
+    pub(super) fn new(cfg: &TowerConfig, depth: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self((0..depth).map(|i| Layer::new(cfg, vb.pp(i))).collect::<Result<_>>()?))
+    }
+
+    pub(super) fn forward(&self, x: Tensor) -> Result<Tensor> {
+        self.0.iter().try_fold(x, |x, layer| layer.forward(&x))
+    }
+
+    /// What [`Self::new`] reads under `prefix`.
+    pub(super) fn tensors(cfg: &TowerConfig, depth: usize, prefix: &str) -> Vec<TensorSpec> {
+        let (w, m) = (cfg.hidden_size, cfg.intermediate_size);
+        let parts = [
+            ("layer_norm1", 1, w),
+            ("self_attn.q_proj", w, w),
+            ("self_attn.k_proj", w, w),
+            ("self_attn.v_proj", w, w),
+            ("self_attn.out_proj", w, w),
+            ("layer_norm2", 1, w),
+            ("mlp.fc1", w, m),
+            ("mlp.fc2", m, w),
+        ];
+        let mut all = Vec::with_capacity(depth * parts.len() * 2);
+        for i in 0..depth {
+            for (name, input, output) in parts {
+                let weight: &[usize] = if name.starts_with("layer_norm") { &[output] } else { &[output, input] };
+                all.push(TensorSpec::new(prefix, &format!("{i}.{name}.weight"), weight));
+                all.push(TensorSpec::new(prefix, &format!("{i}.{name}.bias"), &[output]));
+            }
+        }
+        all
+    }
+}
+
+/// Tokens plus their learned positions, `[n, hidden]`.
+pub(super) fn add_positions(tokens: &Tensor, positions: &Tensor) -> Result<Tensor> {
+    if tokens.dim(D::Minus2)? != positions.dim(0)? {
+        candle_core::bail!("{} tokens but {} positions", tokens.dim(D::Minus2)?, positions.dim(0)?);
+    }
+    tokens.broadcast_add(positions)
+}
