@@ -5,6 +5,7 @@ mod doctor;
 #[cfg(feature = "training")]
 mod eval;
 mod live;
+mod models;
 mod replay;
 #[cfg(feature = "training")]
 pub(crate) mod train;
@@ -40,6 +41,8 @@ pub(crate) struct Cli {
 enum Command {
     Replay(Box<replay::ReplayArgs>),
     Live(Box<live::LiveArgs>),
+    /// Say what a model is, and what it would say next
+    Models(models::ModelsArgs),
     Doctor(doctor::DoctorArgs),
     #[cfg(feature = "training")]
     Eval(eval::EvalArgs),
@@ -91,14 +94,15 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     log_to_stderr(cli.verbose);
-    let done = match &cli.command {
-        Command::Replay(args) => replay::run(args),
-        Command::Live(args) => live::run(args),
-        Command::Doctor(args) => doctor::run(args),
+    let done = match cli.command {
+        Command::Replay(args) => replay::run(&args),
+        Command::Live(args) => live::run(&args),
+        Command::Models(args) => models::run(args),
+        Command::Doctor(args) => doctor::run(&args),
         #[cfg(feature = "training")]
-        Command::Eval(args) => eval::run(args),
+        Command::Eval(args) => eval::run(&args),
         #[cfg(feature = "training")]
-        Command::Train(args) => train::run(args),
+        Command::Train(args) => train::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
