@@ -184,6 +184,16 @@ pub(crate) fn open_source(spec: &Path) -> anyhow::Result<Box<dyn FrameSource>> {
     Ok(source::open(spec, options)?)
 }
 
+/// Opens a camera, 0 being the first.
+///
+/// # Errors
+/// When it can't be opened.
+#[cfg(feature = "camera")]
+pub(crate) fn open_camera(index: u32) -> anyhow::Result<Box<dyn FrameSource>> {
+    use spotter_vision::source::camera::{CameraOptions, CameraSource};
+    Ok(Box::new(CameraSource::open(index, CameraOptions::default())?))
+}
+
 /// Begins a video of a size.
 ///
 /// # Errors

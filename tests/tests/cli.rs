@@ -41,9 +41,13 @@ fn bad_inputs_are_1_and_name_the_thing() {
     headless(&empty, "empty.mp4");
     headless(&text, "notes.mp4");
     headless(&folder.path().join("none").to_string_lossy(), "none");
-    check(&["replay", "pattern:9s", "--headless", "--script", &script], 1, "script.txt:2: expected seconds and words");
+    check(&["replay", "pattern", "--headless", "--script", &script], 1, "script.txt:2: expected seconds and words");
     check(&["replay", "pattern", "--headless", "--model", "no-such-model"], 1, "hint: a model is a folder");
-    check(&["replay", "pattern", "--headless", "--timeline", "/no/such/folder/x", "--script", &file("ok.txt", b"1 Up")], 1, "can't be written");
+    check(
+        &["replay", "pattern", "--headless", "--timeline", "/no/such/folder/x", "--script", &file("ok.txt", b"1 Up")],
+        1,
+        "can't be written",
+    );
 }
 
 #[test]
@@ -76,11 +80,12 @@ fn doctor_gives_one_json_object() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
-    let mut child = common::command(&["replay", "pattern:64x64@30:20s", "--headless", "--json", "--script", "/dev/null"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        common::command(&["replay", "pattern:64x64@30:20s", "--headless", "--json", "--script", "/dev/null"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
     drop(child.stdout.take());
     let out = child.wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(0), "{}", stderr(&out));

@@ -53,7 +53,7 @@ fn times_of_this_machine_are_a_line_of_their_own() {
 #[test]
 fn the_terminal_timeline_has_no_colour_in_a_pipe() {
     let text = Folder::new().replay("pattern:64x64@30:3s", &[]);
-    assert!(text.contains("00:00.5  Let us begin\n") && text.contains("00:02.2  좋아요\n"), "{text}");
+    assert!(text.contains("00:00.5  Let us begin\n") && text.contains("00:02.3  좋아요\n"), "{text}");
     assert!(!text.contains('\x1b'));
 }
 

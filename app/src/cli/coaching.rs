@@ -40,7 +40,7 @@ pub(crate) struct CoachArgs {
     #[arg(long, value_name = "BIAS", allow_negative_numbers = true, value_parser = bias)]
     talkativeness: Option<f32>,
     /// No two utterances begin closer than this many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds)]
     cooldown: Option<Duration>,
     /// Longest utterance in tokens
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]

@@ -116,11 +116,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     writeln!(out, "features      {}", report.features.join(" "))?;
     writeln!(out, "processor     {} threads, {}", report.threads, report.cpu.join(" "))?;
     writeln!(out, "devices       {}", report.devices.join(" "))?;
-    let findings = [
-        ("pose runtime", &report.pose_runtime),
-        ("model", &report.model),
-        ("display", &report.display),
-    ];
+    let findings = [("pose runtime", &report.pose_runtime), ("model", &report.model), ("display", &report.display)];
     for (name, finding) in findings {
         let mark = if finding.ok { "" } else { "not found: " };
         writeln!(out, "{name:<13} {mark}{}", finding.detail)?;

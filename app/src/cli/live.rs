@@ -41,7 +41,10 @@ mod camera {
     use crate::{
         cli::replay::{first_failure, follow, stdout_sink, summary},
         parts,
-        pipeline::{Config, Latency, threads::{self, Pace}},
+        pipeline::{
+            Config, Latency,
+            threads::{self, Pace},
+        },
         timeline::{Session, Sink as _, Sinks},
     };
 
@@ -50,8 +53,7 @@ mod camera {
         let choice = args.coach.choice();
         let prepared = parts::prepare(&choice)?;
         let language = choice.language.clone();
-        let config =
-            Config { latency: Latency::Measured, cooldown: prepared.cooldown, language, ..Config::default() };
+        let config = Config { latency: Latency::Measured, cooldown: prepared.cooldown, language, ..Config::default() };
         let info = source.info().clone();
         let session = Session {
             version: env!("CARGO_PKG_VERSION"),

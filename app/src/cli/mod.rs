@@ -41,8 +41,9 @@ pub(crate) struct Cli {
 enum Command {
     Replay(Box<replay::ReplayArgs>),
     Live(Box<live::LiveArgs>),
-    Doctor(doctor::DoctorArgs),
+    /// Say what a model is, and what it would say next
     Models(models::ModelsArgs),
+    Doctor(doctor::DoctorArgs),
     #[cfg(feature = "training")]
     Eval(eval::EvalArgs),
     #[cfg(feature = "training")]
@@ -93,15 +94,15 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     log_to_stderr(cli.verbose);
-    let done = match &cli.command {
-        Command::Replay(args) => replay::run(args),
-        Command::Live(args) => live::run(args),
-        Command::Doctor(args) => doctor::run(args),
+    let done = match cli.command {
+        Command::Replay(args) => replay::run(&args),
+        Command::Live(args) => live::run(&args),
         Command::Models(args) => models::run(args),
+        Command::Doctor(args) => doctor::run(&args),
         #[cfg(feature = "training")]
-        Command::Eval(args) => eval::run(args),
+        Command::Eval(args) => eval::run(&args),
         #[cfg(feature = "training")]
-        Command::Train(args) => train::run(args),
+        Command::Train(args) => train::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

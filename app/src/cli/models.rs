@@ -66,7 +66,7 @@ struct ProbeArgs {
 ///
 /// # Errors
 /// A checkpoint that does not fit together, a picture that can't be read, a conversation its template refuses.
-pub(crate) fn run(args: &ModelsArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: ModelsArgs) -> anyhow::Result<()> {
     match args.command {
         Command::Inspect { model, json } => {
             let report = probe::inspect(&model)?;

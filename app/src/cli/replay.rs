@@ -246,12 +246,7 @@ fn at_once(
     Ok((monitor, failures))
 }
 
-fn paced(
-    source: Box<dyn FrameSource>,
-    prepared: Prepared,
-    config: &Config,
-    sinks: &mut Sinks,
-) -> anyhow::Result<Ran> {
+fn paced(source: Box<dyn FrameSource>, prepared: Prepared, config: &Config, sinks: &mut Sinks) -> anyhow::Result<Ran> {
     let dial = prepared.talkativeness;
     let running = threads::start(source, prepared.parts, config, Pace::Clock, dial, Box::new(|| {}))?;
     let failures = follow(&running, sinks)?;
@@ -273,12 +268,7 @@ pub(crate) fn follow(running: &Running, sinks: &mut Sinks) -> anyhow::Result<Vec
 }
 
 #[cfg(feature = "desktop")]
-fn window(
-    args: &ReplayArgs,
-    source: Box<dyn FrameSource>,
-    prepared: Prepared,
-    mut sinks: Sinks,
-) -> anyhow::Result<()> {
+fn window(args: &ReplayArgs, source: Box<dyn FrameSource>, prepared: Prepared, mut sinks: Sinks) -> anyhow::Result<()> {
     let latency = args.latency(true);
     let session = args.session(source.info(), &prepared, latency);
     sinks.begin(&session)?;

@@ -19,8 +19,7 @@ pub(crate) enum Latency {
 
 impl Latency {
     /// The default of a replay: a machine that decides in 50 ms and writes 40 tokens a second.
-    pub(crate) const REPLAY: Self =
-        Self::Fixed { decide: Duration::from_millis(50), token: Duration::from_millis(25) };
+    pub(crate) const REPLAY: Self = Self::Fixed { decide: Duration::from_millis(50), token: Duration::from_millis(25) };
 
     /// Cost of a look that led to `pieces` pieces of text, when it really took `elapsed`.
     pub(crate) fn cost(self, pieces: u32, elapsed: Duration) -> Duration {

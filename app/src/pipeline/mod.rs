@@ -7,6 +7,8 @@
 
 pub(crate) mod clock;
 pub(crate) mod coach;
+#[cfg(test)]
+mod fakes;
 pub(crate) mod latency;
 mod link;
 mod sampler;
@@ -15,11 +17,9 @@ pub(crate) mod sequential;
 mod speaker;
 pub(crate) mod stages;
 pub(crate) mod stats;
-#[cfg(test)]
-mod fakes;
+pub(crate) mod streamed;
 #[cfg(test)]
 mod tests;
-pub(crate) mod streamed;
 pub(crate) mod threads;
 mod view;
 

@@ -23,7 +23,8 @@ impl ScriptedCoach {
 
     /// Reads a script: a line is seconds, a space, and the words; `#` begins a comment.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("{}: can't read the script", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("{}: can't read the script", path.display()))?;
         let mut lines: Vec<(Duration, String)> = Vec::new();
         for (number, line) in text.lines().enumerate().map(|(i, l)| (i + 1, l.trim())) {
             if line.is_empty() || line.starts_with('#') {

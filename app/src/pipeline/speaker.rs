@@ -255,4 +255,3 @@ fn settle(mut utterance: Utterance<'_>, step: Step, monitor: &Monitor) -> Spoken
     });
     Spoken { pieces, feedback }
 }
-

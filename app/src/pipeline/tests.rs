@@ -137,7 +137,8 @@ fn a_panic_in_the_coach_becomes_a_status() {
     let coach = || FakeCoach { panics_at: Some(3), ..FakeCoach::new(100, 1) };
     let running = start(1.0, clear, coach(), &Config::default());
     for events in [to_the_end(&running), at_once(1.0, clear, coach(), &Config::default()).0] {
-        let failed: Vec<_> = events.iter().filter_map(|e| if let Event::Failed(f) = e { Some(f) } else { None }).collect();
+        let failed: Vec<_> =
+            events.iter().filter_map(|e| if let Event::Failed(f) = e { Some(f) } else { None }).collect();
         assert!(matches!(failed[..], [f] if f.stage == "coach" && f.problem.contains("the model broke")), "{failed:?}");
     }
     assert_eq!(running.monitor().counts().frames, 30, "the picture goes on");
@@ -161,7 +162,9 @@ fn a_source_that_breaks_off_is_told_after_its_frames() {
     let ran = sequential::run(source, parts(clear, FakeCoach::new(8, 1)), &Config::default(), &monitor, &mut record);
     assert!(ran.is_ok());
     assert_eq!(monitor.counts().frames, 30);
-    assert!(record.0.iter().any(|e| matches!(e, Event::Failed(f) if f.stage == "capture" && f.problem.contains("cut"))));
+    assert!(
+        record.0.iter().any(|e| matches!(e, Event::Failed(f) if f.stage == "capture" && f.problem.contains("cut")))
+    );
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl ViewGate {
             self.cued = false;
         }
         let rested = self.last_cue.is_none_or(|last| t.saturating_sub(last) >= CUE_COOLDOWN);
-        if let Some(hidden) = self.settled.filter(|&v| v != View::Clear)
+        if let Some(hidden) = self.settled.filter(|&v| v != View::Clear && v == view)
             && !self.cued
             && rested
             && (hidden != View::NoPerson || t.saturating_sub(self.since) >= NOBODY_AFTER)

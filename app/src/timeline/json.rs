@@ -29,11 +29,31 @@ impl<W: Write> JsonLines<W> {
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Line<'a> {
     Session(&'a Session),
-    View { t: f64, view: View, people: usize },
-    Feedback { t: f64, t_frame: f64, t_ready: f64, text: &'a str, kind: Kind },
-    Failed { t: f64, stage: &'a str, problem: &'a str },
-    Summary { duration: f64, #[serde(flatten)] counts: Counts },
-    Timing { stages: BTreeMap<&'a str, Quantiles> },
+    View {
+        t: f64,
+        view: View,
+        people: usize,
+    },
+    Feedback {
+        t: f64,
+        t_frame: f64,
+        t_ready: f64,
+        text: &'a str,
+        kind: Kind,
+    },
+    Failed {
+        t: f64,
+        stage: &'a str,
+        problem: &'a str,
+    },
+    Summary {
+        duration: f64,
+        #[serde(flatten)]
+        counts: Counts,
+    },
+    Timing {
+        stages: BTreeMap<&'a str, Quantiles>,
+    },
 }
 
 impl<W: Write> Sink for JsonLines<W> {

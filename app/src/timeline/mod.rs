@@ -125,7 +125,9 @@ mod tests {
     #[test]
     fn longer_texts_are_shown_longer() {
         assert_eq!(reading_time("Good."), Duration::from_millis(1200));
-        assert!(reading_time("Keep your knees over your toes") < reading_time("무릎이 발끝과 같은 방향을 향하게 하세요"));
+        assert!(
+            reading_time("Keep your knees over your toes") < reading_time("무릎이 발끝과 같은 방향을 향하게 하세요")
+        );
         assert_eq!(reading_time(&"x".repeat(1000)), Duration::from_secs(7));
     }
 }

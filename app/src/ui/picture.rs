@@ -7,7 +7,7 @@ use spotter_vision::{Body, Frame, Joint};
 
 /// Joints less visible than this are not drawn.
 const VISIBLE: f32 = 0.3;
-/// The person's own left and right, as the avatar colours them.
+/// The person's own left and right.
 const LEFT: Color32 = Color32::from_rgb(255, 140, 60);
 const RIGHT: Color32 = Color32::from_rgb(70, 170, 255);
 const MIDDLE: Color32 = Color32::from_rgb(225, 225, 225);

@@ -14,23 +14,23 @@ fn program() -> PathBuf {
 }
 
 /// The program with arguments, without a display.
-pub fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(args).env_remove("DISPLAY").env_remove("WAYLAND_DISPLAY").env_remove("SPOTTER_LOG");
     command
 }
 
 /// Runs it.
-pub fn spotter(args: &[&str]) -> Output {
+pub(crate) fn spotter(args: &[&str]) -> Output {
     command(args).output().unwrap()
 }
 
 /// What it printed.
-pub fn stdout(out: &Output) -> String {
+pub(crate) fn stdout(out: &Output) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
 /// What it logged.
-pub fn stderr(out: &Output) -> String {
+pub(crate) fn stderr(out: &Output) -> String {
     String::from_utf8_lossy(&out.stderr).into_owned()
 }
