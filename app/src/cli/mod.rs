@@ -8,6 +8,8 @@ mod live;
 mod models;
 mod replay;
 #[cfg(feature = "training")]
+mod synth;
+#[cfg(feature = "training")]
 pub(crate) mod train;
 
 use clap::{Parser, Subcommand};
@@ -46,6 +48,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     #[cfg(feature = "training")]
     Eval(eval::EvalArgs),
+    #[cfg(feature = "training")]
+    Synth(synth::SynthArgs),
     #[cfg(feature = "training")]
     Train(train::TrainArgs),
 }
@@ -101,6 +105,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         #[cfg(feature = "training")]
         Command::Eval(args) => eval::run(&args),
+        #[cfg(feature = "training")]
+        Command::Synth(args) => synth::run(&args),
         #[cfg(feature = "training")]
         Command::Train(args) => train::run(&args),
     };

@@ -1,0 +1,123 @@
+//! Any LLaVA checkpoint can be streamed: the tiny parity checkpoints, which know no action tokens, with verbalisers.
+
+use candle_core::Device;
+use spotter_engine::coach::{CoachOptions, load::load, session::CoachSession};
+use spotter_vision::{
+    Frame,
+    lens::{Sight, View},
+};
+use std::{path::Path, time::Duration};
+
+const MANIFEST: &str = r#"
+frame_rate = 2.0
+context = 256
+[vision]
+pooling = { average = 2 }
+[speaking]
+kind = "verbalisers"
+question = " Speak? "
+speak = ["Yes"]
+silent = ["No"]
+lead = " Coach: "
+[prompt]
+en = "Coach {exercise}."
+en_unnamed = "Coach."
+ko = "K {exercise}."
+ko_unnamed = "K."
+[defaults]
+max_tokens = 6
+"#;
+
+/// A checkpoint folder of the goldens with a manifest beside it.
+fn folder(name: &str, manifest: &str) -> tempfile::TempDir {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/goldens").join(name);
+    let to = tempfile::tempdir().expect("a folder");
+    for file in std::fs::read_dir(from).expect("goldens") {
+        let file = file.expect("a file");
+        std::fs::copy(file.path(), to.path().join(file.file_name())).expect("a copy");
+    }
+    std::fs::write(to.path().join("spotter.toml"), manifest).expect("a manifest");
+    to
+}
+
+fn options(talkativeness: f32) -> CoachOptions {
+    CoachOptions {
+        talkativeness,
+        cooldown: Duration::from_secs(2),
+        max_tokens: 6,
+        temperature: 0.0,
+        seed: 1,
+        language: "en".into(),
+        exercise: Some("squats".into()),
+    }
+}
+
+fn sight(i: u64) -> Sight {
+    let rgb = (0..48 * 32 * 3).map(|p| ((p as u64 * (i + 3)) % 251) as u8).collect();
+    let frame = Frame::from_rgb(i, Duration::from_millis(500 * i), 48, 32, rgb).expect("a frame");
+    Sight { frame, view: View::Clear, people: 1, body: None }
+}
+
+/// Number of utterances, probabilities of speaking, and the longest context over `frames` frames.
+fn stream(name: &str, talkativeness: f32, frames: u64) -> (Vec<String>, Vec<f32>, usize) {
+    let folder = folder(name, MANIFEST);
+    let model = load(folder.path(), &Device::Cpu).expect("a model");
+    let mut coach = CoachSession::new(model, options(talkativeness)).expect("a session");
+    let (mut said, mut p, mut longest) = (Vec::new(), Vec::new(), 0);
+    for i in 0..frames {
+        let step = coach.observe(&sight(i), &mut |_| true).expect("a step");
+        said.extend(step.feedback.map(|f| f.text));
+        p.push(step.p_speak);
+        longest = longest.max(coach.context_len());
+    }
+    (said, p, longest)
+}
+
+#[test]
+fn checkpoints_without_action_tokens_are_streamed() {
+    for name in ["clip-llama", "siglip-qwen2", "clip-mistral"] {
+        let (silent, p, longest) = stream(name, -1e9, 120);
+        assert!(silent.is_empty());
+        assert!(p.iter().all(|p| p.is_finite() && (0.0..=1.0).contains(p)));
+        assert!(longest <= 256, "{name}: {longest}");
+        assert!(longest > 200, "{name}: the context was never full ({longest})");
+        let (said, _, _) = stream(name, 1e9, 12);
+        // A cooldown of 2 s at 2 frames a second lets at most every fourth frame speak.
+        assert!((1..=3).contains(&said.len()), "{name}: {said:?}");
+        assert_eq!(said, stream(name, 1e9, 12).0, "{name}: the same stream says the same");
+    }
+}
+
+#[test]
+fn later_frames_change_nothing_before_them() {
+    let (_, short, _) = stream("clip-llama", -1e9, 10);
+    let (_, long, _) = stream("clip-llama", -1e9, 20);
+    assert_eq!(short, long[..10]);
+}
+
+#[test]
+fn a_cancelled_utterance_leaves_no_trace() {
+    let folder = folder("clip-llama", MANIFEST);
+    let run = |cancel: bool| {
+        let model = load(folder.path(), &Device::Cpu).expect("a model");
+        let mut coach = CoachSession::new(model, options(if cancel { 1e9 } else { -1e9 })).expect("a session");
+        (0..6).map(|i| coach.observe(&sight(i), &mut |_| false).expect("a step").p_speak).collect::<Vec<_>>()
+    };
+    assert_eq!(run(true), run(false));
+}
+
+#[test]
+fn manifests_that_do_not_fit_are_named() {
+    let check = |from: &str, to: &str, expected: &str| {
+        let folder = folder("clip-llama", &MANIFEST.replace(from, to));
+        let error = match load(folder.path(), &Device::Cpu) {
+            Err(e) => e.to_string(),
+            Ok(model) => CoachSession::new(model, options(0.0)).err().expect("an error").to_string(),
+        };
+        assert!(error.contains(expected), "{error}");
+    };
+    check("average = 2", "average = 99", "vision.pooling");
+    check("context = 256", "context = 8", "context 8");
+    check("[vision]", "[vision]\ndelta = true", "delta");
+    check("kind = \"verbalisers\"", "kind = \"actions\"", "spotter.toml");
+}
