@@ -97,8 +97,7 @@ mod tests {
     #[test]
     fn the_blind_metronome_scores_as_simulated_elsewhere() {
         let truths = simulate(4000);
-        let stretches: Vec<Stretch<'_>> =
-            truths.iter().map(|truth| Stretch { start: 0.0, end: 30.0, truth }).collect();
+        let stretches: Vec<Stretch<'_>> = truths.iter().map(|truth| Stretch { start: 0.0, end: 30.0, truth }).collect();
         for (period, expected) in [
             (1.0, 0.325),
             (1.5, 0.456),

@@ -54,8 +54,12 @@ pub struct Choice {
 pub fn choose(request: DeviceRequest, stored: Option<DType>) -> Result<Choice, DeviceError> {
     match request {
         DeviceRequest::Cpu => Ok(on_cpu("asked for")),
-        DeviceRequest::Cuda => cuda().map(|d| on_gpu(d, stored, "asked for")).map_err(|e| DeviceError(format!("device cuda: {e}"))),
-        DeviceRequest::Metal => metal().map(|d| on_gpu(d, stored, "asked for")).map_err(|e| DeviceError(format!("device metal: {e}"))),
+        DeviceRequest::Cuda => {
+            cuda().map(|d| on_gpu(d, stored, "asked for")).map_err(|e| DeviceError(format!("device cuda: {e}")))
+        }
+        DeviceRequest::Metal => {
+            metal().map(|d| on_gpu(d, stored, "asked for")).map_err(|e| DeviceError(format!("device metal: {e}")))
+        }
         DeviceRequest::Auto => Ok(match (cuda(), metal()) {
             (Ok(device), _) | (_, Ok(device)) => on_gpu(device, stored, "the fastest found"),
             (Err(cuda), Err(metal)) => on_cpu(&format!("no CUDA ({cuda}), no Metal ({metal})")),
@@ -76,7 +80,8 @@ fn on_gpu(device: Device, stored: Option<DType>, why: &str) -> Choice {
         Some(DType::BF16) => DType::BF16,
         _ => DType::F32,
     };
-    let reason = format!("{name}, {why}; {} for weights stored as {}", dtype.as_str(), stored.map_or("unknown", |d| d.as_str()));
+    let reason =
+        format!("{name}, {why}; {} for weights stored as {}", dtype.as_str(), stored.map_or("unknown", |d| d.as_str()));
     Choice { device, dtype, reason }
 }
 

@@ -104,7 +104,8 @@ impl ChatTemplate {
     /// `tokenizer_config.json`, in this order. `image_token` is written where the template itself leaves images out.
     pub fn load(folder: &Path, image_token: &str) -> Result<Self, WeightsError> {
         let config_path = folder.join("tokenizer_config.json");
-        let config: TokenizerConfig = if config_path.is_file() { read_json(&config_path)? } else { TokenizerConfig::default() };
+        let config: TokenizerConfig =
+            if config_path.is_file() { read_json(&config_path)? } else { TokenizerConfig::default() };
         let (jinja, json) = (folder.join("chat_template.jinja"), folder.join("chat_template.json"));
         let (path, source) = if jinja.is_file() {
             let text = std::fs::read_to_string(&jinja).map_err(|e| WeightsError::file(&jinja, e))?;
@@ -115,9 +116,15 @@ impl ChatTemplate {
         } else {
             (config_path, template_text(&config.chat_template))
         };
-        let source = source.ok_or_else(|| WeightsError::file(&path, "expected a chat template (chat_template.jinja or a field `chat_template`), found none"))?;
+        let source = source.ok_or_else(|| {
+            WeightsError::file(
+                &path,
+                "expected a chat template (chat_template.jinja or a field `chat_template`), found none",
+            )
+        })?;
         let mut template = Self::new(&source, image_token).map_err(|e| WeightsError::file(&path, e))?;
-        (template.bos, template.eos, template.unk) = (token_text(&config.bos_token), token_text(&config.eos_token), token_text(&config.unk_token));
+        (template.bos, template.eos, template.unk) =
+            (token_text(&config.bos_token), token_text(&config.eos_token), token_text(&config.unk_token));
         Ok(template)
     }
 
@@ -127,11 +134,20 @@ impl ChatTemplate {
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        let raise = |message: String| -> Result<String, minijinja::Error> { Err(minijinja::Error::new(ErrorKind::InvalidOperation, message)) };
+        let raise = |message: String| -> Result<String, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        };
         environment.add_function("raise_exception", raise);
         let broken = |e: minijinja::Error| TemplateError(format!("expected Jinja, found an error: {e}"));
         environment.add_template_owned(NAME, without_generation_tags(source)).map_err(broken)?;
-        Ok(Self { environment, parts: reads_parts(source), image_token: image_token.into(), bos: None, eos: None, unk: None })
+        Ok(Self {
+            environment,
+            parts: reads_parts(source),
+            image_token: image_token.into(),
+            bos: None,
+            eos: None,
+            unk: None,
+        })
     }
 
     /// The prompt of a conversation; `answer` ends it where the model's turn begins.
@@ -140,7 +156,8 @@ impl ChatTemplate {
     /// What the template itself raises (a role it does not know, turns out of order), or a prompt that shows another
     /// number of images than the conversation.
     pub fn render(&self, messages: &[Message], answer: bool) -> Result<String, TemplateError> {
-        let turns = if self.parts { Value::from_serialize(messages) } else { Value::from_serialize(self.flatten(messages)) };
+        let turns =
+            if self.parts { Value::from_serialize(messages) } else { Value::from_serialize(self.flatten(messages)) };
         let template = self.environment.get_template(NAME).map_err(|e| TemplateError(e.to_string()))?;
         let context = context! {
             messages => turns, add_generation_prompt => answer,
@@ -152,7 +169,10 @@ impl ChatTemplate {
         let expected = messages.iter().flat_map(|m| &m.content).filter(|p| **p == Part::Image).count();
         let found = prompt.matches(&self.image_token).count();
         if found != expected {
-            return Err(TemplateError(format!("expected {expected} times `{}` in the prompt, found {found}", self.image_token)));
+            return Err(TemplateError(format!(
+                "expected {expected} times `{}` in the prompt, found {found}",
+                self.image_token
+            )));
         }
         Ok(prompt)
     }
@@ -208,7 +228,8 @@ fn without_generation_tags(source: &str) -> String {
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
         let Some(length) = rest.get(start..).and_then(|tag| tag.find("%}")) else { break };
-        let (before, tag) = (rest.get(..start).unwrap_or_default(), rest.get(start..start + length + 2).unwrap_or_default());
+        let (before, tag) =
+            (rest.get(..start).unwrap_or_default(), rest.get(start..start + length + 2).unwrap_or_default());
         out.push_str(before);
         match tag.trim_start_matches("{%").trim_end_matches("%}").trim_matches(['-', '+']).trim() {
             "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),
@@ -226,8 +247,12 @@ mod tests {
 
     #[test]
     fn text_only_templates_get_strings_with_the_image_inside() {
-        let template = ChatTemplate::new("{% for m in messages %}[{{ m.role }}] {{ m.content.strip() }}\n{% endfor %}", "<image>").unwrap();
-        let prompt = template.render(&[Message::with_image("How is it? "), Message::text(Role::Assistant, "Good.")], true).unwrap();
+        let template =
+            ChatTemplate::new("{% for m in messages %}[{{ m.role }}] {{ m.content.strip() }}\n{% endfor %}", "<image>")
+                .unwrap();
+        let prompt = template
+            .render(&[Message::with_image("How is it? "), Message::text(Role::Assistant, "Good.")], true)
+            .unwrap();
         assert_eq!(prompt, "[user] <image>\nHow is it?\n[assistant] Good.\n");
     }
 

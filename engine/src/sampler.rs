@@ -30,7 +30,12 @@ mod tests {
             counts[sample(&logits, 1.0, &mut rng) as usize] += 1.0;
         }
         let z: f64 = logits.iter().map(|l| f64::from(l.exp())).sum();
-        let chi2: f64 = (0..3).map(|i| { let e = f64::from(n) * f64::from(logits[i].exp()) / z; (counts[i] - e).powi(2) / e }).sum();
+        let chi2: f64 = (0..3)
+            .map(|i| {
+                let e = f64::from(n) * f64::from(logits[i].exp()) / z;
+                (counts[i] - e).powi(2) / e
+            })
+            .sum();
         // 99.9 % quantile at two degrees of freedom.
         assert!(chi2 < 13.8, "{chi2}");
         assert_eq!(counts[3], 0.0);

@@ -20,16 +20,25 @@ impl Tokenizer {
         if !path.is_file() {
             return Err(WeightsError::missing(path, "the tokenizer of the model"));
         }
-        let inner = tokenizers::Tokenizer::from_file(path).map_err(|e| WeightsError::file(path, format!("expected a tokenizer: {e}")))?;
+        let inner = tokenizers::Tokenizer::from_file(path)
+            .map_err(|e| WeightsError::file(path, format!("expected a tokenizer: {e}")))?;
         Ok(Self { inner })
     }
 
     /// Checks that no token lies outside the model's embedding, and that the image token is what it should be.
     pub fn check(&self, vocab: usize, image_token: Option<u32>) -> Result<(), WeightsError> {
-        let wrong = |what: &str, expected: String, found: String| WeightsError::Tokenizer { what: what.into(), expected, found };
+        let wrong = |what: &str, expected: String, found: String| WeightsError::Tokenizer {
+            what: what.into(),
+            expected,
+            found,
+        };
         let largest = self.inner.get_vocab(true).into_values().max().unwrap_or(0) as usize;
         if largest >= vocab {
-            return Err(wrong("vocabulary", format!("ids below the model's vocab_size of {vocab}"), format!("id {largest}")));
+            return Err(wrong(
+                "vocabulary",
+                format!("ids below the model's vocab_size of {vocab}"),
+                format!("id {largest}"),
+            ));
         }
         if let Some(id) = image_token {
             let Some(token) = self.inner.id_to_token(id) else {
@@ -37,7 +46,11 @@ impl Tokenizer {
             };
             // An image token that is an ordinary piece of text would be cut up or found inside of words.
             if !self.inner.get_added_tokens_decoder().contains_key(&id) {
-                return Err(wrong("image token", format!("a special token with id {id} (image_token_index)"), format!("the ordinary token `{token}`")));
+                return Err(wrong(
+                    "image token",
+                    format!("a special token with id {id} (image_token_index)"),
+                    format!("the ordinary token `{token}`"),
+                ));
             }
         }
         Ok(())

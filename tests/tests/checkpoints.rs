@@ -84,14 +84,24 @@ fn a_type_that_is_no_weight_is_named() {
 
 #[test]
 fn files_that_end_early_or_hold_garbage_are_named() {
-    let cut = |length: u64| move |f: &Path| fs::File::options().write(true).open(f.join("model.safetensors")).unwrap().set_len(length).unwrap();
+    let cut = |length: u64| {
+        move |f: &Path| {
+            fs::File::options().write(true).open(f.join("model.safetensors")).unwrap().set_len(length).unwrap()
+        }
+    };
     check(cut(200_000), &["model.safetensors", "describes a file of 277528 bytes, found 200000"]);
     check(cut(100), &["model.safetensors", "bytes, found 100"]);
     check(cut(3), &["expected a safetensors file, found 3 bytes"]);
-    check(|f| fs::write(f.join("model.safetensors"), [0xff; 4000]).unwrap(), &["model.safetensors", "found a header length of"]);
+    check(
+        |f| fs::write(f.join("model.safetensors"), [0xff; 4000]).unwrap(),
+        &["model.safetensors", "found a header length of"],
+    );
     let mut garbage = 64u64.to_le_bytes().to_vec();
     garbage.extend([b'x'; 100]);
-    check(|f| fs::write(f.join("model.safetensors"), &garbage).unwrap(), &["model.safetensors", "expected a safetensors header, found garbage"]);
+    check(
+        |f| fs::write(f.join("model.safetensors"), &garbage).unwrap(),
+        &["model.safetensors", "expected a safetensors header, found garbage"],
+    );
     let overlap = |h: &mut Value| h[Q]["data_offsets"] = json!([0, 4096]);
     check(|f| edit_header(f, overlap), &["model.safetensors", "garbage"]);
 }
@@ -103,7 +113,11 @@ fn shards_are_checked_against_their_index() {
     check_from(&sharded, |f| fs::remove_file(f.join(second)).unwrap(), &[second, "is missing"]);
     let index = "model.safetensors.index.json";
     let outside = |i: &mut Value| i["weight_map"]["x"] = json!("../x.safetensors");
-    check_from(&sharded, |f| edit_json(f, index, outside), &[index, "`../x.safetensors`, which is not a file of this folder"]);
+    check_from(
+        &sharded,
+        |f| edit_json(f, index, outside),
+        &[index, "`../x.safetensors`, which is not a file of this folder"],
+    );
     let astray = |i: &mut Value| i["weight_map"]["x"] = json!(second);
     check_from(&sharded, |f| edit_json(f, index, astray), &[index, "tensor `x` is in", "but it is not there"]);
 }
@@ -131,15 +145,35 @@ fn architectures_that_are_not_known_are_named() {
 #[test]
 fn fields_that_are_missing_or_wrong_are_named() {
     check(|f| fs::write(f.join("config.json"), "not json").unwrap(), &["config.json: expected JSON", "line 1"]);
-    for (field, expected) in [("text_config", "an object"), ("vision_config", "an object"), ("image_token_index", "the id of the image token"), ("model_type", "llava")] {
+    for (field, expected) in [
+        ("text_config", "an object"),
+        ("vision_config", "an object"),
+        ("image_token_index", "the id of the image token"),
+        ("model_type", "llava"),
+    ] {
         let remove = |c: &mut Value| drop(c.as_object_mut().unwrap().remove(field));
         check(|f| edit_json(f, "config.json", remove), &[&format!("`{field}`: expected {expected}"), "found nothing"]);
     }
-    check(|f| edit_json(f, "config.json", |c| c["vision_feature_layer"] = json!(-9)), &["`vision_feature_layer`: expected one number from -4 to 3, found -9"]);
-    check(|f| edit_json(f, "config.json", |c| c["vision_config"]["num_attention_heads"] = json!(5)), &["`vision_config.num_attention_heads`: expected a divisor of hidden_size (32), found 5"]);
-    check(|f| edit_json(f, "config.json", |c| c["text_config"]["hidden_size"] = json!("wide")), &["config.json", "invalid type: string \"wide\""]);
-    check(|f| edit_json(f, "processor_config.json", |c| c["image_processor"]["crop_size"] = json!(24)), &["`size`: expected 32 x 32 as the vision tower looks at, found 24 x 24"]);
-    check(|f| fs::write(f.join("spotter.toml"), "pooling = { average = 9 }").unwrap(), &["pooling.average", "expected a number from 1 to 4", "found 9"]);
+    check(
+        |f| edit_json(f, "config.json", |c| c["vision_feature_layer"] = json!(-9)),
+        &["`vision_feature_layer`: expected one number from -4 to 3, found -9"],
+    );
+    check(
+        |f| edit_json(f, "config.json", |c| c["vision_config"]["num_attention_heads"] = json!(5)),
+        &["`vision_config.num_attention_heads`: expected a divisor of hidden_size (32), found 5"],
+    );
+    check(
+        |f| edit_json(f, "config.json", |c| c["text_config"]["hidden_size"] = json!("wide")),
+        &["config.json", "invalid type: string \"wide\""],
+    );
+    check(
+        |f| edit_json(f, "processor_config.json", |c| c["image_processor"]["crop_size"] = json!(24)),
+        &["`size`: expected 32 x 32 as the vision tower looks at, found 24 x 24"],
+    );
+    check(
+        |f| fs::write(f.join("spotter.toml"), "pooling = { average = 9 }").unwrap(),
+        &["pooling.average", "expected a number from 1 to 4", "found 9"],
+    );
 }
 
 #[test]
@@ -166,7 +200,10 @@ fn a_folder_that_is_none_is_named() {
 fn inspection_counts_what_is_there() {
     let report = probe::inspect(&source()).unwrap();
     let p = &report.parameters;
-    assert_eq!((report.vision.as_str(), report.language.as_str(), report.tokens_per_frame), ("clip_vision_model", "llama", 16));
+    assert_eq!(
+        (report.vision.as_str(), report.language.as_str(), report.tokens_per_frame),
+        ("clip_vision_model", "llama", 16)
+    );
     assert_eq!(p.total, p.vision + p.projector + p.embedding + p.layers);
     assert_eq!((p.embedding, p.projector), (2 * 288 * 32, 2 * (32 * 32 + 32)));
     // The last of the tower's layers and its last norm are stored, but the one before is what LLaVA reads.

@@ -80,8 +80,12 @@ fn logits_agree_with_transformers() {
             let visual = g.visual(name);
             let logits = g.model.logits(&ids, Some(&visual), None).unwrap();
             let stored = &g.tensors[&format!("{name}.logits")];
-            assert!(stored.abs().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap() > 0.5, "goldens too small to show errors");
-            fine &= report(case, &format!("{name}, one pass"), difference(&logits.index_select(&rows, 0).unwrap(), stored));
+            assert!(
+                stored.abs().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap() > 0.5,
+                "goldens too small to show errors"
+            );
+            fine &=
+                report(case, &format!("{name}, one pass"), difference(&logits.index_select(&rows, 0).unwrap(), stored));
 
             // The same prompt in pieces through the cache.
             let embeddings = g.model.embed(&ids, Some(&visual)).unwrap();
@@ -89,7 +93,9 @@ fn logits_agree_with_transformers() {
             let (mut pieces, mut start) = (Vec::new(), 0);
             for length in [5, 1, 17, 1, 1, ids.len()] {
                 let length = length.min(ids.len() - start);
-                pieces.push(g.model.decoder.forward(&embeddings.narrow(1, start, length).unwrap(), Some(&mut cache)).unwrap());
+                pieces.push(
+                    g.model.decoder.forward(&embeddings.narrow(1, start, length).unwrap(), Some(&mut cache)).unwrap(),
+                );
                 start += length;
             }
             let again = g.model.decoder.logits(&Tensor::cat(&pieces, 1).unwrap()).unwrap().squeeze(0).unwrap();

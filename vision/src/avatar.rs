@@ -98,7 +98,8 @@ impl AvatarView {
 fn body_size(body: &Body) -> f32 {
     use Joint::*;
     let torso = distance(body.middle(LeftShoulder, RightShoulder), body.middle(LeftHip, RightHip));
-    let leg = |hip, knee, ankle| distance(body.joint(hip), body.joint(knee)) + distance(body.joint(knee), body.joint(ankle));
+    let leg =
+        |hip, knee, ankle| distance(body.joint(hip), body.joint(knee)) + distance(body.joint(knee), body.joint(ankle));
     torso + (leg(LeftHip, LeftKnee, LeftAnkle) + leg(RightHip, RightKnee, RightAnkle)) / 2.0
 }
 
@@ -128,7 +129,8 @@ const HEAD: (f32, [f32; 3]) = (0.085, [240.0, 225.0, 90.0]);
 
 /// Draws a body under a given placement: packed RGB, `side * side * 3` bytes.
 pub fn render(side: usize, placement: &Placement, body: &Body) -> Vec<u8> {
-    let mut canvas = Canvas { side, rgb: vec![0; side * side * 3], depth: vec![f32::INFINITY; side * side], size: placement.size };
+    let mut canvas =
+        Canvas { side, rgb: vec![0; side * side * 3], depth: vec![f32::INFINITY; side * side], size: placement.size };
     let at = |joint: Joint| placement.place(body.joint(joint));
     let seen = |joint: Joint| body.visibility[joint as usize] >= VISIBLE;
     for (a, b, radius, colour) in LIMBS {
@@ -178,7 +180,8 @@ impl Canvas {
                 if cover > 0.5 {
                     self.depth[index] = z;
                 }
-                let light = (0.72 - 0.55 * z / self.size).clamp(0.30, 1.0) * (1.0 - 0.3 * (away / radius).powi(2).min(1.0));
+                let light =
+                    (0.72 - 0.55 * z / self.size).clamp(0.30, 1.0) * (1.0 - 0.3 * (away / radius).powi(2).min(1.0));
                 for (c, full) in colour.iter().enumerate() {
                     let old = f32::from(self.rgb[index * 3 + c]);
                     self.rgb[index * 3 + c] = (old + cover * (full * light - old)) as u8;
@@ -196,8 +199,21 @@ mod tests {
     /// Somebody standing, `height` image pixels tall, hips at `(x, y)`.
     fn standing(x: f32, y: f32, height: f32) -> Body {
         let at = [
-            [0.0, -0.42], [0.1, -0.30], [-0.1, -0.30], [0.13, -0.13], [-0.13, -0.13], [0.14, 0.02], [-0.14, 0.02],
-            [0.06, 0.0], [-0.06, 0.0], [0.06, 0.25], [-0.06, 0.25], [0.06, 0.48], [-0.06, 0.48], [0.08, 0.5], [-0.08, 0.5],
+            [0.0, -0.42],
+            [0.1, -0.30],
+            [-0.1, -0.30],
+            [0.13, -0.13],
+            [-0.13, -0.13],
+            [0.14, 0.02],
+            [-0.14, 0.02],
+            [0.06, 0.0],
+            [-0.06, 0.0],
+            [0.06, 0.25],
+            [-0.06, 0.25],
+            [0.06, 0.48],
+            [-0.06, 0.48],
+            [0.08, 0.5],
+            [-0.08, 0.5],
         ];
         Body { joints: at.map(|[dx, dy]: [f32; 2]| [x + dx * height, y + dy * height, 0.0]), visibility: [1.0; JOINTS] }
     }

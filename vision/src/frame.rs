@@ -20,7 +20,13 @@ pub struct Frame {
 impl Frame {
     /// A frame from packed RGB bytes; `None` when the length is not `width * height * 3`.
     pub fn from_rgb(seq: u64, t: Duration, width: usize, height: usize, rgb: Vec<u8>) -> Option<Self> {
-        (rgb.len() == width.checked_mul(height)?.checked_mul(3)?).then(|| Self { seq, t, width, height, rgb: rgb.into() })
+        (rgb.len() == width.checked_mul(height)?.checked_mul(3)?).then(|| Self {
+            seq,
+            t,
+            width,
+            height,
+            rgb: rgb.into(),
+        })
     }
 }
 

@@ -2,9 +2,7 @@
 //! backward, on the CPU. On another device they are composed of plain operations. One path serves training and use:
 //! unlike candle's own fused operations these never drop a gradient.
 
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail,
-};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 
 /// Contiguous f32 data behind a tensor of the CPU.
 fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {
@@ -83,7 +81,8 @@ fn exp(x: f32) -> f32 {
     let x = x.max(-87.0) * std::f32::consts::LOG2_E;
     let whole = (x + 12_582_912.0) - 12_582_912.0;
     let f = (x - whole) * std::f32::consts::LN_2;
-    let p = 1.0 + f * (1.0 + f * (0.5 + f * (1.666_666_6e-1 + f * (4.166_666_6e-2 + f * (8.333_333e-3 + f * 1.388_889e-3)))));
+    let p = 1.0
+        + f * (1.0 + f * (0.5 + f * (1.666_666_6e-1 + f * (4.166_666_6e-2 + f * (8.333_333e-3 + f * 1.388_889e-3)))));
     p * f32::from_bits(((whole as i32 + 127) << 23) as u32)
 }
 
@@ -212,7 +211,9 @@ impl CustomOp3 for NormaliseBackward {
         let (x, y, g) = (f32s(x, lx, self.name())?, f32s(y, ly, self.name())?, f32s(g, lg, self.name())?);
         let d = lx.dims()[lx.dims().len() - 1];
         let mut dx = vec![0f32; x.len()];
-        for (((x, y), g), dx) in x.chunks_exact(d).zip(y.chunks_exact(d)).zip(g.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
+        for (((x, y), g), dx) in
+            x.chunks_exact(d).zip(y.chunks_exact(d)).zip(g.chunks_exact(d)).zip(dx.chunks_exact_mut(d))
+        {
             let (_, inverse) = moments(x, self.centre, self.eps);
             let mean_g = if self.centre { g.iter().sum::<f32>() / d as f32 } else { 0.0 };
             let mean_gy = g.iter().zip(y).map(|(g, y)| g * y).sum::<f32>() / d as f32;
@@ -365,8 +366,15 @@ mod tests {
         let x = Tensor::randn(0f32, 3.0, (2, 3, 5, 5), &Device::Cpu).unwrap();
         let double = x.to_dtype(DType::F64).unwrap();
         for causal in [false, true] {
-            let difference = (softmax(&x, 0.5, causal).unwrap().to_dtype(DType::F64).unwrap() - softmax(&double, 0.5, causal).unwrap())
-                .unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            let difference = (softmax(&x, 0.5, causal).unwrap().to_dtype(DType::F64).unwrap()
+                - softmax(&double, 0.5, causal).unwrap())
+            .unwrap()
+            .abs()
+            .unwrap()
+            .max_all()
+            .unwrap()
+            .to_scalar::<f64>()
+            .unwrap();
             assert!(difference < 1e-6, "{difference}");
         }
     }

@@ -112,7 +112,14 @@ const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 impl Preprocess {
     /// What CLIP was trained on: short side to `side`, the middle, CLIP's colours.
     pub fn clip(side: usize) -> Self {
-        Self { fit: Fit::Crop { short: side }, size: (side, side), filter: FilterType::CatmullRom, rescale: 1.0 / 255.0, mean: CLIP_MEAN, std: CLIP_STD }
+        Self {
+            fit: Fit::Crop { short: side },
+            size: (side, side),
+            filter: FilterType::CatmullRom,
+            rescale: 1.0 / 255.0,
+            mean: CLIP_MEAN,
+            std: CLIP_STD,
+        }
     }
 
     /// What SigLIP was trained on: stretched to `side`, colours from -1 to 1.
@@ -126,13 +133,20 @@ impl Preprocess {
     /// [`PreprocessError::Field`] for what this can't do or what gives another size than the tower looks at.
     pub fn with_settings(mut self, hf: &HfImageProcessor) -> Result<Self, PreprocessError> {
         let tower = self.size;
-        let field = |field, expected: &str, found: String| PreprocessError::Field { field, expected: expected.into(), found };
+        let field =
+            |field, expected: &str, found: String| PreprocessError::Field { field, expected: expected.into(), found };
         if hf.do_resize == Some(false) {
             return Err(field("do_resize", "true: frames come in any size", "false".into()));
         }
         self.filter = match hf.resample {
             None => self.filter,
-            Some(0) => return Err(field("resample", "1 (Lanczos), 2 (bilinear), 3 (bicubic), 4 (box) or 5 (Hamming)", "0 (nearest)".into())),
+            Some(0) => {
+                return Err(field(
+                    "resample",
+                    "1 (Lanczos), 2 (bilinear), 3 (bicubic), 4 (box) or 5 (Hamming)",
+                    "0 (nearest)".into(),
+                ));
+            }
             Some(1) => FilterType::Lanczos3,
             Some(2) => FilterType::Bilinear,
             Some(3) => FilterType::CatmullRom,
@@ -146,7 +160,8 @@ impl Preprocess {
             Some(HfSize::Both { height, width }) => (height, width),
             None => tower,
         };
-        let pads = hf.do_pad == Some(true) && hf.image_processor_type.as_deref().is_some_and(|t| t.starts_with("Llava"));
+        let pads =
+            hf.do_pad == Some(true) && hf.image_processor_type.as_deref().is_some_and(|t| t.starts_with("Llava"));
         (self.fit, self.size) = match (hf.size, self.fit) {
             _ if pads => (Fit::Pad, tower),
             (Some(HfSize::Both { height, width }), _) => (Fit::Stretch, (height, width)),
@@ -163,9 +178,14 @@ impl Preprocess {
             }
         }
         if self.size != tower {
-            return Err(field("size", &format!("{} x {} as the vision tower looks at", tower.0, tower.1), format!("{} x {}", self.size.0, self.size.1)));
+            return Err(field(
+                "size",
+                &format!("{} x {} as the vision tower looks at", tower.0, tower.1),
+                format!("{} x {}", self.size.0, self.size.1),
+            ));
         }
-        self.rescale = if hf.do_rescale == Some(false) { 1.0 } else { hf.rescale_factor.map_or(self.rescale, |f| f as f32) };
+        self.rescale =
+            if hf.do_rescale == Some(false) { 1.0 } else { hf.rescale_factor.map_or(self.rescale, |f| f as f32) };
         if hf.do_normalize == Some(false) {
             (self.mean, self.std) = ([0.0; 3], [1.0; 3]);
         } else {
@@ -191,13 +211,16 @@ impl Preprocess {
             }
         }
         let run = |e: candle_core::Error| PreprocessError::Run(e.to_string());
-        Tensor::from_vec(data, (frames.len(), 3, height, width), &Device::Cpu).and_then(|t| t.to_device(device)).map_err(run)
+        Tensor::from_vec(data, (frames.len(), 3, height, width), &Device::Cpu)
+            .and_then(|t| t.to_device(device))
+            .map_err(run)
     }
 
     /// Packed RGB of the final size.
     fn resize(&self, frame: &Frame) -> Result<Vec<u8>, PreprocessError> {
         let (height, width) = self.size;
-        let bad = || PreprocessError::Picture { width: frame.width, height: frame.height, to: format!("{width} x {height}") };
+        let bad =
+            || PreprocessError::Picture { width: frame.width, height: frame.height, to: format!("{width} x {height}") };
         if frame.width == 0 || frame.height == 0 || frame.rgb.len() != frame.width * frame.height * 3 {
             return Err(bad());
         }
@@ -244,14 +267,27 @@ fn pad_to_square(frame: &Frame, mean: [f32; 3]) -> (Vec<u8>, usize) {
 ///
 /// Rows first, then columns, as the published processors do: bytes are clipped between the passes, and at hard edges
 /// the other order differs by several steps.
-fn scale(rgb: &[u8], w: usize, h: usize, width: usize, height: usize, filter: FilterType) -> Result<Vec<u8>, PreprocessError> {
+fn scale(
+    rgb: &[u8],
+    w: usize,
+    h: usize,
+    width: usize,
+    height: usize,
+    filter: FilterType,
+) -> Result<Vec<u8>, PreprocessError> {
     let rows = if w == width { rgb.to_vec() } else { scale_once(rgb, (w, h), (width, h), filter)? };
     if h == height { Ok(rows) } else { scale_once(&rows, (width, h), (width, height), filter) }
 }
 
-fn scale_once(rgb: &[u8], from: (usize, usize), to: (usize, usize), filter: FilterType) -> Result<Vec<u8>, PreprocessError> {
+fn scale_once(
+    rgb: &[u8],
+    from: (usize, usize),
+    to: (usize, usize),
+    filter: FilterType,
+) -> Result<Vec<u8>, PreprocessError> {
     let size = |n: usize| u32::try_from(n).map_err(|e| PreprocessError::Run(e.to_string()));
-    let source = ImageRef::new(size(from.0)?, size(from.1)?, rgb, PixelType::U8x3).map_err(|e| PreprocessError::Run(e.to_string()))?;
+    let source = ImageRef::new(size(from.0)?, size(from.1)?, rgb, PixelType::U8x3)
+        .map_err(|e| PreprocessError::Run(e.to_string()))?;
     let mut target = Image::new(size(to.0)?, size(to.1)?, PixelType::U8x3);
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
     Resizer::new().resize(&source, &mut target, &options).map_err(|e| PreprocessError::Run(e.to_string()))?;
@@ -306,7 +342,10 @@ mod tests {
             let error = Preprocess::clip(32).with_settings(&hf).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
-        check(r#"{"size": {"shortest_edge": 24}, "crop_size": 24}"#, "`size`: expected 32 x 32 as the vision tower looks at, found 24 x 24");
+        check(
+            r#"{"size": {"shortest_edge": 24}, "crop_size": 24}"#,
+            "`size`: expected 32 x 32 as the vision tower looks at, found 24 x 24",
+        );
         check(r#"{"size": {"shortest_edge": 16}}"#, "`size`: expected at least crop_size (32, 32), found 16");
         check(r#"{"resample": 9}"#, "`resample`: expected a number from 1 to 5, found 9");
         check(r#"{"image_std": [1, 0, 1]}"#, "`image_std`");

@@ -43,14 +43,26 @@ fn share(name: &str, size: [usize; 2], fps: f64, view: View) -> Option<f64> {
     let mut lens = AvatarLens::load(&runtime(), &assets(), 64, TrackerOptions::default()).unwrap();
     let views: Vec<View> = frames.iter().map(|frame| lens.look(frame).unwrap().view).collect();
     let share = views.iter().filter(|v| **v == view).count() as f64 / views.len() as f64;
-    let letters: String = views.iter().map(|v| match v { View::Clear => 'C', View::PartlyOut => 'p', View::NoPerson => '-' }).collect();
+    let letters: String = views
+        .iter()
+        .map(|v| match v {
+            View::Clear => 'C',
+            View::PartlyOut => 'p',
+            View::NoPerson => '-',
+        })
+        .collect();
     eprintln!("{name}: {letters}");
     Some(share)
 }
 
 #[test]
 fn whole_bodies_are_clear_and_a_leg_outside_is_not() {
-    let clips = [("squats_studio.mp4", STUDIO, 5.0), ("squats_gym.gif", GYM, 10.0), ("jumping_jacks_gym.gif", GYM, 10.0), ("push_ups_gym.gif", GYM, 10.0)];
+    let clips = [
+        ("squats_studio.mp4", STUDIO, 5.0),
+        ("squats_gym.gif", GYM, 10.0),
+        ("jumping_jacks_gym.gif", GYM, 10.0),
+        ("push_ups_gym.gif", GYM, 10.0),
+    ];
     for (name, size, fps) in clips {
         if let Some(clear) = share(name, size, fps, View::Clear) {
             assert!(clear > 0.95, "{name}: clear in {clear:.2}");
@@ -82,7 +94,9 @@ fn half_precision_weights_move_no_joint_by_half_a_pixel() {
         return;
     }
     let runtime = runtime();
-    for (name, size, fps) in [("squats_gym.gif", GYM, 10.0), ("push_ups_gym.gif", GYM, 10.0), ("squats_studio.mp4", STUDIO, 5.0)] {
+    for (name, size, fps) in
+        [("squats_gym.gif", GYM, 10.0), ("push_ups_gym.gif", GYM, 10.0), ("squats_studio.mp4", STUDIO, 5.0)]
+    {
         let Some(frames) = clip(name, size, fps) else { return };
         let mut half = tracker(&runtime);
         let mut single = PoseTracker::load(&runtime, &originals, TrackerOptions::default()).unwrap();
@@ -99,7 +113,10 @@ fn half_precision_weights_move_no_joint_by_half_a_pixel() {
         }
         // In pixels of the landmark model's input, so that a large picture is not judged harder than a small one.
         let scale = 256.0 / (size[1] as f32);
-        eprintln!("{name}: half precision moves a joint by at most {worst:.3} px ({:.3} px of the model's input)", worst * scale);
+        eprintln!(
+            "{name}: half precision moves a joint by at most {worst:.3} px ({:.3} px of the model's input)",
+            worst * scale
+        );
         assert!(worst * scale < 0.5, "{name}: {worst}");
     }
 }

@@ -108,7 +108,8 @@ fn rotated_frames_are_upright() {
     }
     for (degrees, size) in [(0, (96, 64)), (90, (64, 96)), (180, (96, 64)), (270, (64, 96))] {
         let name = format!("turned{degrees}.mp4");
-        let Some(path) = clip(dir.path(), &format!("-i plain.mp4 -c copy -metadata:s:v rotate={degrees}"), &name) else {
+        let Some(path) = clip(dir.path(), &format!("-i plain.mp4 -c copy -metadata:s:v rotate={degrees}"), &name)
+        else {
             return;
         };
         let (source, frames) = whole(&path);

@@ -26,8 +26,10 @@ use std::{
 
 /// Score a model on held-out synthetic sessions.
 #[derive(Debug, Args)]
-#[command(after_help = "The table shows the model beside the best blind metronome (all periods from 1 to 6 s), the silent coach and the \
-                        same model fed the video of another session. Times count from the frame to the first word.")]
+#[command(
+    after_help = "The table shows the model beside the best blind metronome (all periods from 1 to 6 s), the silent coach and the \
+                        same model fed the video of another session. Times count from the frame to the first word."
+)]
 pub(crate) struct EvalArgs {
     /// Model folder.
     #[arg(long, value_name = "DIR", default_value = "assets/spotter-mini")]
@@ -119,13 +121,15 @@ fn coach(folder: &Path, args: &EvalArgs, lang: Lang) -> Result<(CoachSession, us
 fn play(args: &EvalArgs, seed: u64, lang: Lang) -> Result<Played> {
     let (mut coach, side) = coach(&args.model, args, lang)?;
     let fps = coach.manifest().frame_rate;
-    let session = Session::generate(seed, &SessionOptions { lang, split: Split::Validation, fps, ..SessionOptions::default() });
+    let session =
+        Session::generate(seed, &SessionOptions { lang, split: Split::Validation, fps, ..SessionOptions::default() });
     let mut view = AvatarView::new(side);
     let (mut said, mut decide_ms) = (Vec::new(), Vec::new());
     for (seq, (t, body)) in session.noisy_bodies().into_iter().enumerate() {
         let begun = Instant::now();
         let t = Duration::from_secs_f64(t);
-        let frame = Frame::from_rgb(seq as u64, t, side, side, view.draw(t, &body)).context("a drawn frame has the wrong size")?;
+        let frame = Frame::from_rgb(seq as u64, t, side, side, view.draw(t, &body))
+            .context("a drawn frame has the wrong size")?;
         let sight = Sight { frame, view: View::Clear, people: 1, body: Some(body) };
         let step = coach.observe(&sight, &mut |_| true)?;
         match step.feedback {
@@ -164,7 +168,12 @@ struct Row {
 
 impl Row {
     fn new(coach: impl Into<String>, timing: &Timing) -> Self {
-        Self { coach: coach.into(), precision: timing.precision(), recall: timing.recall(), temporal_f: timing.f_score() }
+        Self {
+            coach: coach.into(),
+            precision: timing.precision(),
+            recall: timing.recall(),
+            temporal_f: timing.f_score(),
+        }
     }
 }
 
@@ -198,14 +207,21 @@ fn report(played: &[Played], lang: Lang) -> Report {
     let shuffled: Vec<(&Session, &[Timed])> =
         (0..played.len()).map(|i| (&played[i].session, played[(i + 1) % played.len()].said.as_slice())).collect();
     let cut: Vec<_> = played.iter().flat_map(|p| episodes(&p.session, |_| true)).collect();
-    let stretches: Vec<Stretch<'_>> = cut.iter().map(|(start, end, truth)| Stretch { start: *start, end: *end, truth }).collect();
+    let stretches: Vec<Stretch<'_>> =
+        cut.iter().map(|(start, end, truth)| Stretch { start: *start, end: *end, truth }).collect();
     let mut content = Content::default();
     for p in played {
         content += Content::of(&p.session.segments, &p.session.events, &p.said, lang);
     }
-    let mut rows = vec![Row::new("model", &score(&own, |_| true)), Row::new("model, another's video", &score(&shuffled, |_| true))];
+    let mut rows = vec![
+        Row::new("model", &score(&own, |_| true)),
+        Row::new("model, another's video", &score(&shuffled, |_| true)),
+    ];
     if let Some(best) = best_metronome(&stretches) {
-        rows.push(Row::new(format!("best metronome ({:.1} s, first at {:.1} s)", best.period, best.phase), &best.timing));
+        rows.push(Row::new(
+            format!("best metronome ({:.1} s, first at {:.1} s)", best.period, best.phase),
+            &best.timing,
+        ));
     }
     rows.push(Row::new("silent", &score_silent(&stretches)));
     let corrective = |kind: SaidKind| kind == SaidKind::Correction;
@@ -213,10 +229,13 @@ fn report(played: &[Played], lang: Lang) -> Report {
         .iter()
         .map(|p| p.said.iter().filter(|s| corrective(phrases::classify(&s.text, lang).kind)).cloned().collect())
         .collect();
-    let pairs: Vec<(&Session, &[Timed])> = played.iter().zip(&corrections).map(|(p, c)| (&p.session, c.as_slice())).collect();
+    let pairs: Vec<(&Session, &[Timed])> =
+        played.iter().zip(&corrections).map(|(p, c)| (&p.session, c.as_slice())).collect();
     let mut decide: Vec<f64> = played.iter().flat_map(|p| p.decide_ms.iter().copied()).collect();
     decide.sort_by(f64::total_cmp);
-    let quantile = |q: f64| decide.get(((decide.len() as f64 * q) as usize).min(decide.len().saturating_sub(1))).copied().unwrap_or(0.0);
+    let quantile = |q: f64| {
+        decide.get(((decide.len() as f64 * q) as usize).min(decide.len().saturating_sub(1))).copied().unwrap_or(0.0)
+    };
     Report {
         sessions: played.len(),
         hours: played.iter().map(|p| p.session.duration).sum::<f64>() / 3600.0,
@@ -235,7 +254,8 @@ fn report(played: &[Played], lang: Lang) -> Report {
 }
 
 fn show(played: &Played) {
-    let truth = played.session.events.iter().map(|e| (e.t, if e.is_transition { "plan " } else { "truth" }, e.text.as_str()));
+    let truth =
+        played.session.events.iter().map(|e| (e.t, if e.is_transition { "plan " } else { "truth" }, e.text.as_str()));
     let mut lines: Vec<_> = truth.chain(played.said.iter().map(|s| (s.t, "model", s.text.as_str()))).collect();
     lines.sort_by(|a, b| a.0.total_cmp(&b.0));
     for (t, who, text) in lines {
@@ -246,7 +266,10 @@ fn show(played: &Played) {
 #[expect(clippy::print_stdout, reason = "the table is the result")]
 fn print_table(report: &Report) -> Result<()> {
     let percent = |v: Option<f64>| v.map_or("none".to_owned(), |v| format!("{v:.3}"));
-    println!("{} sessions, {:.1} h; {} utterances due, {} made", report.sessions, report.hours, report.utterances_true, report.utterances_model);
+    println!(
+        "{} sessions, {:.1} h; {} utterances due, {} made",
+        report.sessions, report.hours, report.utterances_true, report.utterances_model
+    );
     println!("exercise accuracy  {}", percent(report.exercise_accuracy));
     println!("mistake precision  {}", percent(report.mistake_precision));
     println!("mistake recall     {}", percent(report.mistake_recall));
@@ -257,6 +280,9 @@ fn print_table(report: &Report) -> Result<()> {
     for row in &report.rows {
         println!("{:<40} {:>9.3} {:>9.3} {:>9.3}", row.coach, row.precision, row.recall, row.temporal_f);
     }
-    println!("\na silent frame, encoder and decision: p50 {:.1} ms, p95 {:.1} ms", report.decide_p50_ms, report.decide_p95_ms);
+    println!(
+        "\na silent frame, encoder and decision: p50 {:.1} ms, p95 {:.1} ms",
+        report.decide_p50_ms, report.decide_p95_ms
+    );
     Ok(())
 }

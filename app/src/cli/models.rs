@@ -106,7 +106,8 @@ fn run_probe(args: &ProbeArgs) -> anyhow::Result<(Probe, String)> {
 fn read_frame(path: &Path) -> anyhow::Result<Frame> {
     let picture = image::open(path).with_context(|| format!("picture {}", path.display()))?.to_rgb8();
     let (width, height) = (picture.width() as usize, picture.height() as usize);
-    Frame::from_rgb(0, Duration::ZERO, width, height, picture.into_raw()).with_context(|| format!("picture {} has no pixels", path.display()))
+    Frame::from_rgb(0, Duration::ZERO, width, height, picture.into_raw())
+        .with_context(|| format!("picture {} has no pixels", path.display()))
 }
 
 fn describe(r: &Inspect) -> String {
@@ -123,7 +124,15 @@ fn describe(r: &Inspect) -> String {
         ("  unused", millions(p.unused)),
         ("stored as", format!("{}, {}", r.dtype, mebibytes(r.bytes_on_disk))),
         ("memory", format!("{} ({} in f32)", mebibytes(m.weights), mebibytes(m.weights_f32))),
-        ("cache", format!("{:.1} KiB a token, {} with a full context of {}", m.cache_per_token as f64 / 1024.0, mebibytes(m.full_context), r.context)),
+        (
+            "cache",
+            format!(
+                "{:.1} KiB a token, {} with a full context of {}",
+                m.cache_per_token as f64 / 1024.0,
+                mebibytes(m.full_context),
+                r.context
+            ),
+        ),
         ("tokens a frame", r.tokens_per_frame.to_string()),
     ];
     rows.map(|(name, value)| format!("{name:<16}{value}")).join("\n")
@@ -140,7 +149,11 @@ fn mebibytes(n: usize) -> String {
 fn list(r: &Probe, device: &str) -> String {
     let ids: Vec<_> = r.prompt_ids.iter().map(u32::to_string).collect();
     let next = r.next.iter().map(|c| format!("{:>9.4}  {:>7}  {:?}", c.log_prob, c.id, c.text));
-    let mut lines = vec![format!("device  {device}"), format!("prompt  {:?}", r.prompt), format!("{} tokens  {}", ids.len(), ids.join(" "))];
+    let mut lines = vec![
+        format!("device  {device}"),
+        format!("prompt  {:?}", r.prompt),
+        format!("{} tokens  {}", ids.len(), ids.join(" ")),
+    ];
     lines.push(format!("{:>9}  {:>7}  text", "log prob", "id"));
     lines.extend(next);
     lines.join("\n")

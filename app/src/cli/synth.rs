@@ -24,9 +24,11 @@ const FPS: f64 = 24.0;
 
 /// Write synthetic coaching sessions as a QEVD data set with video
 #[derive(Debug, Args)]
-#[command(after_help = "The videos show drawn bodies, as the avatar lens draws people: coach them with --lens none.\n\n\
+#[command(
+    after_help = "The videos show drawn bodies, as the avatar lens draws people: coach them with --lens none.\n\n\
                         Example:\n  spotter synth --out data --sessions 3 --seed 1\n  \
-                        spotter replay data/QEVD-FIT-COACH/long_range_videos/0001.mp4 --lens none --headless")]
+                        spotter replay data/QEVD-FIT-COACH/long_range_videos/0001.mp4 --lens none --headless"
+)]
 pub(crate) struct SynthArgs {
     /// Folder to write; QEVD-FIT-COACH is made inside it
     #[arg(long, value_name = "DIR")]
@@ -60,7 +62,13 @@ pub(crate) fn run(args: &SynthArgs) -> Result<()> {
     let bar = indicatif::ProgressBar::new(args.sessions as u64);
     let mut records = Vec::new();
     for i in 0..args.sessions {
-        let options = SessionOptions { min_seconds: args.seconds, lang, split: Split::Validation, fps: FPS, ..SessionOptions::default() };
+        let options = SessionOptions {
+            min_seconds: args.seconds,
+            lang,
+            split: Split::Validation,
+            fps: FPS,
+            ..SessionOptions::default()
+        };
         let session = Session::generate(args.seed + i as u64, &options);
         records.push(write(&session, &folder, &format!("{:04}.mp4", i + 1), args.side)?);
         // The index is written anew each time, so a run that is stopped leaves a whole data set.
@@ -74,12 +82,14 @@ pub(crate) fn run(args: &SynthArgs) -> Result<()> {
 
 fn write(session: &Session, folder: &Path, name: &str, side: usize) -> Result<SessionRecord> {
     let path = folder.join("long_range_videos").join(name);
-    let mut writer = VideoWriter::create_with(&path, side, side, FPS, WriterOptions { crf: 14, ..WriterOptions::default() })?;
+    let mut writer =
+        VideoWriter::create_with(&path, side, side, FPS, WriterOptions { crf: 14, ..WriterOptions::default() })?;
     let mut view = AvatarView::new(side);
     let mut times = Vec::new();
     for (seq, (t, body)) in session.noisy_bodies().iter().enumerate() {
         let t = Duration::from_secs_f64(*t);
-        let frame = Frame::from_rgb(seq as u64, t, side, side, view.draw(t, body)).context("a drawn frame has the wrong size")?;
+        let frame = Frame::from_rgb(seq as u64, t, side, side, view.draw(t, body))
+            .context("a drawn frame has the wrong size")?;
         writer.push(&frame)?;
         times.push(t.as_secs_f64());
     }

@@ -176,7 +176,8 @@ mod tests {
             end: 4.0 + 2.0 * f64::from(i),
             mistakes: mistakes.to_vec(),
         };
-        let reps = vec![rep(0, &[]), rep(1, &[Mistake::KneesIn]), rep(2, &[Mistake::KneesIn]), rep(3, &[]), rep(4, &[])];
+        let reps =
+            vec![rep(0, &[]), rep(1, &[Mistake::KneesIn]), rep(2, &[Mistake::KneesIn]), rep(3, &[]), rep(4, &[])];
         Segment { exercise: Exercise::Squat, announced: 1.0, start: 2.0, end: 12.0, reps }
     }
 

@@ -76,8 +76,7 @@ impl Dataset {
 /// Everything that is wrong with the entries, at once; or the one thing that is wrong with the file.
 pub fn load(folder: &Path, protocol: Protocol) -> Result<Dataset, QevdError> {
     let path = folder.join(INDEX_FILE);
-    let competition =
-        protocol == Protocol::Var2026 && folder.to_string_lossy().to_lowercase().contains("competition");
+    let competition = protocol == Protocol::Var2026 && folder.to_string_lossy().to_lowercase().contains("competition");
     let mut dataset = Dataset { protocol, sessions: Vec::new(), warnings: Vec::new() };
     let mut problems: Vec<Problem> = Vec::new();
     for (i, value) in read_array(&path)?.iter().enumerate() {
@@ -137,13 +136,7 @@ impl Loader<'_> {
         Some(nanoseconds.into_iter().map(|ns| ns as f64 / 1e9 + shift).collect())
     }
 
-    fn episodes(
-        &self,
-        id: &str,
-        frames: &[f64],
-        fields: &mut Fields<'_>,
-        warnings: &mut Vec<String>,
-    ) -> Vec<Episode> {
+    fn episodes(&self, id: &str, frames: &[f64], fields: &mut Fields<'_>, warnings: &mut Vec<String>) -> Vec<Episode> {
         let SessionRecord { feedbacks, feedback_timestamps, is_transition, .. } = &self.record;
         fields.same_length("feedbacks", feedbacks.len(), "video_timestamps", frames.len());
         if feedback_timestamps.iter().any(|t| !t.is_finite()) {

@@ -66,7 +66,8 @@ fn split(bytes: &[u8]) -> Result<(&str, &[u8]), String> {
 
 /// The value of a key in the header, a Python dict literal without nesting but for the shape's parentheses.
 fn field<'a>(header: &'a str, key: &str) -> Option<&'a str> {
-    let at = [format!("'{key}'"), format!("\"{key}\"")].iter().find_map(|k| Some(header.find(k.as_str())? + k.len()))?;
+    let at =
+        [format!("'{key}'"), format!("\"{key}\"")].iter().find_map(|k| Some(header.find(k.as_str())? + k.len()))?;
     let value = header.get(at..)?.trim_start().strip_prefix(':')?.trim_start();
     let end = if value.starts_with('(') { value.find(')')? + 1 } else { value.find([',', '}'])? };
     value.get(..end).map(str::trim)

@@ -93,8 +93,7 @@ impl Timeline<'_> {
     /// Pairs of neighbouring transitions, as indices of events.
     fn between(&self) -> Vec<(usize, usize)> {
         let events = self.spans.len();
-        let at: Vec<usize> =
-            (0..events).filter(|&i| self.is_transition.get(i).copied().unwrap_or_default()).collect();
+        let at: Vec<usize> = (0..events).filter(|&i| self.is_transition.get(i).copied().unwrap_or_default()).collect();
         at.iter().copied().zip(at.iter().copied().skip(1)).collect()
     }
 

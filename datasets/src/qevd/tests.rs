@@ -35,8 +35,7 @@ const END: &str = "That's it!";
 const T0: f64 = 1_000.0 + ZONE_SHIFT;
 
 /// Frames:          0      1   2    3   4    5   6     7     8     9    10   11   12   13   14
-const SHOWN: [&str; 15] =
-    [FIRST, FIRST, "", "5", "", "5", "", NEXT, NEXT, NEXT, "", "ok", "", END, ""];
+const SHOWN: [&str; 15] = [FIRST, FIRST, "", "5", "", "5", "", NEXT, NEXT, NEXT, "", "ok", "", END, ""];
 
 #[test]
 fn fitcoach2024_reads_runs_of_frames() {
@@ -265,7 +264,13 @@ fn predictions_find_their_episodes_and_missing_ones_count() {
     ]);
     fs::write(&path, bad.to_string()).expect("writable");
     let error = read_predictions(&path).expect_err("a bad file").to_string();
-    for part in ["4 problem(s)", "entry 0 (a), pred_feedback_timestamps", "entry 1 (a)", "entry 2, mini_episode_id", "entry 2, pred_feedbacks"] {
+    for part in [
+        "4 problem(s)",
+        "entry 0 (a), pred_feedback_timestamps",
+        "entry 1 (a)",
+        "entry 2, mini_episode_id",
+        "entry 2, pred_feedbacks",
+    ] {
         assert!(error.contains(part), "{part:?} is not in {error}");
     }
 }
@@ -285,7 +290,9 @@ fn messages_without_room_are_refused() {
     let frames: Vec<f64> = (0..80).map(|i| f64::from(i) / 8.0).collect();
     let try_with = |events: &[crate::synthetic::script::Event]| write_session(folder.path(), "x.mp4", &frames, events);
     assert!(try_with(&[event(1.0, "a"), event(3.0, "b")]).is_ok());
-    for events in [[event(1.0, "a"), event(1.05, "b")], [event(1.0, "a"), event(99.0, "b")], [event(1.0, ""), event(3.0, "b")]] {
+    for events in
+        [[event(1.0, "a"), event(1.05, "b")], [event(1.0, "a"), event(99.0, "b")], [event(1.0, ""), event(3.0, "b")]]
+    {
         let error = try_with(&events).expect_err("no room").to_string();
         assert!(error.contains("x.mp4") && error.contains("message"), "{error}");
     }

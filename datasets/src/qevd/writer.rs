@@ -35,8 +35,8 @@ pub fn write_session(
     fs::create_dir_all(&videos).map_err(|source| QevdError::Write { path: videos.clone(), source })?;
     let stem = Path::new(video_name).file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     let times_name = format!("{stem}_timestamps.npy");
-    let feedbacks = show(frame_times, events)
-        .map_err(|what| QevdError::Format { path: videos.join(video_name), what })?;
+    let feedbacks =
+        show(frame_times, events).map_err(|what| QevdError::Format { path: videos.join(video_name), what })?;
     let nanoseconds: Vec<i64> = frame_times.iter().map(|t| EPOCH_NS + (t * 1e9).round() as i64).collect();
     write_timestamps(&videos.join(&times_name), &nanoseconds)?;
     let clock = |t: f64| EPOCH_NS as f64 / 1e9 + ZONE_SHIFT + t;
@@ -64,7 +64,9 @@ fn show(frame_times: &[f64], events: &[Event]) -> Result<Vec<String>, String> {
         let end = from(event.t + SHOWN).min(next.saturating_sub(1));
         if event.text.is_empty() || first >= end {
             let (t, text) = (event.t, &event.text);
-            return Err(format!("no frame is free for the message {text:?} at {t:.3} s; messages need two frames each"));
+            return Err(format!(
+                "no frame is free for the message {text:?} at {t:.3} s; messages need two frames each"
+            ));
         }
         for frame in frames.iter_mut().take(end).skip(first) {
             frame.clone_from(&event.text);

@@ -37,39 +37,21 @@ pub struct Camera {
 
 impl Camera {
     /// A camera at `position` that looks at `aim` (both in metres), level but for `roll` radians.
-    pub fn looking_at(
-        position: [f32; 3],
-        aim: [f32; 3],
-        roll: f32,
-        size: (f32, f32),
-        focal: f32,
-    ) -> Self {
+    pub fn looking_at(position: [f32; 3], aim: [f32; 3], roll: f32, size: (f32, f32), focal: f32) -> Self {
         let ahead = unit(sub(aim, position));
         let level = unit(cross(ahead, [0.0, 0.0, 1.0]));
         let up = cross(level, ahead);
         let (s, c) = roll.sin_cos();
         let right = add(scale(level, c), scale(up, s));
         let down = cross(ahead, right);
-        Self {
-            width: size.0,
-            height: size.1,
-            focal,
-            position,
-            right,
-            down,
-            ahead,
-        }
+        Self { width: size.0, height: size.1, focal, position, right, down, ahead }
     }
 
     /// On a table, a shelf or a tripod: 0.5 to 2 m high, up to 25 degrees off the axis, as far away as the whole body
     /// needs or up to 1.6 times that. The way a person faces belongs to the motion
     /// ([`Style::facing`](super::motion::Style::facing)) and adds to the camera's.
     pub fn random(rng: &mut impl Rng) -> Self {
-        let size = if rng.random_bool(0.65) {
-            (640.0, 480.0)
-        } else {
-            (480.0, 640.0)
-        };
+        let size = if rng.random_bool(0.65) { (640.0, 480.0) } else { (480.0, 640.0) };
         let short_side_fov: f32 = rng.random_range(36.0..58.0_f32).to_radians();
         let focal = 240.0 / (short_side_fov / 2.0).tan();
         let mut distance = REACH / (short_side_fov / 2.0).sin() * rng.random_range(1.0..1.5);
@@ -79,11 +61,7 @@ impl Camera {
         }
         let yaw = rng.random_range(-25.0..25.0_f32).to_radians();
         let place = turn([0.0, -distance, 0.0], yaw);
-        let aim = [
-            rng.random_range(-0.15..0.15),
-            0.0,
-            rng.random_range(0.85..1.05),
-        ];
+        let aim = [rng.random_range(-0.15..0.15), 0.0, rng.random_range(0.85..1.05)];
         let position = [place[0], place[1], rng.random_range(0.5..2.0)];
         let roll = rng.random_range(-3.0..3.0_f32).to_radians();
         Self::looking_at(position, aim, roll, size, focal)
@@ -93,20 +71,12 @@ impl Camera {
     pub fn project(&self, posture: &Posture) -> Body {
         let seen = posture.map(|p| {
             let way = sub(p, self.position);
-            [
-                dot(way, self.right),
-                dot(way, self.down),
-                dot(way, self.ahead).max(0.2),
-            ]
+            [dot(way, self.right), dot(way, self.down), dot(way, self.ahead).max(0.2)]
         });
         let hips = (seen[Joint::LeftHip as usize][2] + seen[Joint::RightHip as usize][2]) / 2.0;
         let joints = seen.map(|[x, y, depth]| {
             let zoom = self.focal / depth;
-            [
-                self.width / 2.0 + x * zoom,
-                self.height / 2.0 + y * zoom,
-                (depth - hips) * self.focal / hips,
-            ]
+            [self.width / 2.0 + x * zoom, self.height / 2.0 + y * zoom, (depth - hips) * self.focal / hips]
         });
         let visibility = std::array::from_fn(|j| {
             let [x, y, _] = joints[j];
@@ -124,55 +94,13 @@ impl Camera {
 
 /// Thick parts of the body that hide others: ends (each the middle of two joints) and radius in metres.
 const FLESH: [(Joint, Joint, Joint, Joint, f32); 7] = [
-    (
-        Joint::LeftShoulder,
-        Joint::RightShoulder,
-        Joint::LeftHip,
-        Joint::RightHip,
-        0.13,
-    ),
-    (
-        Joint::LeftHip,
-        Joint::LeftHip,
-        Joint::LeftKnee,
-        Joint::LeftKnee,
-        0.08,
-    ),
-    (
-        Joint::RightHip,
-        Joint::RightHip,
-        Joint::RightKnee,
-        Joint::RightKnee,
-        0.08,
-    ),
-    (
-        Joint::LeftKnee,
-        Joint::LeftKnee,
-        Joint::LeftAnkle,
-        Joint::LeftAnkle,
-        0.055,
-    ),
-    (
-        Joint::RightKnee,
-        Joint::RightKnee,
-        Joint::RightAnkle,
-        Joint::RightAnkle,
-        0.055,
-    ),
-    (
-        Joint::LeftShoulder,
-        Joint::LeftShoulder,
-        Joint::LeftElbow,
-        Joint::LeftElbow,
-        0.05,
-    ),
-    (
-        Joint::RightShoulder,
-        Joint::RightShoulder,
-        Joint::RightElbow,
-        Joint::RightElbow,
-        0.05,
-    ),
+    (Joint::LeftShoulder, Joint::RightShoulder, Joint::LeftHip, Joint::RightHip, 0.13),
+    (Joint::LeftHip, Joint::LeftHip, Joint::LeftKnee, Joint::LeftKnee, 0.08),
+    (Joint::RightHip, Joint::RightHip, Joint::RightKnee, Joint::RightKnee, 0.08),
+    (Joint::LeftKnee, Joint::LeftKnee, Joint::LeftAnkle, Joint::LeftAnkle, 0.055),
+    (Joint::RightKnee, Joint::RightKnee, Joint::RightAnkle, Joint::RightAnkle, 0.055),
+    (Joint::LeftShoulder, Joint::LeftShoulder, Joint::LeftElbow, Joint::LeftElbow, 0.05),
+    (Joint::RightShoulder, Joint::RightShoulder, Joint::RightElbow, Joint::RightElbow, 0.05),
 ];
 
 /// Whether some part of the body lies between the camera and a joint; coordinates are the camera's, in metres.

@@ -92,26 +92,13 @@ impl Exercise {
 
     /// Done on the floor (push-up position or lying).
     pub fn on_floor(self) -> bool {
-        matches!(
-            self,
-            Self::PushUp | Self::Plank | Self::MountainClimber | Self::SitUp
-        )
+        matches!(self, Self::PushUp | Self::Plank | Self::MountainClimber | Self::SitUp)
     }
 
     /// Left and right take turns; one repetition is one side.
     pub fn alternates(self) -> bool {
         use Exercise::*;
-        matches!(
-            self,
-            HighKnees
-                | Lunge
-                | SideLunge
-                | Boxing
-                | SideBend
-                | HurdleStep
-                | LegRaise
-                | MountainClimber
-        )
+        matches!(self, HighKnees | Lunge | SideLunge | Boxing | SideBend | HurdleStep | LegRaise | MountainClimber)
     }
 
     /// Mistakes that can be measured for this exercise.
@@ -139,13 +126,11 @@ impl Exercise {
 
     /// Seconds below which a repetition counts as too fast, where speed is judged at all.
     pub fn too_fast_below(self) -> Option<f32> {
-        self.mistakes()
-            .contains(&Mistake::TooFast)
-            .then_some(match self {
-                Self::Squat | Self::SideLunge | Self::Lunge => 1.3,
-                Self::PushUp => 0.9,
-                _ => 1.2,
-            })
+        self.mistakes().contains(&Mistake::TooFast).then_some(match self {
+            Self::Squat | Self::SideLunge | Self::Lunge => 1.3,
+            Self::PushUp => 0.9,
+            _ => 1.2,
+        })
     }
 }
 

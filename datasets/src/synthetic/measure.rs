@@ -22,19 +22,10 @@ pub fn mistakes(exercise: Exercise, postures: &[Posture], peak: usize) -> Vec<Mi
         Mistake::KneesIn => knees_in(exercise, &rep),
         Mistake::TrunkLean => trunk_lean(exercise, &rep),
         Mistake::Uneven => uneven(exercise, &rep),
-        Mistake::TooFast => exercise
-            .too_fast_below()
-            .is_some_and(|limit| (postures.len() as f32 / FPS) < limit),
+        Mistake::TooFast => exercise.too_fast_below().is_some_and(|limit| (postures.len() as f32 / FPS) < limit),
         Mistake::ArmsBent => arms_bent(exercise, &rep),
         Mistake::HipsSag => rep.mean(hip_line) < -0.045,
-        Mistake::HipsHigh => {
-            rep.mean(hip_line)
-                > if exercise == Exercise::MountainClimber {
-                    0.13
-                } else {
-                    0.09
-                }
-        }
+        Mistake::HipsHigh => rep.mean(hip_line) > if exercise == Exercise::MountainClimber { 0.13 } else { 0.09 },
         Mistake::KneesBent => knees_bent(exercise, &rep),
     };
     let mut found: Vec<_> = exercise.mistakes().iter().filter(wrong).copied().collect();
@@ -68,8 +59,7 @@ struct Rep<'a> {
 impl Rep<'_> {
     /// Mean around the turning point.
     fn at_peak(&self, f: impl Fn(&Posture) -> f32) -> f32 {
-        let around =
-            &self.postures[self.peak.saturating_sub(1)..(self.peak + 2).min(self.postures.len())];
+        let around = &self.postures[self.peak.saturating_sub(1)..(self.peak + 2).min(self.postures.len())];
         around.iter().map(f).sum::<f32>() / around.len() as f32
     }
 
@@ -78,10 +68,7 @@ impl Rep<'_> {
     }
 
     fn max(&self, f: impl Fn(&Posture) -> f32) -> f32 {
-        self.postures
-            .iter()
-            .map(f)
-            .fold(f32::NEG_INFINITY, f32::max)
+        self.postures.iter().map(f).fold(f32::NEG_INFINITY, f32::max)
     }
 
     fn min(&self, f: impl Fn(&Posture) -> f32) -> f32 {
@@ -103,10 +90,7 @@ fn hips(p: &Posture) -> V3 {
 }
 
 fn shoulders(p: &Posture) -> V3 {
-    scale(
-        add(at(p, Joint::LeftShoulder), at(p, Joint::RightShoulder)),
-        0.5,
-    )
+    scale(add(at(p, Joint::LeftShoulder), at(p, Joint::RightShoulder)), 0.5)
 }
 
 fn hip_height(p: &Posture) -> f32 {
@@ -120,46 +104,28 @@ fn trunk(p: &Posture) -> V3 {
 /// Interior angle at the knee in degrees, 180 straight.
 fn knee(p: &Posture, side: usize) -> f32 {
     let k = on(p, Joint::LeftKnee, side);
-    degrees_between(
-        sub(on(p, Joint::LeftHip, side), k),
-        sub(on(p, Joint::LeftAnkle, side), k),
-    )
+    degrees_between(sub(on(p, Joint::LeftHip, side), k), sub(on(p, Joint::LeftAnkle, side), k))
 }
 
 /// Interior angle at the elbow in degrees, 180 straight.
 fn elbow(p: &Posture, side: usize) -> f32 {
     let e = on(p, Joint::LeftElbow, side);
-    degrees_between(
-        sub(on(p, Joint::LeftShoulder, side), e),
-        sub(on(p, Joint::LeftWrist, side), e),
-    )
+    degrees_between(sub(on(p, Joint::LeftShoulder, side), e), sub(on(p, Joint::LeftWrist, side), e))
 }
 
 /// Angle of the thigh from hanging straight down.
 fn thigh(p: &Posture, side: usize) -> f32 {
-    degrees_between(
-        sub(on(p, Joint::LeftKnee, side), on(p, Joint::LeftHip, side)),
-        scale(UP, -1.0),
-    )
+    degrees_between(sub(on(p, Joint::LeftKnee, side), on(p, Joint::LeftHip, side)), scale(UP, -1.0))
 }
 
 /// Angle of the upper arm from lying along the trunk: 0 hanging, 180 overhead.
 fn arm(p: &Posture, side: usize) -> f32 {
-    degrees_between(
-        sub(
-            on(p, Joint::LeftElbow, side),
-            on(p, Joint::LeftShoulder, side),
-        ),
-        scale(trunk(p), -1.0),
-    )
+    degrees_between(sub(on(p, Joint::LeftElbow, side), on(p, Joint::LeftShoulder, side)), scale(trunk(p), -1.0))
 }
 
 /// Elevation of the forearm above the plane across the trunk, in degrees.
 fn forearm(p: &Posture, side: usize) -> f32 {
-    90.0 - degrees_between(
-        sub(on(p, Joint::LeftWrist, side), on(p, Joint::LeftElbow, side)),
-        trunk(p),
-    )
+    90.0 - degrees_between(sub(on(p, Joint::LeftWrist, side), on(p, Joint::LeftElbow, side)), trunk(p))
 }
 
 fn both(p: &Posture, f: fn(&Posture, usize) -> f32) -> f32 {
@@ -206,13 +172,8 @@ fn wrist_height(p: &Posture) -> f32 {
 
 fn leg_length(p: &Posture) -> f32 {
     let length = |side| {
-        norm(sub(
-            on(p, Joint::LeftHip, side),
-            on(p, Joint::LeftKnee, side),
-        )) + norm(sub(
-            on(p, Joint::LeftKnee, side),
-            on(p, Joint::LeftAnkle, side),
-        ))
+        norm(sub(on(p, Joint::LeftHip, side), on(p, Joint::LeftKnee, side)))
+            + norm(sub(on(p, Joint::LeftKnee, side), on(p, Joint::LeftAnkle, side)))
     };
     ((length(0) + length(1)) / 2.0).max(0.1)
 }
@@ -234,17 +195,13 @@ fn half_range(exercise: Exercise, rep: &Rep) -> bool {
         Exercise::LegRaise => rep.at_peak(|p| either(p, thigh)) < 38.0,
         Exercise::Boxing => rep.at_peak(|p| either(p, elbow)) < 140.0,
         Exercise::ToeTouch => rep.at_peak(wrist_height) > 0.38,
-        Exercise::ArmCircles => [0, 1]
-            .iter()
-            .all(|&s| rep.max(|p| arm(p, s)) - rep.min(|p| arm(p, s)) < 22.0),
+        Exercise::ArmCircles => [0, 1].iter().all(|&s| rep.max(|p| arm(p, s)) - rep.min(|p| arm(p, s)) < 22.0),
         Exercise::SideBend => rep.at_peak(side_bend) < 20.0,
         Exercise::SitToStand => rep.at_peak(stance) < 0.90,
         Exercise::LateralRaise => rep.at_peak(|p| either(p, arm)) < 66.0,
         Exercise::ShoulderRotation => [0, 1].iter().all(|&s| rotation(rep, s) < 68.0),
         Exercise::PushUp => rep.at_peak(|p| both(p, elbow)) > 97.0,
-        Exercise::MountainClimber => {
-            rep.at_peak(|p| hip_flexion(p, 0).min(hip_flexion(p, 1))) > 88.0
-        }
+        Exercise::MountainClimber => rep.at_peak(|p| hip_flexion(p, 0).min(hip_flexion(p, 1))) > 88.0,
         Exercise::SitUp => rep.at_peak(|p| trunk(p)[2].asin().to_degrees()) < 58.0,
         Exercise::Plank => false,
     }
@@ -252,10 +209,7 @@ fn half_range(exercise: Exercise, rep: &Rep) -> bool {
 
 /// Angle between trunk and thigh, 180 stretched.
 fn hip_flexion(p: &Posture, side: usize) -> f32 {
-    degrees_between(
-        trunk(p),
-        sub(on(p, Joint::LeftKnee, side), on(p, Joint::LeftHip, side)),
-    )
+    degrees_between(trunk(p), sub(on(p, Joint::LeftKnee, side), on(p, Joint::LeftHip, side)))
 }
 
 fn rotation(rep: &Rep, side: usize) -> f32 {
@@ -267,10 +221,7 @@ fn knees_in(exercise: Exercise, rep: &Rep) -> bool {
     let caved = |p: &Posture| {
         let left = unit(sub(at(p, Joint::LeftHip), at(p, Joint::RightHip)));
         let wide = |a, b| dot(sub(at(p, a), at(p, b)), left);
-        let (hip, ankle) = (
-            wide(Joint::LeftHip, Joint::RightHip),
-            wide(Joint::LeftAnkle, Joint::RightAnkle),
-        );
+        let (hip, ankle) = (wide(Joint::LeftHip, Joint::RightHip), wide(Joint::LeftAnkle, Joint::RightAnkle));
         wide(Joint::LeftKnee, Joint::RightKnee) / ((hip + ankle) / 2.0).max(0.05)
     };
     if exercise == Exercise::SitToStand {
@@ -318,12 +269,7 @@ fn knees_bent(exercise: Exercise, rep: &Rep) -> bool {
     match exercise {
         Exercise::LegRaise => {
             // The raised leg is the one whose ankle is higher.
-            rep.at_peak(|p| {
-                knee(
-                    p,
-                    usize::from(at(p, Joint::RightAnkle)[2] > at(p, Joint::LeftAnkle)[2]),
-                )
-            }) < 148.0
+            rep.at_peak(|p| knee(p, usize::from(at(p, Joint::RightAnkle)[2] > at(p, Joint::LeftAnkle)[2]))) < 148.0
         }
         Exercise::Plank => rep.mean(|p| both(p, knee)) < 152.0,
         _ => rep.at_peak(|p| both(p, knee)) < 148.0,

@@ -347,7 +347,8 @@ impl Index {
             *counts.entry(word.clone()).or_default() += 1.0;
         }
         let total = phrasings.len() as f32;
-        let weights: HashMap<String, f32> = counts.into_iter().map(|(word, n)| (word, (1.0 + total / n).ln())).collect();
+        let weights: HashMap<String, f32> =
+            counts.into_iter().map(|(word, n)| (word, (1.0 + total / n).ln())).collect();
         for phrasing in &mut phrasings {
             phrasing.weight = phrasing.words.iter().filter_map(|word| weights.get(word)).sum();
         }

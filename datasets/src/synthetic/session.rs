@@ -132,8 +132,10 @@ impl Session {
         let placed = floor.train(options, &mut rng);
         let postures = floor.postures;
         let duration = postures.len() as f64 / f64::from(FPS);
-        let timeline: Vec<Placed<'_>> =
-            placed.iter().map(|(announced, start, take)| Placed { announced: *announced, start: *start, take }).collect();
+        let timeline: Vec<Placed<'_>> = placed
+            .iter()
+            .map(|(announced, start, take)| Placed { announced: *announced, start: *start, take })
+            .collect();
         let events = script(&timeline, duration - 0.5, options.lang, &mut rng, &options.script);
         let segments = timeline.iter().map(segment).collect();
         let split = match options.split {
@@ -251,13 +253,7 @@ impl Floor<'_> {
 }
 
 /// All that a session asks of the motion for one exercise: about `seconds` of it, keyed or recorded.
-fn perform(
-    exercise: Exercise,
-    seconds: f64,
-    person: &Person,
-    options: &SessionOptions,
-    rng: &mut ChaCha8Rng,
-) -> Take {
+fn perform(exercise: Exercise, seconds: f64, person: &Person, options: &SessionOptions, rng: &mut ChaCha8Rng) -> Take {
     let reps = (seconds / f64::from(motion::seconds_per_rep(exercise))).round().clamp(4.0, 400.0) as usize;
     let style = Style { faults: faults(exercise, reps, rng), ..Style::clean() }.varied(exercise, rng);
     let library = options.library.as_ref().filter(|_| rng.random_bool(options.library_share.clamp(0.0, 1.0)));

@@ -64,8 +64,8 @@ pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
     if kind != "spotter_vit" {
         return load_llava(folder, manifest, device);
     }
-    let vision: VitConfig =
-        serde_json::from_value(config.vision_config).map_err(|e| broken("config.json", format!("vision_config: {e}")))?;
+    let vision: VitConfig = serde_json::from_value(config.vision_config)
+        .map_err(|e| broken("config.json", format!("vision_config: {e}")))?;
     let decoder_config = DecoderConfig::from_hf(&config.text_config, "text_config.")
         .map_err(|source| LoadError::Config { path: folder.join("config.json"), source })?;
     let tokenizer =
@@ -86,10 +86,15 @@ pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
     let vit = Vit::new(&vision, vb.pp("vision_tower")).map_err(unusable)?;
     let joined = if manifest.vision.delta { 2 } else { 1 };
     let inputs = vision.hidden_size * joined;
-    let projector = Projector::new(inputs, decoder_config.width, true, vb.pp("multi_modal_projector")).map_err(unusable)?;
+    let projector =
+        Projector::new(inputs, decoder_config.width, true, vb.pp("multi_modal_projector")).map_err(unusable)?;
     let decoder = Decoder::new(&decoder_config, vb.pp("language_model"), Mode::Infer).map_err(unusable)?;
     let grid = TokenGrid { side: vision.image_size / vision.patch_size, class: true, keep_class: false };
-    manifest.vision.pooling.check(grid).map_err(|source| LoadError::Config { path: folder.join("spotter.toml"), source })?;
+    manifest
+        .vision
+        .pooling
+        .check(grid)
+        .map_err(|source| LoadError::Config { path: folder.join("spotter.toml"), source })?;
     let eye = Eye::new(Box::new(vit), projector, grid, manifest.vision.clone());
     Ok(StreamModel { eye, decoder, tokenizer, manifest, picture_side: vision.image_size })
 }
@@ -105,5 +110,11 @@ fn load_llava(folder: &Path, manifest: Manifest, device: &Device) -> Result<Stre
     let picture_side = plan.config.vision.tower().image_size;
     let tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))
         .map_err(|e| LoadError::File { path: folder.join("tokenizer.json"), problem: e.to_string() })?;
-    Ok(StreamModel { eye: Eye::of_encoder(Box::new(llava.encoder)), decoder: llava.decoder, tokenizer, manifest, picture_side })
+    Ok(StreamModel {
+        eye: Eye::of_encoder(Box::new(llava.encoder)),
+        decoder: llava.decoder,
+        tokenizer,
+        manifest,
+        picture_side,
+    })
 }

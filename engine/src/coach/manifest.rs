@@ -147,7 +147,8 @@ impl Manifest {
     /// Reads `spotter.toml` of a model folder.
     pub fn read(folder: &Path) -> Result<Self, ManifestError> {
         let path = folder.join("spotter.toml");
-        let text = std::fs::read_to_string(&path).map_err(|source| ManifestError::Read { path: path.clone(), source })?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|source| ManifestError::Read { path: path.clone(), source })?;
         let invalid = |problem: String| ManifestError::Invalid { path: path.clone(), problem };
         let manifest: Self = toml::from_str(&text).map_err(|e| invalid(e.to_string()))?;
         match manifest.problem() {

@@ -61,9 +61,9 @@ fn ids(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
 
 /// The id of a token that must exist.
 pub fn action_id(tokenizer: &Tokenizer, token: &str) -> Result<u32> {
-    tokenizer
-        .token_to_id(token)
-        .ok_or_else(|| Error::Msg(format!("tokenizer.json has no token {token}, which spotter.toml names as an action token")))
+    tokenizer.token_to_id(token).ok_or_else(|| {
+        Error::Msg(format!("tokenizer.json has no token {token}, which spotter.toml names as an action token"))
+    })
 }
 
 impl Gate {
@@ -82,7 +82,10 @@ impl Gate {
                 speak: first(speak)?,
                 silent: first(silent)?,
                 lead: ids(tokenizer, lead)?,
-                ends: ["</s>", "<|im_end|>", "<|endoftext|>", "\n"].iter().filter_map(|t| tokenizer.token_to_id(t)).collect(),
+                ends: ["</s>", "<|im_end|>", "<|endoftext|>", "\n"]
+                    .iter()
+                    .filter_map(|t| tokenizer.token_to_id(t))
+                    .collect(),
             },
         })
     }
@@ -99,13 +102,26 @@ impl CoachSession {
         }
         let (decoder, context) = (&model.decoder, model.manifest.context);
         if prompt_ids.len() * 2 + options.max_tokens + 16 > context {
-            bail!("the prompt of {} tokens leaves no room in a context of {context}; shorten it or raise `context`", prompt_ids.len());
+            bail!(
+                "the prompt of {} tokens leaves no room in a context of {context}; shorten it or raise `context`",
+                prompt_ids.len()
+            );
         }
         let prompt = decoder.embed(&Tensor::new(prompt_ids, decoder.device())?.unsqueeze(0)?)?;
         let cache = KvCache::new(decoder.config(), context, decoder.dtype(), decoder.device())?;
         let rng = ChaCha8Rng::seed_from_u64(options.seed);
-        let mut session =
-            Self { model, gate, options, cache, prompt, stream: VecDeque::new(), stream_len: 0, last_start: None, last_frame: None, rng };
+        let mut session = Self {
+            model,
+            gate,
+            options,
+            cache,
+            prompt,
+            stream: VecDeque::new(),
+            stream_len: 0,
+            last_start: None,
+            last_frame: None,
+            rng,
+        };
         session.reset()?;
         Ok(session)
     }
@@ -239,7 +255,8 @@ impl CoachSession {
                 break;
             }
             tokens.push(id);
-            let whole = self.model.tokenizer.decode(&tokens, true).map_err(|e| Error::Msg(format!("tokenizer: {e}")))?;
+            let whole =
+                self.model.tokenizer.decode(&tokens, true).map_err(|e| Error::Msg(format!("tokenizer: {e}")))?;
             // A character of several tokens shows as U+FFFD until it is complete.
             if !whole.ends_with('\u{FFFD}') && whole.len() > text.len() && whole.is_char_boundary(text.len()) {
                 kept = emit(&whole[text.len()..]);

@@ -5,9 +5,9 @@ use super::{
     config::DecoderConfig,
     layers::{INIT_STD, Linear, Mode, RopeRows},
 };
-use spotter_vision::nn;
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
+use spotter_vision::nn;
 
 /// What a pass over some positions shares between its layers.
 pub(crate) struct Pass {
@@ -45,7 +45,9 @@ enum Input {
 impl Attention {
     /// Tensors `q_proj`, `k_proj`, `v_proj` and `o_proj` under `vb`.
     pub fn new(cfg: &DecoderConfig, vb: VarBuilder, mode: Mode) -> Result<Self> {
-        let part = |name: &str, heads: usize| Linear::new(cfg.width, heads * cfg.head_dim, cfg.qkv_bias, INIT_STD, vb.pp(name));
+        let part = |name: &str, heads: usize| {
+            Linear::new(cfg.width, heads * cfg.head_dim, cfg.qkv_bias, INIT_STD, vb.pp(name))
+        };
         let (q, k, v) = (part("q_proj", cfg.heads)?, part("k_proj", cfg.kv_heads)?, part("v_proj", cfg.kv_heads)?);
         let input = match mode {
             Mode::Infer => Input::Joined(Linear::join(&[&q, &k, &v])?),
@@ -53,7 +55,15 @@ impl Attention {
         };
         let std = INIT_STD / (2.0 * cfg.layers as f64).sqrt();
         let out = Linear::new(cfg.heads * cfg.head_dim, cfg.width, cfg.out_bias, std, vb.pp("o_proj"))?;
-        Ok(Self { input, out, heads: cfg.heads, kv_heads: cfg.kv_heads, head_dim: cfg.head_dim, window: cfg.window, mode })
+        Ok(Self {
+            input,
+            out,
+            heads: cfg.heads,
+            kv_heads: cfg.kv_heads,
+            head_dim: cfg.head_dim,
+            window: cfg.window,
+            mode,
+        })
     }
 
     /// q `[b, n, heads, head_dim]`, k and v `[b, n, kv_heads, head_dim]`.
@@ -64,7 +74,11 @@ impl Attention {
             Input::Joined(linear) => {
                 let all = linear.forward(x)?;
                 let (wide, narrow) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-                (all.narrow(D::Minus1, 0, wide)?, all.narrow(D::Minus1, wide, narrow)?, all.narrow(D::Minus1, wide + narrow, narrow)?)
+                (
+                    all.narrow(D::Minus1, 0, wide)?,
+                    all.narrow(D::Minus1, wide, narrow)?,
+                    all.narrow(D::Minus1, wide + narrow, narrow)?,
+                )
             }
         };
         let split = |t: Tensor, heads: usize| t.contiguous()?.reshape((b, n, heads, self.head_dim));

@@ -34,7 +34,12 @@ impl KvCache {
         }
         let shape = (cfg.kv_heads, capacity.min(FIRST_ROWS), cfg.head_dim);
         let layers = (0..cfg.layers)
-            .map(|_| Ok(LayerCache { keys: Tensor::zeros(shape, dtype, device)?, values: Tensor::zeros(shape, dtype, device)? }))
+            .map(|_| {
+                Ok(LayerCache {
+                    keys: Tensor::zeros(shape, dtype, device)?,
+                    values: Tensor::zeros(shape, dtype, device)?,
+                })
+            })
             .collect::<Result<_>>()?;
         Ok(Self { layers, len: 0, position: 0, capacity })
     }
@@ -82,7 +87,11 @@ impl KvCache {
     pub(crate) fn reserve(&mut self, n: usize) -> Result<()> {
         let needed = self.len + n;
         if needed > self.capacity {
-            candle_core::bail!("the context of {} tokens is full: {} are held and {n} more do not fit", self.capacity, self.len);
+            candle_core::bail!(
+                "the context of {} tokens is full: {} are held and {n} more do not fit",
+                self.capacity,
+                self.len
+            );
         }
         for layer in &mut self.layers {
             let (heads, rows, dim) = layer.keys.dims3()?;

@@ -209,9 +209,36 @@ struct Defaults {
 impl Defaults {
     fn of(kind: DecoderKind) -> Self {
         match kind {
-            DecoderKind::Llama => Self { vocab: 32_000, width: 4096, mlp_width: 11_008, heads: 32, kv_heads: None, max_positions: 2048, window: 0, eos: 2 },
-            DecoderKind::Qwen2 => Self { vocab: 151_936, width: 4096, mlp_width: 22_016, heads: 32, kv_heads: Some(32), max_positions: 32_768, window: 4096, eos: 151_645 },
-            DecoderKind::Mistral => Self { vocab: 32_000, width: 4096, mlp_width: 14_336, heads: 32, kv_heads: Some(8), max_positions: 131_072, window: 4096, eos: 2 },
+            DecoderKind::Llama => Self {
+                vocab: 32_000,
+                width: 4096,
+                mlp_width: 11_008,
+                heads: 32,
+                kv_heads: None,
+                max_positions: 2048,
+                window: 0,
+                eos: 2,
+            },
+            DecoderKind::Qwen2 => Self {
+                vocab: 151_936,
+                width: 4096,
+                mlp_width: 22_016,
+                heads: 32,
+                kv_heads: Some(32),
+                max_positions: 32_768,
+                window: 4096,
+                eos: 151_645,
+            },
+            DecoderKind::Mistral => Self {
+                vocab: 32_000,
+                width: 4096,
+                mlp_width: 14_336,
+                heads: 32,
+                kv_heads: Some(8),
+                max_positions: 131_072,
+                window: 4096,
+                eos: 2,
+            },
         }
     }
 }
@@ -357,7 +384,11 @@ fn resolve_rope(hf: &HfDecoderConfig, max_positions: usize, path: &str) -> Resul
             original: rope.original_max_position_embeddings.unwrap_or(max_positions),
         },
         Some(other) => {
-            return Err(ConfigError::new(format!("{path}{name}.rope_type"), "default, linear or llama3", format!("`{other}`")));
+            return Err(ConfigError::new(
+                format!("{path}{name}.rope_type"),
+                "default, linear or llama3",
+                format!("`{other}`"),
+            ));
         }
     };
     Ok((need("rope_theta", Some(theta))?, scaling))

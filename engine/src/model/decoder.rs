@@ -59,7 +59,11 @@ impl Decoder {
         let init = Init::Randn { mean: 0.0, stdev: INIT_STD };
         let embedding = body.pp("embed_tokens").get_with_hints((cfg.vocab, cfg.width), "weight", init)?;
         let layers = (0..cfg.layers).map(|i| Layer::new(cfg, body.pp("layers").pp(i), mode)).collect::<Result<_>>()?;
-        let head = if cfg.tied { Linear::from_weight(embedding.clone()) } else { Linear::new(cfg.width, cfg.vocab, false, INIT_STD, head)? };
+        let head = if cfg.tied {
+            Linear::from_weight(embedding.clone())
+        } else {
+            Linear::new(cfg.width, cfg.vocab, false, INIT_STD, head)?
+        };
         Ok(Self {
             layers,
             norm: RmsNorm::new(cfg.width, cfg.norm_eps, mode, body.pp("norm"))?,

@@ -112,7 +112,8 @@ fn the_list_of_tensors_is_what_the_decoder_reads() {
         let (map, _, _) = pair(&cfg);
         let (embedding, layers) = decoder_tensors(&cfg, "model.", "lm_head.");
         let listed: BTreeMap<_, _> = embedding.into_iter().chain(layers).map(|t| (t.name, t.shape)).collect();
-        let read: BTreeMap<_, _> = map.data().lock().unwrap().iter().map(|(n, v)| (n.clone(), v.dims().to_vec())).collect();
+        let read: BTreeMap<_, _> =
+            map.data().lock().unwrap().iter().map(|(n, v)| (n.clone(), v.dims().to_vec())).collect();
         assert_eq!(listed, read);
     }
 }
@@ -122,7 +123,8 @@ fn the_list_of_tensors_is_what_the_decoder_reads() {
 #[ignore = "measures time"]
 fn step_time_of_a_small_model() {
     let mut cfg = config(DecoderKind::Llama, None);
-    (cfg.vocab, cfg.width, cfg.mlp_width, cfg.layers, cfg.heads, cfg.kv_heads, cfg.head_dim) = (8000, 256, 688, 8, 4, 2, 64);
+    (cfg.vocab, cfg.width, cfg.mlp_width, cfg.layers, cfg.heads, cfg.kv_heads, cfg.head_dim) =
+        (8000, 256, 688, 8, 4, 2, 64);
     cfg.max_positions = 2048;
     let (_map, _, model) = pair(&cfg);
     let mut cache = KvCache::new(&cfg, 2048, DType::F32, &Device::Cpu).unwrap();
@@ -132,7 +134,12 @@ fn step_time_of_a_small_model() {
         for _ in 0..256 {
             model.logits(&model.forward(&x, Some(&mut cache)).unwrap()).unwrap();
         }
-        println!("{} to {} tokens held: {:.2} ms a step", round * 256, (round + 1) * 256, start.elapsed().as_secs_f64() * 1e3 / 256.0);
+        println!(
+            "{} to {} tokens held: {:.2} ms a step",
+            round * 256,
+            (round + 1) * 256,
+            start.elapsed().as_secs_f64() * 1e3 / 256.0
+        );
     }
 }
 
@@ -175,9 +182,18 @@ fn configs_survive_the_file_and_bad_ones_are_named() {
         let error = DecoderConfig::from_hf(&hf, "text_config.").unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     };
-    check(|c| c.model_type = Some("mamba".into()), "`text_config.model_type`: expected a decoder of type llama, qwen2 or mistral, found `mamba`");
+    check(
+        |c| c.model_type = Some("mamba".into()),
+        "`text_config.model_type`: expected a decoder of type llama, qwen2 or mistral, found `mamba`",
+    );
     check(|c| c.model_type = None, "`text_config.model_type`: expected a string, found nothing");
-    check(|c| c.num_key_value_heads = Some(3), "`text_config.num_key_value_heads`: expected a divisor of num_attention_heads (4), found 3");
-    check(|c| c.num_hidden_layers = Some(0), "`text_config.num_hidden_layers`: expected a number from 1 to 2^28, found 0");
+    check(
+        |c| c.num_key_value_heads = Some(3),
+        "`text_config.num_key_value_heads`: expected a divisor of num_attention_heads (4), found 3",
+    );
+    check(
+        |c| c.num_hidden_layers = Some(0),
+        "`text_config.num_hidden_layers`: expected a number from 1 to 2^28, found 0",
+    );
     check(|c| c.hidden_act = Some("gelu".into()), "`text_config.hidden_act`: expected silu, found `gelu`");
 }

@@ -107,7 +107,9 @@ impl Rope {
         let half = freqs.len();
         let angles = (0..cfg.max_positions).flat_map(|p| freqs.iter().map(move |f| p as f32 * f));
         let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
-        let table = |v: Vec<f32>| Tensor::from_vec(v, (cfg.max_positions, half), &Device::Cpu)?.to_dtype(dtype)?.to_device(device);
+        let table = |v: Vec<f32>| {
+            Tensor::from_vec(v, (cfg.max_positions, half), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+        };
         Ok(Self { cos: table(cos)?, sin: table(sin)?, mode })
     }
 
@@ -115,9 +117,16 @@ impl Rope {
     pub(crate) fn rows(&self, start: usize, n: usize, dtype: DType) -> Result<RopeRows> {
         let max = self.cos.dim(0)?;
         if start + n > max {
-            candle_core::bail!("positions {start} to {} do not fit the model's {max}: clear the cache or shorten the prompt", start + n);
+            candle_core::bail!(
+                "positions {start} to {} do not fit the model's {max}: clear the cache or shorten the prompt",
+                start + n
+            );
         }
-        Ok(RopeRows { cos: cast(&self.cos.narrow(0, start, n)?, dtype)?, sin: cast(&self.sin.narrow(0, start, n)?, dtype)?, mode: self.mode })
+        Ok(RopeRows {
+            cos: cast(&self.cos.narrow(0, start, n)?, dtype)?,
+            sin: cast(&self.sin.narrow(0, start, n)?, dtype)?,
+            mode: self.mode,
+        })
     }
 }
 
@@ -145,7 +154,8 @@ impl RopeRows {
 
 /// Radians a position for each pair of a head's numbers.
 fn frequencies(cfg: &DecoderConfig) -> Vec<f32> {
-    let plain = (0..cfg.head_dim).step_by(2).map(|i| 1.0 / (cfg.rope_theta as f32).powf(i as f32 / cfg.head_dim as f32));
+    let plain =
+        (0..cfg.head_dim).step_by(2).map(|i| 1.0 / (cfg.rope_theta as f32).powf(i as f32 / cfg.head_dim as f32));
     match cfg.rope_scaling {
         RopeScaling::None => plain.collect(),
         RopeScaling::Linear(factor) => plain.map(|f| f / factor as f32).collect(),

@@ -59,7 +59,9 @@ impl VisionConfig {
         match hf.get("model_type").and_then(Value::as_str) {
             Some("clip_vision_model") => Ok(Self::Clip(tower(hf, &clip::default_config())?)),
             Some("siglip_vision_model") => Ok(Self::Siglip(tower(hf, &siglip::default_config())?)),
-            Some(other) => Err(ConfigError::new(field, "clip_vision_model or siglip_vision_model", format!("`{other}`"))),
+            Some(other) => {
+                Err(ConfigError::new(field, "clip_vision_model or siglip_vision_model", format!("`{other}`")))
+            }
             None => Err(ConfigError::new(field, "a string", "nothing")),
         }
     }
@@ -105,14 +107,25 @@ impl LlavaConfig {
     pub fn from_hf(hf: &HfLlavaConfig) -> Result<Self, ConfigError> {
         check_architecture(hf)?;
         let missing = |field: &str, expected: &str| ConfigError::new(field, expected, "nothing");
-        let text = hf.text_config.as_ref().ok_or_else(|| missing("text_config", "an object that describes the language model"))?;
+        let text = hf
+            .text_config
+            .as_ref()
+            .ok_or_else(|| missing("text_config", "an object that describes the language model"))?;
         let mut text = DecoderConfig::from_hf(text, "text_config.")?;
         text.tied |= hf.tie_word_embeddings.unwrap_or(false);
-        let vision = hf.vision_config.as_ref().ok_or_else(|| missing("vision_config", "an object that describes the vision tower"))?;
+        let vision = hf
+            .vision_config
+            .as_ref()
+            .ok_or_else(|| missing("vision_config", "an object that describes the vision tower"))?;
         let vision = VisionConfig::from_hf(vision)?;
-        let image_token = hf.image_token_index.ok_or_else(|| missing("image_token_index", "the id of the image token"))?;
+        let image_token =
+            hf.image_token_index.ok_or_else(|| missing("image_token_index", "the id of the image token"))?;
         if image_token as usize >= text.vocab {
-            return Err(ConfigError::new("image_token_index", format!("an id below text_config.vocab_size ({})", text.vocab), image_token));
+            return Err(ConfigError::new(
+                "image_token_index",
+                format!("an id below text_config.vocab_size ({})", text.vocab),
+                image_token,
+            ));
         }
         if let Some(act) = hf.projector_hidden_act.as_deref().filter(|a| *a != "gelu") {
             return Err(ConfigError::new("projector_hidden_act", "gelu", format!("`{act}`")));
@@ -120,11 +133,17 @@ impl LlavaConfig {
         let keep_class = match hf.vision_feature_select_strategy.as_deref() {
             None | Some("default") => false,
             Some("full") => true,
-            Some(other) => return Err(ConfigError::new("vision_feature_select_strategy", "default or full", format!("`{other}`"))),
+            Some(other) => {
+                return Err(ConfigError::new("vision_feature_select_strategy", "default or full", format!("`{other}`")));
+            }
         };
         if !keep_class && !vision.has_class_token() {
             // `default` drops the first token, which here would be a patch.
-            return Err(ConfigError::new("vision_feature_select_strategy", "full for a tower without class token", "default"));
+            return Err(ConfigError::new(
+                "vision_feature_select_strategy",
+                "full for a tower without class token",
+                "default",
+            ));
         }
         Ok(Self {
             vision_depth: feature_depth(hf.vision_feature_layer.as_ref(), vision.tower())?,
@@ -151,7 +170,9 @@ fn check_architecture(hf: &HfLlavaConfig) -> Result<(), ConfigError> {
 
 fn feature_depth(layer: Option<&Value>, tower: &TowerConfig) -> Result<usize, ConfigError> {
     let layers = tower.num_hidden_layers;
-    let wrong = |found: &Value| ConfigError::new("vision_feature_layer", format!("one number from -{} to {layers}", layers + 1), found);
+    let wrong = |found: &Value| {
+        ConfigError::new("vision_feature_layer", format!("one number from -{} to {layers}", layers + 1), found)
+    };
     match layer {
         None => tower.depth(-2).ok_or_else(|| wrong(&Value::from(-2))),
         Some(value) => value.as_i64().and_then(|l| tower.depth(l)).ok_or_else(|| wrong(value)),

@@ -35,7 +35,9 @@ pub struct Layout {
 impl Layout {
     /// The one that a checkpoint's names follow.
     pub fn of(checkpoint: &Checkpoint) -> Self {
-        let any = |prefix: &str| checkpoint.tensors().range(prefix.to_string()..).next().is_some_and(|(name, _)| name.starts_with(prefix));
+        let any = |prefix: &str| {
+            checkpoint.tensors().range(prefix.to_string()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
+        };
         let (root, body, head) = if any("model.language_model.") {
             ("model.", "model.language_model", "lm_head")
         } else {
@@ -106,7 +108,10 @@ impl Plan {
     /// The first thing that does not fit: its name, what was expected and what was found.
     pub fn open(folder: &Path) -> Result<Self, WeightsError> {
         if !folder.is_dir() {
-            return Err(WeightsError::missing(folder, "a model is a folder with config.json, tokenizer.json and model.safetensors"));
+            return Err(WeightsError::missing(
+                folder,
+                "a model is a folder with config.json, tokenizer.json and model.safetensors",
+            ));
         }
         let hf: HfLlavaConfig = crate::weights::read_json(&folder.join("config.json"))?;
         let config = LlavaConfig::from_hf(&hf)?;
@@ -126,13 +131,19 @@ impl Plan {
         let (cfg, layout) = (&self.config, &self.layout);
         let vision = format!("{}.", layout.vision);
         let tower = cfg.vision.tower();
-        let (embedding, layers) = decoder_tensors(&cfg.text, &format!("{}.", layout.body), &format!("{}.", layout.head));
+        let (embedding, layers) =
+            decoder_tensors(&cfg.text, &format!("{}.", layout.body), &format!("{}.", layout.head));
         Parts {
             vision: match &cfg.vision {
                 VisionConfig::Clip(tower) => Clip::tensors(tower, cfg.vision_depth, &vision),
                 VisionConfig::Siglip(tower) => Siglip::tensors(tower, cfg.vision_depth, &vision),
             },
-            projector: Projector::tensors(tower.hidden_size, cfg.text.width, cfg.projector_bias, &format!("{}.", layout.projector)),
+            projector: Projector::tensors(
+                tower.hidden_size,
+                cfg.text.width,
+                cfg.projector_bias,
+                &format!("{}.", layout.projector),
+            ),
             embedding,
             layers,
         }
@@ -191,7 +202,8 @@ fn read_preprocess(checkpoint: &Checkpoint, config: &LlavaConfig) -> Result<Prep
         VisionConfig::Siglip(_) => Preprocess::siglip(side),
     };
     let own: Option<HfImageProcessor> = checkpoint.json_if_present("preprocessor_config.json")?;
-    let nested = || checkpoint.json_if_present::<Processor>("processor_config.json").map(|p| p.and_then(|p| p.image_processor));
+    let nested =
+        || checkpoint.json_if_present::<Processor>("processor_config.json").map(|p| p.and_then(|p| p.image_processor));
     match own.map_or_else(nested, |own| Ok(Some(own)))? {
         Some(hf) => Ok(default.with_settings(&hf)?),
         None => Ok(default),

@@ -60,7 +60,14 @@ pub struct Probe {
 }
 
 /// Runs a conversation with its pictures, in order, and lists the `top` likeliest next tokens.
-pub fn probe(plan: &Plan, model: &Llava, template: &ChatTemplate, messages: &[Message], frames: &[Frame], top: usize) -> Result<Probe, ProbeError> {
+pub fn probe(
+    plan: &Plan,
+    model: &Llava,
+    template: &ChatTemplate,
+    messages: &[Message],
+    frames: &[Frame],
+    top: usize,
+) -> Result<Probe, ProbeError> {
     let expected = messages.iter().flat_map(|m| &m.content).filter(|p| **p == Part::Image).count();
     if expected != frames.len() {
         return Err(ProbeError::Pictures { expected, found: frames.len() });
@@ -76,7 +83,12 @@ pub fn probe(plan: &Plan, model: &Llava, template: &ChatTemplate, messages: &[Me
         let text = plan.tokenizer.decode(&[id])?;
         Ok(Candidate { id, token: plan.tokenizer.token(id).unwrap_or_default(), text, log_prob })
     });
-    Ok(Probe { prompt, prompt_ids, tokens_per_image: model.encoder.shape().0, next: next.collect::<Result<_, TokenizerError>>()? })
+    Ok(Probe {
+        prompt,
+        prompt_ids,
+        tokens_per_image: model.encoder.shape().0,
+        next: next.collect::<Result<_, TokenizerError>>()?,
+    })
 }
 
 /// Ids and log-probabilities of the `top` largest logits `[vocab]`.
@@ -167,7 +179,12 @@ pub fn inspect(folder: &Path) -> Result<Inspect, WeightsError> {
         parameters: Parameters { vision, projector, embedding, layers, total, unused: stored.saturating_sub(total) },
         dtype: dtype.as_str().into(),
         bytes_on_disk: plan.checkpoint.bytes(),
-        memory: Memory { weights, weights_f32: total * 4, cache_per_token, full_context: weights + cache_per_token * text.max_positions },
+        memory: Memory {
+            weights,
+            weights_f32: total * 4,
+            cache_per_token,
+            full_context: weights + cache_per_token * text.max_positions,
+        },
         image_size: plan.config.vision.tower().image_size,
         tokens_per_frame: plan.tokens_per_image(),
         context: text.max_positions,

@@ -46,10 +46,16 @@ impl Pooling {
     /// Refuses what a tower can't give.
     pub fn check(self, grid: TokenGrid) -> std::result::Result<(), ConfigError> {
         match self {
-            Self::Average(k) if k == 0 || k > grid.side => {
-                Err(ConfigError::new("spotter.toml: vision.pooling.average", format!("a number from 1 to {} (patches along a side)", grid.side), k))
-            }
-            Self::Cls if !grid.class => Err(ConfigError::new("spotter.toml: vision.pooling", "none or average: this tower has no class token", "cls")),
+            Self::Average(k) if k == 0 || k > grid.side => Err(ConfigError::new(
+                "spotter.toml: vision.pooling.average",
+                format!("a number from 1 to {} (patches along a side)", grid.side),
+                k,
+            )),
+            Self::Cls if !grid.class => Err(ConfigError::new(
+                "spotter.toml: vision.pooling",
+                "none or average: this tower has no class token",
+                "cls",
+            )),
             _ => Ok(()),
         }
     }

@@ -18,10 +18,22 @@ pub struct Stream {
     pub features: Tensor,
     /// Words and the frame after which they begin, in order.
     pub utterances: Vec<(usize, Vec<u32>)>,
-    /// Exercises: first frame, one past the last, and the prompt that names it.
-    pub exercises: Vec<(usize, usize, Vec<u32>)>,
+    /// Exercises in order.
+    pub exercises: Vec<Stretch>,
     /// The prompt that names none.
     pub unnamed: Vec<u32>,
+}
+
+/// One exercise of a stream, in frames.
+pub struct Stretch {
+    /// It is announced.
+    pub announced: usize,
+    /// It is first seen.
+    pub begin: usize,
+    /// One past its last frame.
+    pub end: usize,
+    /// The prompt that names it.
+    pub prompt: Vec<u32>,
 }
 
 /// Ids of the action tokens.
@@ -132,7 +144,10 @@ impl CoachModel {
         let device = self.decoder.device();
         let (mut ids, mut frames, mut rows) = (Vec::new(), Vec::new(), 0usize);
         for (stream, window) in windows {
-            ids.extend(window.items.iter().filter_map(|i| match i { Item::Token(id) => Some(*id), Item::Frame => None }));
+            ids.extend(window.items.iter().filter_map(|i| match i {
+                Item::Token(id) => Some(*id),
+                Item::Frame => None,
+            }));
             let first = window.from.saturating_sub(1);
             let tokens = stream.features.narrow(0, first, window.to - first)?.unsqueeze(1)?;
             let joined = join_change(&tokens, None)?.squeeze(1)?;
@@ -140,12 +155,16 @@ impl CoachModel {
             rows = rows.max(window.items.len());
         }
         let tokens = self.decoder.embed(&Tensor::new(ids.as_slice(), device)?.unsqueeze(0)?)?.squeeze(0)?;
-        let table = Tensor::cat(&[&tokens, &self.projector.forward(&Tensor::cat(&frames, 0)?.unsqueeze(0)?)?.squeeze(0)?], 0)?;
+        let table =
+            Tensor::cat(&[&tokens, &self.projector.forward(&Tensor::cat(&frames, 0)?.unsqueeze(0)?)?.squeeze(0)?], 0)?;
         let (mut token, mut frame) = (0u32, ids.len() as u32);
         let (mut index, mut places, mut truths, mut weights) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (b, (_, window)) in windows.iter().enumerate() {
             for (i, (item, (truth, weight))) in window.items.iter().zip(&window.targets).enumerate() {
-                let next = match item { Item::Token(_) => &mut token, Item::Frame => &mut frame };
+                let next = match item {
+                    Item::Token(_) => &mut token,
+                    Item::Frame => &mut frame,
+                };
                 index.push(*next);
                 *next += 1;
                 if *weight > 0.0 {
@@ -170,24 +189,42 @@ impl CoachModel {
         Ok((part(true)?, part(false)?))
     }
 
-    fn window<'a>(&self, streams: &'a [Stream], run: &CoachTraining, rng: &mut ChaCha8Rng) -> Result<(&'a Stream, Window)> {
+    fn window<'a>(
+        &self,
+        streams: &'a [Stream],
+        run: &CoachTraining,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<(&'a Stream, Window)> {
         if streams.is_empty() {
             bail!("no training sessions");
         }
         let stream = &streams[rng.random_range(0..streams.len())];
         let n = stream.features.dim(0)?;
-        let named = rng.random_bool(0.5) && !stream.exercises.is_empty();
-        let (low, high, prompt) = if named {
-            let (from, to, prompt) = &stream.exercises[rng.random_range(0..stream.exercises.len())];
-            // Some of the way into the exercise belongs to it.
-            (from.saturating_sub(rng.random_range(0..24)), *to, prompt)
-        } else {
-            (0, n, &stream.unnamed)
+        if n == 0 {
+            bail!("a training session has no frames");
+        }
+        let stretch =
+            (!stream.exercises.is_empty()).then(|| &stream.exercises[rng.random_range(0..stream.exercises.len())]);
+        let (from, to, prompt) = match stretch {
+            // Told the exercise, from a little before it or from anywhere in it.
+            Some(s) if rng.random_bool(0.4) => {
+                let low = s.announced.saturating_sub(rng.random_range(0..24));
+                let from = if rng.random_bool(0.6) { low } else { rng.random_range(low..s.end.max(low + 1)) };
+                (from, s.end, &s.prompt)
+            }
+            // Untold, and in the middle of it from the first frame on, as recordings are cut.
+            Some(s) if rng.random_bool(0.5) => {
+                let from = s.begin + rng.random_range(0..8);
+                (from, from + run.frames, &stream.unnamed)
+            }
+            _ => {
+                let from = rng.random_range(0..n.saturating_sub(run.frames).max(1));
+                (from, from + run.frames, &stream.unnamed)
+            }
         };
-        let length = run.frames.min(high - low);
-        // Beginnings matter: half of the named windows start where the exercise does.
-        let from = if named && rng.random_bool(0.5) { low } else { low + rng.random_range(0..=high - low - length) };
-        Ok((stream, Window::new(stream, prompt, from, from + length, self.actions, run.silence_weight)))
+        let from = from.min(n - 1);
+        let to = to.min(from + run.frames).clamp(from + 1, n);
+        Ok((stream, Window::new(stream, prompt, from, to, self.actions, run.silence_weight)))
     }
 
     /// Mean losses over fixed windows of `streams`.
@@ -225,7 +262,8 @@ pub fn train(
     let Some(first) = streams.first() else { bail!("no training sessions") };
     let (weights, state) = (run.out.join("coach.safetensors"), run.out.join("coach-optimiser.safetensors"));
     let resumed = weights.exists() && state.exists();
-    let vars = if resumed { Variables::load(&weights, run.seed, &device)? } else { Variables::seeded(run.seed, &device) };
+    let vars =
+        if resumed { Variables::load(&weights, run.seed, &device)? } else { Variables::seeded(run.seed, &device) };
     let model = CoachModel::new(config, first.features.dim(1)?, actions, &vars)?;
     let mut optimiser = AdamW::new(vars.all(), run.optimiser.clone())?;
     if resumed {
@@ -236,7 +274,9 @@ pub fn train(
     while going && optimiser.step < run.optimiser.steps {
         let step = optimiser.step;
         let (losses, grads) = data_parallel(run.workers, |worker| {
-            let mut rng = ChaCha8Rng::seed_from_u64(run.seed ^ ((step * run.workers + worker) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            let mut rng = ChaCha8Rng::seed_from_u64(
+                run.seed ^ ((step * run.workers + worker) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            );
             let windows = (0..share).map(|_| model.window(streams, run, &mut rng)).collect::<Result<Vec<_>>>()?;
             let (action, text) = model.losses(&windows)?;
             let store = (&action + &text)?.backward()?;

@@ -24,7 +24,9 @@ pub enum WeightsError {
         problem: String,
     },
     /// A safetensors file is shorter or longer than its header says.
-    #[error("{path}: the header describes a file of {expected} bytes, found {found}: it was not copied to its end; fetch it again")]
+    #[error(
+        "{path}: the header describes a file of {expected} bytes, found {found}: it was not copied to its end; fetch it again"
+    )]
     Truncated {
         /// The file.
         path: PathBuf,

@@ -43,7 +43,9 @@ impl TensorInfo {
 pub fn read_header(path: &Path) -> Result<BTreeMap<String, TensorInfo>, WeightsError> {
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(WeightsError::missing(path, "a file of the model's weights")),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(WeightsError::missing(path, "a file of the model's weights"));
+        }
         Err(e) => return Err(WeightsError::file(path, e)),
     };
     let found = file.metadata().map_err(|e| WeightsError::file(path, e))?.len();
@@ -54,14 +56,18 @@ pub fn read_header(path: &Path) -> Result<BTreeMap<String, TensorInfo>, WeightsE
     file.read_exact(&mut length).map_err(|e| WeightsError::file(path, e))?;
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER {
-        return Err(WeightsError::file(path, format!("expected a safetensors file, found a header length of {length} bytes")));
+        return Err(WeightsError::file(
+            path,
+            format!("expected a safetensors file, found a header length of {length} bytes"),
+        ));
     }
     if length + 8 > found {
         return Err(WeightsError::Truncated { path: path.to_path_buf(), expected: length + 8, found });
     }
     let mut text = Vec::new();
     file.take(length).read_to_end(&mut text).map_err(|e| WeightsError::file(path, e))?;
-    let garbage = |e: serde_json::Error| WeightsError::file(path, format!("expected a safetensors header, found garbage: {e}"));
+    let garbage =
+        |e: serde_json::Error| WeightsError::file(path, format!("expected a safetensors header, found garbage: {e}"));
     let metadata: Metadata = serde_json::from_slice(&text).map_err(garbage)?;
     let expected = 8 + length + metadata.data_len() as u64;
     if expected != found {

@@ -39,7 +39,10 @@ impl Checkpoint {
     /// tensor its file does not have.
     pub fn open(folder: &Path) -> Result<Self, WeightsError> {
         if !folder.is_dir() {
-            return Err(WeightsError::missing(folder, "a model is a folder with config.json, tokenizer.json and model.safetensors"));
+            return Err(WeightsError::missing(
+                folder,
+                "a model is a folder with config.json, tokenizer.json and model.safetensors",
+            ));
         }
         let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
         let (files, index) = if single.is_file() {
@@ -48,7 +51,10 @@ impl Checkpoint {
             let parsed: Index = read_json(&index)?;
             (shard_paths(folder, &index, &parsed)?, Some((index, parsed)))
         } else {
-            return Err(WeightsError::missing(&single, "weights as safetensors, or model.safetensors.index.json with its shards"));
+            return Err(WeightsError::missing(
+                &single,
+                "weights as safetensors, or model.safetensors.index.json with its shards",
+            ));
         };
         let mut tensors = BTreeMap::new();
         for (i, file) in files.iter().enumerate() {
@@ -58,7 +64,10 @@ impl Checkpoint {
             for (name, shard) in &index.weight_map {
                 let found = tensors.get(name).and_then(|t| files.get(t.file));
                 if found.and_then(|f| f.file_name()).is_none_or(|f| f != shard.as_str()) {
-                    return Err(WeightsError::file(&path, format!("it says that tensor `{name}` is in {shard}, but it is not there")));
+                    return Err(WeightsError::file(
+                        &path,
+                        format!("it says that tensor `{name}` is in {shard}, but it is not there"),
+                    ));
                 }
             }
         }
@@ -100,10 +109,18 @@ impl Checkpoint {
     pub fn require(&self, needed: &[TensorSpec]) -> Result<(), WeightsError> {
         for spec in needed {
             let Some(info) = self.tensors.get(&spec.name) else {
-                return Err(WeightsError::MissingTensor { name: spec.name.clone(), shape: spec.shape.clone(), folder: self.folder.clone() });
+                return Err(WeightsError::MissingTensor {
+                    name: spec.name.clone(),
+                    shape: spec.shape.clone(),
+                    folder: self.folder.clone(),
+                });
             };
             if info.shape != spec.shape {
-                return Err(WeightsError::Shape { name: spec.name.clone(), expected: spec.shape.clone(), found: info.shape.clone() });
+                return Err(WeightsError::Shape {
+                    name: spec.name.clone(),
+                    expected: spec.shape.clone(),
+                    found: info.shape.clone(),
+                });
             }
             if info.dtype().is_none() {
                 return Err(WeightsError::Dtype { name: spec.name.clone(), found: info.stored.clone() });
@@ -136,7 +153,9 @@ impl Checkpoint {
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, WeightsError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(WeightsError::missing(path, "part of every checkpoint")),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(WeightsError::missing(path, "part of every checkpoint"));
+        }
         Err(e) => return Err(WeightsError::file(path, e)),
     };
     serde_json::from_str(&text).map_err(|e| WeightsError::file(path, format!("expected JSON of another form: {e}")))
@@ -152,7 +171,10 @@ fn shard_paths(folder: &Path, index: &Path, parsed: &Index) -> Result<Vec<PathBu
     }
     let inside = |name: &String| Path::new(name).components().count() == 1 && Path::new(name).file_name().is_some();
     if let Some(name) = names.iter().find(|n| !inside(n)) {
-        return Err(WeightsError::file(index, format!("`weight_map` names `{name}`, which is not a file of this folder")));
+        return Err(WeightsError::file(
+            index,
+            format!("`weight_map` names `{name}`, which is not a file of this folder"),
+        ));
     }
     Ok(names.into_iter().map(|n| folder.join(n)).collect())
 }

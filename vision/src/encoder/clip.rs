@@ -1,7 +1,9 @@
 //! CLIP's vision tower ("Learning Transferable Visual Models From Natural Language Supervision", Radford et al. 2021),
 //! with the names of the Hugging Face checkpoints.
 
-use super::tower::{Activation, LayerNorm, Layers, PatchEmbedding, TensorSpec, TowerConfig, VisionTower, add_positions};
+use super::tower::{
+    Activation, LayerNorm, Layers, PatchEmbedding, TensorSpec, TowerConfig, VisionTower, add_positions,
+};
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 

@@ -105,7 +105,8 @@ impl TowerConfig {
             let expected = format!("a divisor of hidden_size ({})", self.hidden_size);
             return Some(("num_attention_heads", expected, self.num_attention_heads.to_string()));
         }
-        (self.patch_size > self.image_size).then(|| ("patch_size", format!("at most image_size ({})", self.image_size), self.patch_size.to_string()))
+        (self.patch_size > self.image_size)
+            .then(|| ("patch_size", format!("at most image_size ({})", self.image_size), self.patch_size.to_string()))
     }
 
     /// Which hidden state an index of `vision_feature_layer` names: number of layers to run. 0 is the embedding;
@@ -155,7 +156,11 @@ pub(super) struct LayerNorm {
 
 impl LayerNorm {
     pub(super) fn new(cfg: &TowerConfig, vb: VarBuilder) -> Result<Self> {
-        Ok(Self { weight: vb.get(cfg.hidden_size, "weight")?, bias: vb.get(cfg.hidden_size, "bias")?, eps: cfg.layer_norm_eps as f32 })
+        Ok(Self {
+            weight: vb.get(cfg.hidden_size, "weight")?,
+            bias: vb.get(cfg.hidden_size, "bias")?,
+            eps: cfg.layer_norm_eps as f32,
+        })
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -186,7 +191,10 @@ impl PatchEmbedding {
     pub(super) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
         let (b, channels, height, width) = pixels.dims4()?;
         if (channels, height, width) != (3, self.image, self.image) {
-            candle_core::bail!("the vision tower expects pictures of 3 x {0} x {0}, not {channels} x {height} x {width}", self.image);
+            candle_core::bail!(
+                "the vision tower expects pictures of 3 x {0} x {0}, not {channels} x {height} x {width}",
+                self.image
+            );
         }
         let (p, s) = (self.patch, self.side);
         let cut = pixels.narrow(2, 0, s * p)?.narrow(3, 0, s * p)?.contiguous()?;

@@ -54,7 +54,9 @@ impl VitConfig {
             return Some(format!("image_size {image_size} must be a multiple of patch_size {patch_size}"));
         }
         if *num_attention_heads == 0 || hidden_size % num_attention_heads != 0 {
-            return Some(format!("hidden_size {hidden_size} must be a multiple of num_attention_heads {num_attention_heads}"));
+            return Some(format!(
+                "hidden_size {hidden_size} must be a multiple of num_attention_heads {num_attention_heads}"
+            ));
         }
         None
     }

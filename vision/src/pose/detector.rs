@@ -68,7 +68,10 @@ impl Detector {
             .collect();
         let mut people: Vec<Detection> = merge(candidates)
             .iter()
-            .map(|c| Detection { score: c.score, roi: Roi::around(whole.to_frame(c.point(0)), whole.to_frame(c.point(1))) })
+            .map(|c| Detection {
+                score: c.score,
+                roi: Roi::around(whole.to_frame(c.point(0)), whole.to_frame(c.point(1))),
+            })
             .filter(|d| d.roi.is_sane(frame))
             .collect();
         people.sort_by(|a, b| b.roi.side.total_cmp(&a.roi.side));
@@ -147,7 +150,8 @@ fn merge(mut left: Vec<Candidate>) -> Vec<Candidate> {
     left.sort_by(|a, b| b.score.total_cmp(&a.score));
     let mut merged = Vec::new();
     while let Some(best) = left.first().copied() {
-        let (same, others): (Vec<Candidate>, Vec<Candidate>) = left.iter().skip(1).copied().partition(|c| best.overlap(c) > MAX_OVERLAP);
+        let (same, others): (Vec<Candidate>, Vec<Candidate>) =
+            left.iter().skip(1).copied().partition(|c| best.overlap(c) > MAX_OVERLAP);
         let mut total = best.score;
         let mut values = best.values.map(|v| v * best.score);
         for candidate in same {
@@ -191,7 +195,9 @@ mod tests {
     fn a_box_is_decoded_from_its_anchor() {
         let raw = [22.4, 0.0, 44.8, 67.2, 0.0, 11.2, 0.0, -22.4, 0.0, 0.0, 0.0, 0.0];
         let c = Candidate::decode([0.5, 0.25], &raw, 2.0).unwrap();
-        assert!((c.values[0] - 0.6).abs() < 1e-6 && (c.values[2] - 0.2).abs() < 1e-6 && (c.values[3] - 0.3).abs() < 1e-6);
+        assert!(
+            (c.values[0] - 0.6).abs() < 1e-6 && (c.values[2] - 0.2).abs() < 1e-6 && (c.values[3] - 0.3).abs() < 1e-6
+        );
         assert!((c.point(0)[1] - 0.3).abs() < 1e-6 && (c.point(1)[1] - 0.15).abs() < 1e-6);
         assert!((c.score - 0.880_797).abs() < 1e-5);
         assert!(Candidate::decode([0.5, 0.5], &raw, -1.0).is_none(), "too weak");

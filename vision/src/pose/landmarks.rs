@@ -94,7 +94,8 @@ fn decode(values: &[f32], world: &[f32], presence: f32, roi: &Roi) -> Option<Lan
 /// Depth comes from the landmarks in metres: the z in pixels of the input is far too deep where the camera is near (over
 /// a squat it bends a knee to 30 degrees that is really at 80).
 fn pixels_per_metre(landmarks: &[&[f32]], metres: &[&[f32]]) -> f32 {
-    let joints: Vec<_> = LANDMARK_OF_JOINT.iter().filter_map(|&l| Some((*landmarks.get(l)?, *metres.get(l)?))).collect();
+    let joints: Vec<_> =
+        LANDMARK_OF_JOINT.iter().filter_map(|&l| Some((*landmarks.get(l)?, *metres.get(l)?))).collect();
     let count = joints.len().max(1) as f32;
     let (mut both, mut square) = (0.0, 0.0);
     for axis in 0..2 {

@@ -97,7 +97,11 @@ mod tests {
     fn run(parameters: OneEuro, inputs: impl IntoIterator<Item = f32>) -> Vec<f32> {
         let mut filter = BodyFilter::new(parameters);
         let frame = Duration::from_millis(40);
-        inputs.into_iter().enumerate().map(|(i, x)| filter.next(frame * i as u32, &body(x), 100.0).joints[3][0]).collect()
+        inputs
+            .into_iter()
+            .enumerate()
+            .map(|(i, x)| filter.next(frame * i as u32, &body(x), 100.0).joints[3][0])
+            .collect()
     }
 
     #[test]

@@ -54,7 +54,10 @@ pub struct Runtime {
 
 impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Runtime").field("backend", &self.backend).field("refused", &self.refused).finish_non_exhaustive()
+        f.debug_struct("Runtime")
+            .field("backend", &self.backend)
+            .field("refused", &self.refused)
+            .finish_non_exhaustive()
     }
 }
 
@@ -85,7 +88,9 @@ impl Runtime {
         }
         let reason = match refused.iter().find(|r| !r.ends_with(NOT_FOUND)) {
             Some(refusal) => refusal.clone(),
-            None => "no ONNX Runtime library found; scripts/setup.sh installs one, which is about three times faster".into(),
+            None => {
+                "no ONNX Runtime library found; scripts/setup.sh installs one, which is about three times faster".into()
+            }
         };
         Self::start_tract(&mut started, reason, refused)
     }
@@ -113,7 +118,9 @@ impl Runtime {
         refused: Vec<String>,
     ) -> Result<Self, LensError> {
         if !ort::set_api(api) {
-            return Err(LensError::Run("ONNX Runtime can't be started: another runtime is already in use in this process".into()));
+            return Err(LensError::Run(
+                "ONNX Runtime can't be started: another runtime is already in use in this process".into(),
+            ));
         }
         let environment = ort::init()
             .with_name("spotter")
@@ -127,7 +134,9 @@ impl Runtime {
 
     fn start_tract(started: &mut Option<Self>, reason: String, refused: Vec<String>) -> Result<Self, LensError> {
         if !ort::set_api(ort_tract::api()) {
-            return Err(LensError::Run("tract can't be started: another runtime is already in use in this process".into()));
+            return Err(LensError::Run(
+                "tract can't be started: another runtime is already in use in this process".into(),
+            ));
         }
         let environment = ort::init()
             .with_name("spotter")
@@ -172,12 +181,14 @@ impl Runtime {
         let error = |problem: String| LensError::Model { path: path.to_path_buf(), problem };
         let bytes = std::fs::read(path)
             .map_err(|e| error(format!("can't be read ({e}); restore it from the repository's assets/pose")))?;
-        let session = self
-            .session(&bytes, threads)
-            .map_err(|e| error(format!("is not a usable ONNX model ({e}); restore it from the repository's assets/pose")))?;
+        let session = self.session(&bytes, threads).map_err(|e| {
+            error(format!("is not a usable ONNX model ({e}); restore it from the repository's assets/pose"))
+        })?;
         let mut model = Model { session, input: input.to_vec(), outputs: outputs.to_vec() };
         let zeros = vec![0.0; input.iter().product()];
-        model.run(&zeros).map_err(|e| error(format!("is another model than expected ({e}); restore it from assets/pose")))?;
+        model
+            .run(&zeros)
+            .map_err(|e| error(format!("is another model than expected ({e}); restore it from assets/pose")))?;
         Ok(model)
     }
 
@@ -209,7 +220,8 @@ impl Model {
         let results = self.session.run(ort::inputs![tensor]).map_err(failed)?;
         let mut outputs = Vec::with_capacity(self.outputs.len());
         for &(name, expected) in &self.outputs {
-            let value = results.get(name).ok_or_else(|| LensError::Run(format!("the model has no output named {name}")))?;
+            let value =
+                results.get(name).ok_or_else(|| LensError::Run(format!("the model has no output named {name}")))?;
             let (_, data) = value.try_extract_tensor::<f32>().map_err(failed)?;
             if data.len() != expected {
                 return Err(LensError::Run(format!("output {name} has {} values, expected {expected}", data.len())));
@@ -309,7 +321,13 @@ mod tests {
     #[test]
     fn libraries_are_recognised_and_the_newest_comes_first() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["libonnxruntime.so.1.9.1", "libonnxruntime.so.1.24.4", "libonnxruntime.so", "LICENSE", "libonnxruntime_providers.so"] {
+        for name in [
+            "libonnxruntime.so.1.9.1",
+            "libonnxruntime.so.1.24.4",
+            "libonnxruntime.so",
+            "LICENSE",
+            "libonnxruntime_providers.so",
+        ] {
             std::fs::write(folder.path().join(name), b"").unwrap();
         }
         let names: Vec<_> = libraries(folder.path()).iter().map(|p| p.file_name().unwrap().to_owned()).collect();

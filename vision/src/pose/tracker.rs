@@ -64,7 +64,12 @@ impl PoseTracker {
     /// # Errors
     /// [`LensError::Model`] when a file is missing, broken or another model.
     pub fn load(runtime: &Runtime, folder: &Path, options: TrackerOptions) -> Result<Self, LensError> {
-        Self::load_models(runtime, &folder.join("pose_detection.onnx"), &folder.join("pose_landmark_lite.onnx"), options)
+        Self::load_models(
+            runtime,
+            &folder.join("pose_detection.onnx"),
+            &folder.join("pose_landmark_lite.onnx"),
+            options,
+        )
     }
 
     /// Loads the two models from named files.

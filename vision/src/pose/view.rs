@@ -1,10 +1,6 @@
 //! How much of the person is seen, without flicker.
 
-use crate::{
-    Body, Frame,
-    body::Joint,
-    lens::View,
-};
+use crate::{Body, Frame, body::Joint, lens::View};
 use std::time::Duration;
 
 /// A new view must hold this long before it is believed.

@@ -163,7 +163,8 @@ fn open_camera(index: u32, options: CameraOptions) -> Result<(Camera, SourceInfo
     let offered = camera.compatible_camera_formats().map_err(|e| explain(index, &e))?;
     let format = choose(&offered, options)
         .ok_or("it offers neither MJPEG nor YUYV pictures, the formats that can be read; use another camera")?;
-    camera.set_camera_requset(RequestedFormat::with_formats(RequestedFormatType::Exact(format), &FORMATS))
+    camera
+        .set_camera_requset(RequestedFormat::with_formats(RequestedFormatType::Exact(format), &FORMATS))
         .map_err(|e| explain(index, &e))?;
     camera.open_stream().map_err(|e| explain(index, &e))?;
     let taken = camera.camera_format();

@@ -54,7 +54,9 @@ impl ImagesSource {
         }
         let files = pictures(folder).map_err(|e| wrong(format!("the folder can't be read: {e}")))?;
         let Some(first_file) = files.first() else {
-            return Err(wrong("no .jpg, .jpeg or .png files in this folder; give a folder of pictures or a video file".into()));
+            return Err(wrong(
+                "no .jpg, .jpeg or .png files in this folder; give a folder of pictures or a video file".into(),
+            ));
         };
         let first = load(first_file, options.max_side)
             .map_err(|problem| SourceError::Open { path: first_file.clone(), problem })?;
@@ -141,10 +143,10 @@ fn leading_number(text: &[u8]) -> (&[u8], &[u8]) {
 }
 
 fn load(file: &Path, max_side: Option<usize>) -> Result<(usize, usize, Vec<u8>), String> {
-    let broken = |e: image::ImageError| format!("the picture can't be decoded ({e}); replace it or take it out of the folder");
+    let broken =
+        |e: image::ImageError| format!("the picture can't be decoded ({e}); replace it or take it out of the folder");
     let reader = ImageReader::open(file).and_then(ImageReader::with_guessed_format);
-    let mut decoder =
-        reader.map_err(|e| format!("the picture can't be read: {e}"))?.into_decoder().map_err(broken)?;
+    let mut decoder = reader.map_err(|e| format!("the picture can't be read: {e}"))?.into_decoder().map_err(broken)?;
     let orientation = decoder.orientation().map_err(broken)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(broken)?;
     image.apply_orientation(orientation);
@@ -161,7 +163,8 @@ mod tests {
 
     #[test]
     fn natural_order_takes_digits_as_numbers() {
-        let mut names = ["b1", "a10", "a2", "A1", "a02", "a", "a2b", "a99999999999999999999999", "a100000000000000000000000"];
+        let mut names =
+            ["b1", "a10", "a2", "A1", "a02", "a", "a2b", "a99999999999999999999999", "a100000000000000000000000"];
         names.sort_by(|a, b| natural_order(a, b));
         assert_eq!(
             names,

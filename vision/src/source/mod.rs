@@ -109,7 +109,8 @@ fn open_file(path: &Path, options: OpenOptions) -> Result<Box<dyn FrameSource>, 
 
 #[cfg(not(feature = "video"))]
 fn open_file(path: &Path, _: OpenOptions) -> Result<Box<dyn FrameSource>, SourceError> {
-    let problem = "this build can't read video files; build with the feature `video`, or give a folder of pictures".into();
+    let problem =
+        "this build can't read video files; build with the feature `video`, or give a folder of pictures".into();
     Err(SourceError::Open { path: path.to_path_buf(), problem })
 }
 

@@ -9,16 +9,8 @@ use std::{path::Path, time::Duration};
 /// Bits of the clock strip at the bottom edge.
 pub const CLOCK_BITS: usize = 16;
 const MAX_SIDE: usize = 8192;
-const BARS: [[u8; 3]; 8] = [
-    [192, 192, 192],
-    [192, 192, 0],
-    [0, 192, 192],
-    [0, 192, 0],
-    [192, 0, 192],
-    [192, 0, 0],
-    [0, 0, 192],
-    [24, 24, 24],
-];
+const BARS: [[u8; 3]; 8] =
+    [[192, 192, 192], [192, 192, 0], [0, 192, 192], [0, 192, 0], [192, 0, 192], [192, 0, 0], [0, 0, 192], [24, 24, 24]];
 /// Seconds the disc takes for one round.
 const ROUND_SECS: f64 = 2.0;
 
@@ -60,8 +52,7 @@ impl PatternOptions {
         if let Some(part) = parts.next() {
             let (size, fps) = part.split_once('@').map_or((part, None), |(size, fps)| (size, Some(fps)));
             let sides = size.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
-            (options.width, options.height) =
-                sides.ok_or_else(|| wrong(format!("`{size}` is no size in pixels")))?;
+            (options.width, options.height) = sides.ok_or_else(|| wrong(format!("`{size}` is no size in pixels")))?;
             if let Some(fps) = fps {
                 options.fps = fps.parse().map_err(|_| wrong(format!("`{fps}` is no frame rate")))?;
             }
@@ -108,9 +99,7 @@ impl PatternSource {
     /// # Errors
     /// [`SourceError::Open`] when size or rate are out of range.
     pub fn new(options: PatternOptions) -> Result<Self, SourceError> {
-        options
-            .check()
-            .map_err(|problem| SourceError::Open { path: Path::new("pattern").to_path_buf(), problem })?;
+        options.check().map_err(|problem| SourceError::Open { path: Path::new("pattern").to_path_buf(), problem })?;
         let info = SourceInfo {
             name: "test pattern".into(),
             width: options.width,

@@ -33,7 +33,13 @@ impl Scaler {
     }
 
     /// Converts a picture into `format` at `width` x `height`, with the colour matrix the picture says (BT.601 when it says none).
-    pub(super) fn convert(&mut self, picture: &Picture, format: Pixel, width: u32, height: u32) -> Result<Picture, Error> {
+    pub(super) fn convert(
+        &mut self,
+        picture: &Picture,
+        format: Pixel,
+        width: u32,
+        height: u32,
+    ) -> Result<Picture, Error> {
         let from = (picture.format(), picture.width(), picture.height());
         let key = Key { from, to: (format, width, height), space: picture.color_space(), range: picture.color_range() };
         let mut context = match self.context.take() {
@@ -57,7 +63,8 @@ fn make(key: Key) -> Result<Context, Error> {
         Space::FCC => ffmpeg_next::ffi::SWS_CS_FCC,
         _ => ffmpeg_next::ffi::SWS_CS_DEFAULT,
     };
-    let full = i32::from(key.range == Range::JPEG || matches!(from, Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P));
+    let full =
+        i32::from(key.range == Range::JPEG || matches!(from, Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P));
     // RGB on either side is full range; YUV on the output side is what players expect, limited.
     let out_full = i32::from(matches!(to, Pixel::RGB24));
     // SAFETY: the context is live and owned here; the coefficient tables are static of the library. A refusal

@@ -106,7 +106,8 @@ fn gif(file: &mut File) -> io::Result<Option<String>> {
     let mut end = Vec::new();
     file.read_to_end(&mut end)?;
     let last = end.iter().rev().find(|byte| **byte != 0);
-    Ok((last != Some(&GIF_TRAILER)).then(|| "the file is cut short: a GIF ends with a trailer byte, this one does not".into()))
+    Ok((last != Some(&GIF_TRAILER))
+        .then(|| "the file is cut short: a GIF ends with a trailer byte, this one does not".into()))
 }
 
 fn read<const N: usize>(file: &mut File) -> io::Result<[u8; N]> {

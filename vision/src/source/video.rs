@@ -6,7 +6,11 @@ use ffmpeg_next::{
     self as ffmpeg, Dictionary, Packet, Rational,
     codec::{self, packet::side_data, threading},
     decoder,
-    format::{Pixel, context::Input, stream::{Disposition, Stream}},
+    format::{
+        Pixel,
+        context::Input,
+        stream::{Disposition, Stream},
+    },
     frame::Video as Picture,
     media,
     util::error::EAGAIN,
@@ -18,7 +22,8 @@ use std::{
 };
 
 /// Demuxers that are let near a file. Text, playlists and devices are no recordings, though FFmpeg would open some of them.
-const CONTAINERS: &str = "mov,mp4,matroska,webm,gif,avi,mpegts,mpeg,flv,ogg,asf,ivf,h264,hevc,mjpeg,yuv4mpegpipe,apng,mp3,flac,wav,aac";
+const CONTAINERS: &str =
+    "mov,mp4,matroska,webm,gif,avi,mpegts,mpeg,flv,ogg,asf,ivf,h264,hevc,mjpeg,yuv4mpegpipe,apng,mp3,flac,wav,aac";
 /// Packets in a row that may fail before the recording counts as broken: a damaged spot is skipped, a damaged rest is not.
 const MAX_UNDECODABLE: u64 = 120;
 const MAX_SIDE: usize = 16_384;
@@ -188,11 +193,14 @@ impl VideoSource {
 
     fn finish(&mut self) -> Result<Option<Frame>, SourceError> {
         self.phase = Phase::Done;
-        let problem = truncation::missing_end(&self.path).or_else(|| self.problem.take()).or_else(|| match self.undecodable {
-            0 if self.frames == 0 => Some("there is no frame in it".to_owned()),
-            0 => None,
-            n => Some(format!("the last {n} packets can't be decoded; the file is damaged, record or convert it again")),
-        });
+        let problem =
+            truncation::missing_end(&self.path).or_else(|| self.problem.take()).or_else(|| match self.undecodable {
+                0 if self.frames == 0 => Some("there is no frame in it".to_owned()),
+                0 => None,
+                n => Some(format!(
+                    "the last {n} packets can't be decoded; the file is damaged, record or convert it again"
+                )),
+            });
         problem.map_or(Ok(None), |problem| Err(self.broken(problem)))
     }
 

@@ -1,6 +1,9 @@
 //! Recordings out: H.264 with the times of the frames.
 
-use super::{scale::Scaler, video::{file_url, start_ffmpeg}};
+use super::{
+    scale::Scaler,
+    video::{file_url, start_ffmpeg},
+};
 use crate::Frame;
 use ffmpeg_next::{
     Dictionary, Packet, Rational, codec, encoder,
@@ -144,7 +147,8 @@ impl VideoWriter {
     pub fn push(&mut self, frame: &Frame) -> Result<(), WriteError> {
         if (frame.width, frame.height) != self.size {
             let ((w, h), path) = (self.size, self.path.clone());
-            let problem = format!("frame {} is {}x{}, the file is {w}x{h}; scale it first", frame.seq, frame.width, frame.height);
+            let problem =
+                format!("frame {} is {}x{}, the file is {w}x{h}; scale it first", frame.seq, frame.width, frame.height);
             return Err(WriteError { path, problem });
         }
         let pts = ticks(frame.t).ok_or_else(|| self.error("the media time is beyond what a file can hold"))?;

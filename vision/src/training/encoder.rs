@@ -154,7 +154,8 @@ pub fn train(
     let device = Device::Cpu;
     let (weights, state) = (run.out.join("encoder.safetensors"), run.out.join("encoder-optimiser.safetensors"));
     let resumed = weights.exists() && state.exists();
-    let vars = if resumed { Variables::load(&weights, run.seed, &device)? } else { Variables::seeded(run.seed, &device) };
+    let vars =
+        if resumed { Variables::load(&weights, run.seed, &device)? } else { Variables::seeded(run.seed, &device) };
     let model = EncoderModel::new(config, source.classes(), &vars)?;
     let mut optimiser = AdamW::new(vars.all(), run.optimiser.clone())?;
     if resumed {

@@ -220,7 +220,9 @@ impl AdamW {
     /// Takes up a saved state.
     pub fn restore(&mut self, file: &Path, device: &Device) -> Result<()> {
         let saved = safetensors::load(file, device)?;
-        let find = |name: String| saved.get(&name).cloned().ok_or_else(|| Error::Msg(format!("{}: no tensor {name}", file.display())));
+        let find = |name: String| {
+            saved.get(&name).cloned().ok_or_else(|| Error::Msg(format!("{}: no tensor {name}", file.display())))
+        };
         for ((name, _), moments) in self.vars.iter().zip(&mut self.moments) {
             *moments = (find(format!("m.{name}"))?, find(format!("v.{name}"))?);
         }
@@ -237,8 +239,18 @@ where
     W: Fn(usize) -> Result<(Vec<f64>, Vec<Tensor>)> + Sync,
 {
     let results: Vec<_> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..workers).map(|i| scope.spawn({ let work = &work; move || work(i) })).collect();
-        handles.into_iter().map(|h| h.join().unwrap_or_else(|_| Err(Error::Msg("a training worker panicked".into())))).collect()
+        let handles: Vec<_> = (0..workers)
+            .map(|i| {
+                scope.spawn({
+                    let work = &work;
+                    move || work(i)
+                })
+            })
+            .collect();
+        handles
+            .into_iter()
+            .map(|h| h.join().unwrap_or_else(|_| Err(Error::Msg("a training worker panicked".into()))))
+            .collect()
     });
     let mut sums: Option<(Vec<f64>, Vec<Tensor>)> = None;
     for result in results {

@@ -49,7 +49,9 @@ pub fn clip(name: &str, size: [usize; 2], fps: f64) -> Option<Vec<Frame>> {
         .stdout
         .chunks_exact(width * height * 3)
         .enumerate()
-        .map(|(i, rgb)| Frame::from_rgb(i as u64, Duration::from_secs_f64(i as f64 / fps), width, height, rgb.to_vec()).unwrap())
+        .map(|(i, rgb)| {
+            Frame::from_rgb(i as u64, Duration::from_secs_f64(i as f64 / fps), width, height, rgb.to_vec()).unwrap()
+        })
         .collect();
     assert!(frames.len() > 10, "{name}: only {} frames", frames.len());
     Some(frames)

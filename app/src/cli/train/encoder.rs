@@ -1,6 +1,9 @@
 //! Drawn bodies for the encoder.
 
-use super::{Meter, recipe::{Recipe, workers}};
+use super::{
+    Meter,
+    recipe::{Recipe, workers},
+};
 use anyhow::Result;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -32,7 +35,12 @@ pub(super) fn random_style(exercise: Exercise, rng: &mut ChaCha8Rng) -> Style {
     let mut style = Style::clean();
     for mistake in exercise.mistakes() {
         if rng.random_bool(0.25) {
-            style.faults.push(Fault { mistake: *mistake, severity: rng.random_range(0.3..1.2), from: 0, to: usize::MAX });
+            style.faults.push(Fault {
+                mistake: *mistake,
+                severity: rng.random_range(0.3..1.2),
+                from: 0,
+                to: usize::MAX,
+            });
         }
     }
     style.varied(exercise, rng)

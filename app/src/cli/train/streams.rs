@@ -9,7 +9,7 @@ use spotter_datasets::synthetic::{
     phrases::{self, Lang},
     session::{Session, SessionOptions, Split},
 };
-use spotter_engine::training::coach::Stream;
+use spotter_engine::training::coach::{Stream, Stretch};
 use spotter_vision::{avatar::AvatarView, encoder::vit::Vit};
 use std::{
     path::Path,
@@ -92,7 +92,10 @@ fn stream(recipe: &Recipe, session: &Session, vit: &Vit, tokenizer: &Tokenizer, 
     let device = Device::Cpu;
     let features = if file.exists() {
         let saved = candle_core::safetensors::load(file, &device)?;
-        saved.get("features").with_context(|| format!("{}: no features; delete it", file.display()))?.to_dtype(DType::F32)?
+        saved
+            .get("features")
+            .with_context(|| format!("{}: no features; delete it", file.display()))?
+            .to_dtype(DType::F32)?
     } else {
         let pictures = pictures(session, recipe.vision.image_size, recipe.manifest.frame_rate);
         let mut parts = Vec::new();
@@ -124,7 +127,7 @@ fn stream(recipe: &Recipe, session: &Session, vit: &Vit, tokenizer: &Tokenizer, 
         .map(|s| {
             let until = at(s.end + 2.5 + rng.random_range(0.0..0.5));
             let prompt = recipe.manifest.prompt.render(lang.code(), Some(phrases::name(s.exercise, lang)));
-            Ok((at(s.announced), until, ids(&prompt)?))
+            Ok(Stretch { announced: at(s.announced), begin: at(s.start), end: until, prompt: ids(&prompt)? })
         })
         .collect::<Result<_>>()?;
     let unnamed = ids(&recipe.manifest.prompt.render(lang.code(), None))?;

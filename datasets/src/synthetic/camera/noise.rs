@@ -10,9 +10,7 @@ use spotter_vision::body::{Body, JOINTS, Joint};
 use crate::synthetic::motion::vector::{V3, norm, sub};
 
 /// How much worse than the trunk each joint is found.
-const TREMBLE: [f32; JOINTS] = [
-    0.8, 0.8, 0.8, 1.2, 1.2, 1.9, 1.9, 1.0, 1.0, 1.2, 1.2, 1.6, 1.6, 2.1, 2.1,
-];
+const TREMBLE: [f32; JOINTS] = [0.8, 0.8, 0.8, 1.2, 1.2, 1.9, 1.9, 1.0, 1.0, 1.2, 1.2, 1.6, 1.6, 2.1, 2.1];
 
 /// Groups that a pose estimator loses together.
 const GROUPS: [&[Joint]; 5] = [
@@ -63,11 +61,7 @@ impl PoseNoise {
         let quality: f32 = rng.random_range(0.0..1.0);
         let mut noise = Self::level(0.006 + 0.022 * quality * quality, rng);
         noise.losses_per_second = 0.04 * rng.random_range(0.0..1.0_f32) + 0.05 * quality * quality;
-        noise.swaps_per_second = if rng.random_bool(0.5) {
-            0.0
-        } else {
-            0.03 * quality
-        };
+        noise.swaps_per_second = if rng.random_bool(0.5) { 0.0 } else { 0.03 * quality };
         noise
     }
 
@@ -76,21 +70,13 @@ impl PoseNoise {
         let mut own = ChaCha8Rng::seed_from_u64(rng.random());
         let bias = std::array::from_fn(|j| {
             let size = level * 1.2 * TREMBLE[j];
-            [
-                gauss(&mut own) * size,
-                gauss(&mut own) * size,
-                gauss(&mut own) * size * 2.5,
-            ]
+            [gauss(&mut own) * size, gauss(&mut own) * size, gauss(&mut own) * size * 2.5]
         });
         Self {
             level,
             depth: own.random_range(2.5..4.5),
             memory: own.random_range(0.05..0.25),
-            depth_scale: if level > 0.0 {
-                own.random_range(0.65..1.25)
-            } else {
-                1.0
-            },
+            depth_scale: if level > 0.0 { own.random_range(0.65..1.25) } else { 1.0 },
             bias,
             drift: [[0.0; 3]; JOINTS],
             lost: [(f64::NEG_INFINITY, 0.0); GROUPS.len()],
@@ -107,11 +93,7 @@ impl PoseNoise {
     /// What the estimator would report at `t` seconds for the true `body`. Call it with rising times; a step back, or a
     /// gap of over half a second, begins anew.
     pub fn corrupt(&mut self, t: f64, body: &Body) -> Body {
-        let step = self
-            .last
-            .as_ref()
-            .map(|(last, _)| (t - last) as f32)
-            .filter(|dt| (0.0..0.5).contains(dt));
+        let step = self.last.as_ref().map(|(last, _)| (t - last) as f32).filter(|dt| (0.0..0.5).contains(dt));
         let dt = step.unwrap_or(1.0 / 24.0);
         let trunk = trunk_length(body).max(8.0);
         let mut out = body.clone();
@@ -132,11 +114,9 @@ impl PoseNoise {
             self.swap.0 = Swap::None;
             // Seen from the side the sides are confused more often.
             let across = body.joint(Joint::LeftShoulder)[0] - body.joint(Joint::RightShoulder)[0];
-            let side_on =
-                1.0 + 3.0 * (1.0 - across.abs() / (0.6 * trunk_length(body)).max(1.0)).max(0.0);
+            let side_on = 1.0 + 3.0 * (1.0 - across.abs() / (0.6 * trunk_length(body)).max(1.0)).max(0.0);
             if self.rng.random::<f32>() < self.swaps_per_second * side_on * dt {
-                let kind =
-                    [Swap::Arms, Swap::Legs, Swap::Legs, Swap::All][self.rng.random_range(0..4)];
+                let kind = [Swap::Arms, Swap::Legs, Swap::Legs, Swap::All][self.rng.random_range(0..4)];
                 self.swap = (kind, t + self.rng.random_range(0.06..0.25));
             }
         }
@@ -199,10 +179,7 @@ fn gauss(rng: &mut ChaCha8Rng) -> f32 {
 }
 
 pub(super) fn trunk_length(body: &Body) -> f32 {
-    let (s, h) = (
-        body.middle(Joint::LeftShoulder, Joint::RightShoulder),
-        body.middle(Joint::LeftHip, Joint::RightHip),
-    );
+    let (s, h) = (body.middle(Joint::LeftShoulder, Joint::RightShoulder), body.middle(Joint::LeftHip, Joint::RightHip));
     norm(sub(s, h))
 }
 

@@ -33,18 +33,11 @@ fn toe_stand(person: &Person) -> f32 {
 /// Body face down on its toes; returns the pose (arms still to be set) and the middle of the shoulders.
 fn prone(person: &Person, line: &Line) -> (Pose, V3) {
     let (thigh, shank) = (person.thigh, person.shank);
-    let leg =
-        (thigh * thigh + shank * shank + 2.0 * thigh * shank * line.knees.cos()).sqrt() * 0.998;
-    let chord =
-        (leg * leg + person.trunk * person.trunk + 2.0 * leg * person.trunk * line.bend.cos())
-            .sqrt();
+    let leg = (thigh * thigh + shank * shank + 2.0 * thigh * shank * line.knees.cos()).sqrt() * 0.998;
+    let chord = (leg * leg + person.trunk * person.trunk + 2.0 * leg * person.trunk * line.bend.cos()).sqrt();
     let ankle = [0.0, 0.0, toe_stand(person)];
     let rise = line.shoulders - ankle[2];
-    let shoulders = [
-        0.0,
-        (chord * chord - rise * rise).max(0.01).sqrt(),
-        line.shoulders,
-    ];
+    let shoulders = [0.0, (chord * chord - rise * rise).max(0.01).sqrt(), line.shoulders];
     let (_, mut hips) = reach(ankle, shoulders, leg, person.trunk, [0.0, 0.0, line.bend]);
     hips[0] = 0.0;
     let along = sub(shoulders, hips);
@@ -55,12 +48,7 @@ fn prone(person: &Person, line: &Line) -> (Pose, V3) {
         toe: [0.0, 0.5, -0.86],
         planted: false,
     });
-    let rest = Arm::Free {
-        raise: 1.5,
-        out: 0.0,
-        elbow: 0.1,
-        to: [0.0, 1.0, 0.0],
-    };
+    let rest = Arm::Free { raise: 1.5, out: 0.0, elbow: 0.1, to: [0.0, 1.0, 0.0] };
     let pose = Pose {
         pelvis: hips,
         turn: 0.0,
@@ -83,10 +71,7 @@ fn hip_bend(m: &Moment, natural: f32, sag: f32, high: f32) -> f32 {
 fn hands(m: &Moment, pose: &mut Pose, shoulders: V3, wide: f32) {
     let half = m.person.shoulder_width / 2.0 * wide;
     let tuck = 0.75 + 0.2 * m.habit.elbows;
-    pose.arms = SIDES.map(|s| Arm::Reach {
-        wrist: [s * half, shoulders[1], 0.035],
-        pole: [s * tuck, -0.7, 0.25],
-    });
+    pose.arms = SIDES.map(|s| Arm::Reach { wrist: [s * half, shoulders[1], 0.035], pole: [s * tuck, -0.7, 0.25] });
 }
 
 /// Height of the shoulders over stretched arms whose hands are `wide` shoulder widths apart.
@@ -104,28 +89,9 @@ fn push_up(m: &Moment) -> Pose {
     let low = m.range(low, lerp(low, top, 0.72));
     let shoulders = lerp(top, low, m.a);
     // Near the floor there is no room to sag.
-    let bend = hip_bend(
-        m,
-        0.03 + 0.03 * m.habit.lean,
-        0.44 - 0.22 * m.a * m.range(1.0, 0.4),
-        0.72,
-    );
-    let (_, at_top) = prone(
-        person,
-        &Line {
-            shoulders: top,
-            bend,
-            knees: 0.05,
-        },
-    );
-    let (mut pose, _) = prone(
-        person,
-        &Line {
-            shoulders,
-            bend,
-            knees: 0.05,
-        },
-    );
+    let bend = hip_bend(m, 0.03 + 0.03 * m.habit.lean, 0.44 - 0.22 * m.a * m.range(1.0, 0.4), 0.72);
+    let (_, at_top) = prone(person, &Line { shoulders: top, bend, knees: 0.05 });
+    let (mut pose, _) = prone(person, &Line { shoulders, bend, knees: 0.05 });
     hands(m, &mut pose, at_top, wide);
     pose
 }
@@ -135,34 +101,16 @@ fn plank(m: &Moment) -> Pose {
     let bend = hip_bend(m, 0.03 + 0.04 * m.habit.lean, 0.46, 0.72);
     let knees = 0.05 + m.fault(Mistake::KneesBent) * 0.85;
     if m.habit.arms == 3 {
-        let (mut pose, shoulders) = prone(
-            person,
-            &Line {
-                shoulders: raised(person, 1.1),
-                bend,
-                knees,
-            },
-        );
+        let (mut pose, shoulders) = prone(person, &Line { shoulders: raised(person, 1.1), bend, knees });
         hands(m, &mut pose, shoulders, 1.1);
         return pose;
     }
     // On the forearms: elbows under the shoulders.
-    let (mut pose, shoulders) = prone(
-        person,
-        &Line {
-            shoulders: person.upper_arm + 0.035,
-            bend,
-            knees,
-        },
-    );
+    let (mut pose, shoulders) = prone(person, &Line { shoulders: person.upper_arm + 0.035, bend, knees });
     let half = person.shoulder_width / 2.0;
     let inwards = 0.25 + 0.25 * m.habit.elbows;
     pose.arms = SIDES.map(|s| Arm::Reach {
-        wrist: [
-            s * half * (1.0 - inwards),
-            shoulders[1] + person.forearm * 0.97,
-            0.035,
-        ],
+        wrist: [s * half * (1.0 - inwards), shoulders[1] + person.forearm * 0.97, 0.035],
         pole: [s * 0.1, -0.6, -1.0],
     });
     pose
@@ -171,14 +119,7 @@ fn plank(m: &Moment) -> Pose {
 fn mountain_climber(m: &Moment) -> Pose {
     let person = m.person;
     let bend = hip_bend(m, 0.12 + 0.05 * m.habit.lean, 0.45, 0.80);
-    let (mut pose, shoulders) = prone(
-        person,
-        &Line {
-            shoulders: raised(person, 1.1),
-            bend,
-            knees: 0.05,
-        },
-    );
+    let (mut pose, shoulders) = prone(person, &Line { shoulders: raised(person, 1.1), bend, knees: 0.05 });
     hands(m, &mut pose, shoulders, 1.1);
     let working = usize::from(m.side < 0.0);
     let leg = &mut pose.legs[working];
@@ -205,24 +146,9 @@ fn sit_up(m: &Moment) -> Pose {
     });
     let top = m.range(12.0 + 8.0 * m.habit.depth, -52.0);
     let lean = lerp(-88.0_f32, top, m.a).to_radians();
-    let head = Arm::Free {
-        raise: 2.1,
-        out: lerp(1.5, 1.25, m.a),
-        elbow: 2.35,
-        to: [-0.8, 0.2, 0.6],
-    };
-    let chest = Arm::Free {
-        raise: 0.5,
-        out: 0.35,
-        elbow: 2.0,
-        to: [-1.0, 0.5, 0.35],
-    };
-    let knees = Arm::Free {
-        raise: lerp(2.6, 1.35, ease(m.a * 1.4)),
-        out: 0.15,
-        elbow: 0.15,
-        to: [0.0, 1.0, 0.4],
-    };
+    let head = Arm::Free { raise: 2.1, out: lerp(1.5, 1.25, m.a), elbow: 2.35, to: [-0.8, 0.2, 0.6] };
+    let chest = Arm::Free { raise: 0.5, out: 0.35, elbow: 2.0, to: [-1.0, 0.5, 0.35] };
+    let knees = Arm::Free { raise: lerp(2.6, 1.35, ease(m.a * 1.4)), out: 0.15, elbow: 0.15, to: [0.0, 1.0, 0.4] };
     let arm = [head, chest, knees, head][m.habit.arms];
     Pose {
         pelvis: [0.0, 0.0, floor],

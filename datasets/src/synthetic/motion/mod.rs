@@ -56,25 +56,13 @@ pub struct Style {
 impl Style {
     /// Done well, facing the camera.
     pub fn clean() -> Self {
-        Self {
-            faults: Vec::new(),
-            tempo: 1.0,
-            facing: 0.0,
-        }
+        Self { faults: Vec::new(), tempo: 1.0, facing: 0.0 }
     }
 
     /// Done with one mistake throughout.
     pub fn with(mistake: Mistake, severity: f32) -> Self {
-        let all = Fault {
-            mistake,
-            severity,
-            from: 0,
-            to: usize::MAX,
-        };
-        Self {
-            faults: vec![all],
-            ..Self::clean()
-        }
+        let all = Fault { mistake, severity, from: 0, to: usize::MAX };
+        Self { faults: vec![all], ..Self::clean() }
     }
 
     /// The same with a random tempo and a random way to face, as people stand before a camera: mostly towards it on
@@ -160,17 +148,12 @@ struct Sway {
 
 impl Sway {
     fn random(rng: &mut impl Rng) -> Self {
-        Self {
-            waves: std::array::from_fn(|_| {
-                (rng.random_range(0.12..0.5), rng.random_range(0.0..2.0 * PI))
-            }),
-        }
+        Self { waves: std::array::from_fn(|_| (rng.random_range(0.12..0.5), rng.random_range(0.0..2.0 * PI))) }
     }
 
     fn wave(&self, i: usize, t: f32) -> f32 {
         let (rate, phase) = self.waves[i % self.waves.len()];
-        (2.0 * PI * rate * t + phase).sin() * 0.7
-            + (2.0 * PI * rate * 2.3 * t + 2.0 * phase).sin() * 0.3
+        (2.0 * PI * rate * t + phase).sin() * 0.7 + (2.0 * PI * rate * 2.3 * t + 2.0 * phase).sin() * 0.3
     }
 
     fn apply(&self, pose: &mut Pose, t: f32, size: f32) {
@@ -205,16 +188,7 @@ fn habit(rng: &mut impl Rng) -> Habit {
     let mut trait_ = || rng.random_range(-1.0..1.0_f32);
     let traits: [f32; 7] = std::array::from_fn(|_| trait_());
     let [stance, toes, lean, depth, reach, elbows, variant] = traits;
-    Habit {
-        arms: rng.random_range(0..4),
-        stance,
-        toes,
-        lean,
-        depth,
-        reach,
-        elbows,
-        variant,
-    }
+    Habit { arms: rng.random_range(0..4), stance, toes, lean, depth, reach, elbows, variant }
 }
 
 /// Goes back and forth like a pendulum, without a stop at either end.
@@ -243,47 +217,20 @@ fn amount(exercise: Exercise, plan: &Plan, p: f32) -> f32 {
     }
 }
 
-fn plan(
-    exercise: Exercise,
-    style: &Style,
-    rep: usize,
-    base: f32,
-    side: f32,
-    rng: &mut impl Rng,
-) -> Plan {
+fn plan(exercise: Exercise, style: &Style, rep: usize, base: f32, side: f32, rng: &mut impl Rng) -> Plan {
     let fault = style.severities(rep);
-    let mut seconds = if exercise.is_hold() {
-        base
-    } else {
-        base * rng.random_range(0.92..1.08)
-    };
+    let mut seconds = if exercise.is_hold() { base } else { base * rng.random_range(0.92..1.08) };
     if let Some(limit) = exercise.too_fast_below() {
-        seconds = lerp(
-            seconds.max(limit * 1.2),
-            limit * 0.72,
-            fault[Mistake::TooFast as usize],
-        );
+        seconds = lerp(seconds.max(limit * 1.2), limit * 0.72, fault[Mistake::TooFast as usize]);
     }
     let (low, high) = pause(exercise);
-    let gap = if high > 0.0 {
-        rng.random_range(low..high) * (1.0 - fault[Mistake::TooFast as usize])
-    } else {
-        0.0
-    };
+    let gap = if high > 0.0 { rng.random_range(low..high) * (1.0 - fault[Mistake::TooFast as usize]) } else { 0.0 };
     let quick = base < 1.5 || swings(exercise);
     Plan {
         frames: ((seconds * FPS).round() as usize).max(8),
         gap: (gap * FPS).round() as usize,
-        turn: if quick {
-            0.5
-        } else {
-            rng.random_range(0.44..0.56)
-        },
-        hold: if quick {
-            0.04
-        } else {
-            rng.random_range(0.04..0.14)
-        },
+        turn: if quick { 0.5 } else { rng.random_range(0.44..0.56) },
+        hold: if quick { 0.04 } else { rng.random_range(0.04..0.14) },
         range: rng.random_range(0.97..1.0),
         side,
         fault,
@@ -291,13 +238,7 @@ fn plan(
 }
 
 /// `reps` repetitions of an exercise (for a hold: times two seconds).
-pub fn take(
-    exercise: Exercise,
-    person: &Person,
-    style: &Style,
-    reps: usize,
-    rng: &mut impl Rng,
-) -> Take {
+pub fn take(exercise: Exercise, person: &Person, style: &Style, reps: usize, rng: &mut impl Rng) -> Take {
     let habit = habit(rng);
     let sway = Sway::random(rng);
     let (low, high) = usual_seconds(exercise);
@@ -309,11 +250,7 @@ pub fn take(
     let first = if rng.random_bool(0.5) { 1.0 } else { -1.0 };
     // Some do all of one side first; a leg is often raised ten times before the other.
     let swaps = exercise.alternates() && !(exercise == Exercise::LegRaise && habit.variant > 0.0);
-    let mut out = Take {
-        exercise,
-        postures: Vec::new(),
-        reps: Vec::with_capacity(reps),
-    };
+    let mut out = Take { exercise, postures: Vec::new(), reps: Vec::with_capacity(reps) };
     let mut before = style.severities(0);
     for rep in 0..reps {
         let side = if swaps && rep % 2 == 1 { -first } else { first };
@@ -323,49 +260,23 @@ pub fn take(
             let p = (frame as f32 / plan.frames as f32).min(1.0);
             let slow = ease(p / 0.3);
             let fault = std::array::from_fn(|i| lerp(before[i], plan.fault[i], slow));
-            let moment = Moment {
-                person,
-                habit: &habit,
-                a: amount(exercise, &plan, p),
-                p,
-                side: plan.side,
-                fault,
-            };
-            out.postures.push(posture(
-                exercise,
-                &moment,
-                &sway,
-                style.facing,
-                start + frame,
-            ));
+            let moment = Moment { person, habit: &habit, a: amount(exercise, &plan, p), p, side: plan.side, fault };
+            out.postures.push(posture(exercise, &moment, &sway, style.facing, start + frame));
         }
         let end = start + plan.frames;
         let peak = start + ((plan.turn * plan.frames as f32).round() as usize).min(plan.frames - 1);
         let mistakes = measure::mistakes(exercise, &out.postures[start..end], peak - start);
-        out.reps.push(Rep {
-            start,
-            peak,
-            end,
-            mistakes,
-        });
+        out.reps.push(Rep { start, peak, end, mistakes });
         before = plan.fault;
     }
     out
 }
 
 fn posture(exercise: Exercise, moment: &Moment, sway: &Sway, facing: f32, frame: usize) -> Posture {
-    let mut pose = if exercise.on_floor() {
-        floor::pose(exercise, moment)
-    } else {
-        standing::pose(exercise, moment)
-    };
+    let mut pose = if exercise.on_floor() { floor::pose(exercise, moment) } else { standing::pose(exercise, moment) };
     let size = if exercise.on_floor() { 0.3 } else { 1.0 };
     sway.apply(&mut pose, frame as f32 / FPS, size);
     // Feet were the origin in the push-up position; bodies turn about their hips.
-    let back = if exercise.on_floor() && exercise != Exercise::SitUp {
-        moment.person.leg()
-    } else {
-        0.0
-    };
+    let back = if exercise.on_floor() && exercise != Exercise::SitUp { moment.person.leg() } else { 0.0 };
     assemble(moment.person, &pose).map(|[x, y, z]| turn([x, y + back, z], facing))
 }

@@ -77,14 +77,9 @@ impl Person {
         let length = |a: Joint, b: Joint| norm(sub(at(a), at(b)));
         let both = |a: Joint, b: Joint, c: Joint, d: Joint| (length(a, b) + length(c, d)) / 2.0;
         let middle = |a: Joint, b: Joint| scale(add(at(a), at(b)), 0.5);
-        let trunk = norm(sub(
-            middle(LeftShoulder, RightShoulder),
-            middle(LeftHip, RightHip),
-        ));
-        let (thigh, shank) = (
-            both(LeftHip, LeftKnee, RightHip, RightKnee),
-            both(LeftKnee, LeftAnkle, RightKnee, RightAnkle),
-        );
+        let trunk = norm(sub(middle(LeftShoulder, RightShoulder), middle(LeftHip, RightHip)));
+        let (thigh, shank) =
+            (both(LeftHip, LeftKnee, RightHip, RightKnee), both(LeftKnee, LeftAnkle, RightKnee, RightAnkle));
         let height = (trunk + thigh + shank) / (0.288 + 0.243 + 0.245);
         Self {
             height,
@@ -117,12 +112,7 @@ pub(crate) enum Arm {
     /// Angles at the shoulder, in the frame of the trunk, in radians: `raise` from hanging (0) over horizontal to
     /// overhead (pi), `out` from forwards (0) to sideways (pi/2), `elbow` from straight (0); the forearm bends towards
     /// `to`, which is (outwards, forwards, up) in the trunk's frame.
-    Free {
-        raise: f32,
-        out: f32,
-        elbow: f32,
-        to: V3,
-    },
+    Free { raise: f32, out: f32, elbow: f32, to: V3 },
     /// The wrist goes to this place (in the world), the elbow points along `pole`.
     Reach { wrist: V3, pole: V3 },
 }
@@ -179,12 +169,7 @@ fn trunk_frame(pose: &Pose) -> [V3; 3] {
     };
     let (st, ct) = (pose.twist).sin_cos();
     // Turning left brings the left shoulder back.
-    [
-        rotate([ct, -st, 0.0]),
-        rotate([st, ct, 0.0]),
-        rotate([0.0, 0.0, 1.0]),
-    ]
-    .map(|v| hips_turn(v, pose.turn))
+    [rotate([ct, -st, 0.0]), rotate([st, ct, 0.0]), rotate([0.0, 0.0, 1.0])].map(|v| hips_turn(v, pose.turn))
 }
 
 /// (left, forwards, up) turned to the person's left.
@@ -211,25 +196,13 @@ pub(crate) fn assemble(person: &Person, pose: &Pose) -> Posture {
     let neck = along(pelvis, up, person.trunk);
     let mut out = [[0.0; 3]; JOINTS];
     let (sn, cn) = pose.nod.sin_cos();
-    let (head_up, head_forward) = (
-        add(scale(up, cn), scale(forward, sn)),
-        add(scale(forward, cn), scale(up, -sn)),
-    );
-    out[Joint::Nose as usize] = along(
-        along(neck, head_up, 0.105 * person.height),
-        head_forward,
-        0.062 * person.height,
-    );
+    let (head_up, head_forward) = (add(scale(up, cn), scale(forward, sn)), add(scale(forward, cn), scale(up, -sn)));
+    out[Joint::Nose as usize] = along(along(neck, head_up, 0.105 * person.height), head_forward, 0.062 * person.height);
     let (ss, cs) = pose.shrug.sin_cos();
     let shoulder_line = add(scale(left, cs), scale(up, ss));
     for (i, side) in sides.into_iter().enumerate() {
         let shoulder = along(neck, shoulder_line, side * person.shoulder_width / 2.0);
-        let (wrist, elbow) = arm(
-            person,
-            shoulder,
-            &pose.arms[i],
-            [scale(left, side), forward, up],
-        );
+        let (wrist, elbow) = arm(person, shoulder, &pose.arms[i], [scale(left, side), forward, up]);
         let hip = along(pelvis, across_hips, side);
         let leg = &pose.legs[i];
         let (ankle, knee) = reach(hip, leg.ankle, person.thigh, person.shank, leg.pole);
@@ -250,45 +223,22 @@ pub(crate) fn assemble(person: &Person, pose: &Pose) -> Posture {
 fn arm(person: &Person, shoulder: V3, arm: &Arm, frame: [V3; 3]) -> (V3, V3) {
     let [out, forward, up] = frame;
     match *arm {
-        Arm::Reach { wrist, pole } => {
-            reach(shoulder, wrist, person.upper_arm, person.forearm, pole)
-        }
-        Arm::Free {
-            raise,
-            out: azimuth,
-            elbow,
-            to,
-        } => {
+        Arm::Reach { wrist, pole } => reach(shoulder, wrist, person.upper_arm, person.forearm, pole),
+        Arm::Free { raise, out: azimuth, elbow, to } => {
             let (sr, cr) = raise.sin_cos();
             let (sa, ca) = azimuth.sin_cos();
-            let upper = add(
-                scale(up, -cr),
-                add(scale(forward, sr * ca), scale(out, sr * sa)),
-            );
-            let to = add(
-                scale(out, to[0]),
-                add(scale(forward, to[1]), scale(up, to[2])),
-            );
+            let upper = add(scale(up, -cr), add(scale(forward, sr * ca), scale(out, sr * sa)));
+            let to = add(scale(out, to[0]), add(scale(forward, to[1]), scale(up, to[2])));
             let bend = across(to, upper, forward);
             let (se, ce) = elbow.sin_cos();
             let at = along(shoulder, upper, person.upper_arm);
-            (
-                along(at, add(scale(upper, ce), scale(bend, se)), person.forearm),
-                at,
-            )
+            (along(at, add(scale(upper, ce), scale(bend, se)), person.forearm), at)
         }
     }
 }
 
 /// A leg by angles: `raise` of the thigh from hanging forwards, `out` sideways, `knee` bent backwards (radians).
-pub(crate) fn free_leg(
-    person: &Person,
-    hip: V3,
-    side: f32,
-    raise: f32,
-    out: f32,
-    knee: f32,
-) -> Leg {
+pub(crate) fn free_leg(person: &Person, hip: V3, side: f32, raise: f32, out: f32, knee: f32) -> Leg {
     let (sr, cr) = raise.sin_cos();
     let (so, co) = out.sin_cos();
     let thigh = [side * so * cr.abs().max(0.2), sr, -cr * co];
@@ -300,10 +250,5 @@ pub(crate) fn free_leg(
     let ankle = along(at, shank, person.shank);
     let ahead = add(scale(thigh, sk), scale(back, -ck));
     let toe = add(scale(ahead, 0.85), scale(shank, 0.5));
-    Leg {
-        ankle,
-        pole: scale(back, -1.0),
-        toe,
-        planted: false,
-    }
+    Leg { ankle, pole: scale(back, -1.0), toe, planted: false }
 }

@@ -21,14 +21,8 @@ enum Pastime {
     Bow,
 }
 
-const PASTIMES: [Pastime; 6] = [
-    Pastime::Nothing,
-    Pastime::HandsOnHips,
-    Pastime::Drink,
-    Pastime::WipeFace,
-    Pastime::ShakeArms,
-    Pastime::Bow,
-];
+const PASTIMES: [Pastime; 6] =
+    [Pastime::Nothing, Pastime::HandsOnHips, Pastime::Drink, Pastime::WipeFace, Pastime::ShakeArms, Pastime::Bow];
 
 /// Standing about for some seconds, facing the camera of yaw 0: shifting weight, drinking, wiping the face, a few steps
 /// to the side and back.
@@ -39,11 +33,7 @@ pub fn rest(person: &Person, seconds: f32, rng: &mut impl Rng) -> Vec<Posture> {
     let facing: f32 = rng.random_range(-0.5..0.5);
     let working = usize::from(rng.random_bool(0.5));
     let mut out: Vec<Posture> = Vec::with_capacity(frames);
-    let (mut pastime, mut begins, mut ends) = (
-        Pastime::Nothing,
-        0,
-        (FPS * rng.random_range(0.4..1.5)) as usize,
-    );
+    let (mut pastime, mut begins, mut ends) = (Pastime::Nothing, 0, (FPS * rng.random_range(0.4..1.5)) as usize);
     let walk = Walk::random(frames, person, rng);
     for frame in 0..frames {
         if frame >= ends {
@@ -65,20 +55,7 @@ pub fn rest(person: &Person, seconds: f32, rng: &mut impl Rng) -> Vec<Posture> {
 
 fn toward(from: Arm, to: Arm, t: f32) -> Arm {
     match (from, to) {
-        (
-            Arm::Free {
-                raise,
-                out,
-                elbow,
-                to: a,
-            },
-            Arm::Free {
-                raise: r,
-                out: o,
-                elbow: e,
-                to: b,
-            },
-        ) => Arm::Free {
+        (Arm::Free { raise, out, elbow, to: a }, Arm::Free { raise: r, out: o, elbow: e, to: b }) => Arm::Free {
             raise: lerp(raise, r, t),
             out: lerp(out, o, t),
             elbow: lerp(elbow, e, t),
@@ -89,21 +66,11 @@ fn toward(from: Arm, to: Arm, t: f32) -> Arm {
 }
 
 fn indulge(pose: &mut Pose, pastime: Pastime, a: f32, t: f32, working: usize) {
-    let face = Arm::Free {
-        raise: 1.0,
-        out: 0.25,
-        elbow: 2.35,
-        to: [-0.55, 0.3, 1.0],
-    };
+    let face = Arm::Free { raise: 1.0, out: 0.25, elbow: 2.35, to: [-0.55, 0.3, 1.0] };
     match pastime {
         Pastime::Nothing => {}
         Pastime::HandsOnHips => {
-            let hips = Arm::Free {
-                raise: 0.75,
-                out: 1.95,
-                elbow: 1.7,
-                to: [-1.0, 0.35, -0.45],
-            };
+            let hips = Arm::Free { raise: 0.75, out: 1.95, elbow: 1.7, to: [-1.0, 0.35, -0.45] };
             pose.arms = pose.arms.map(|arm| toward(arm, hips, a));
         }
         Pastime::Drink => {
@@ -121,12 +88,7 @@ fn indulge(pose: &mut Pose, pastime: Pastime, a: f32, t: f32, working: usize) {
         }
         Pastime::ShakeArms => {
             let shake = (2.0 * PI * 2.2 * t).sin();
-            let arm = Arm::Free {
-                raise: 0.35 + 0.12 * shake,
-                out: 1.1,
-                elbow: 0.4 + 0.2 * shake,
-                to: [0.0, 1.0, 0.3],
-            };
+            let arm = Arm::Free { raise: 0.35 + 0.12 * shake, out: 1.1, elbow: 0.4 + 0.2 * shake, to: [0.0, 1.0, 0.3] };
             pose.arms = pose.arms.map(|from| toward(from, arm, a));
         }
         Pastime::Bow => {
@@ -134,12 +96,7 @@ fn indulge(pose: &mut Pose, pastime: Pastime, a: f32, t: f32, working: usize) {
             pose.lean += 0.6 * a;
             pose.pelvis[1] -= 0.08 * a;
             pose.pelvis[2] -= 0.02 * a;
-            let thighs = Arm::Free {
-                raise: 0.6,
-                out: 0.25,
-                elbow: 0.35,
-                to: [0.2, 0.3, 0.0],
-            };
+            let thighs = Arm::Free { raise: 0.6, out: 0.25, elbow: 0.35, to: [0.2, 0.3, 0.0] };
             pose.arms = pose.arms.map(|from| toward(from, thighs, a));
         }
     }
@@ -156,17 +113,9 @@ impl Walk {
     fn random(frames: usize, person: &Person, rng: &mut impl Rng) -> Self {
         let long = (FPS * rng.random_range(2.5..4.0)) as usize;
         let walks = frames > long + 10 && rng.random_bool(0.6);
-        let from = if walks {
-            rng.random_range(0..frames - long)
-        } else {
-            frames
-        };
+        let from = if walks { rng.random_range(0..frames - long) } else { frames };
         let side = if rng.random_bool(0.5) { 1.0 } else { -1.0 };
-        Self {
-            from,
-            frames: long,
-            distance: side * person.height * rng.random_range(0.15..0.35),
-        }
+        Self { from, frames: long, distance: side * person.height * rng.random_range(0.15..0.35) }
     }
 
     /// Steps on the spot while the body goes; returns the way gone.
@@ -183,10 +132,6 @@ impl Walk {
             leg.ankle[2] += 0.05 * person.height * swing.max(0.0) * busy;
             leg.ankle[1] += 0.03 * person.height * (step + PI * i as f32).cos() * busy;
         }
-        [
-            self.distance * (2.0 * PI * p).cos().mul_add(-0.5, 0.5),
-            0.0,
-            0.0,
-        ]
+        [self.distance * (2.0 * PI * p).cos().mul_add(-0.5, 0.5), 0.0, 0.0]
     }
 }

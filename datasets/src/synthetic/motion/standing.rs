@@ -54,11 +54,7 @@ impl Moment<'_> {
     /// Severity of unevenness for one side: the weaker side takes all of it.
     pub(crate) fn uneven(&self, i: usize) -> f32 {
         let weaker = usize::from(self.habit.variant < 0.0);
-        if i == weaker {
-            self.fault(Mistake::Uneven)
-        } else {
-            0.0
-        }
+        if i == weaker { self.fault(Mistake::Uneven) } else { 0.0 }
     }
 }
 
@@ -69,14 +65,7 @@ pub(super) fn rad(degrees: f32) -> f32 {
 }
 
 /// A foot flat on the floor, `half` to the side and `forward`, toes out by `toes` radians.
-pub(super) fn planted(
-    person: &Person,
-    side: f32,
-    half: f32,
-    forward: f32,
-    toes: f32,
-    knees: f32,
-) -> Leg {
+pub(super) fn planted(person: &Person, side: f32, half: f32, forward: f32, toes: f32, knees: f32) -> Leg {
     let drop = -(person.ankle - 0.022) / person.foot;
     Leg {
         ankle: [side * half, forward, person.ankle],
@@ -87,30 +76,15 @@ pub(super) fn planted(
 }
 
 fn hanging(side_out: f32) -> Arm {
-    Arm::Free {
-        raise: 0.10 + 0.06 * side_out,
-        out: FRAC_PI_2 * 0.9,
-        elbow: 0.22,
-        to: [0.0, 1.0, 0.0],
-    }
+    Arm::Free { raise: 0.10 + 0.06 * side_out, out: FRAC_PI_2 * 0.9, elbow: 0.22, to: [0.0, 1.0, 0.0] }
 }
 
 pub(super) fn on_hips() -> Arm {
-    Arm::Free {
-        raise: 0.75,
-        out: rad(112.0),
-        elbow: rad(98.0),
-        to: [-1.0, 0.35, -0.45],
-    }
+    Arm::Free { raise: 0.75, out: rad(112.0), elbow: rad(98.0), to: [-1.0, 0.35, -0.45] }
 }
 
 fn clasped() -> Arm {
-    Arm::Free {
-        raise: 0.45,
-        out: 0.5,
-        elbow: rad(135.0),
-        to: [-0.8, 0.5, 0.8],
-    }
+    Arm::Free { raise: 0.45, out: 0.5, elbow: rad(135.0), to: [-0.8, 0.5, 0.8] }
 }
 
 /// Standing at ease.
@@ -153,22 +127,13 @@ pub(crate) fn pose(exercise: Exercise, m: &Moment) -> Pose {
 
 fn arms_of_squat(m: &Moment, a: f32) -> [Arm; 2] {
     let forward = Arm::Free {
-        raise: lerp(
-            0.15,
-            rad(92.0 + 14.0 * m.habit.reach) + m.fault(Mistake::TrunkLean) * a * 0.2,
-            a,
-        ),
+        raise: lerp(0.15, rad(92.0 + 14.0 * m.habit.reach) + m.fault(Mistake::TrunkLean) * a * 0.2, a),
         out: lerp(1.2, 0.12, (a * 3.0).min(1.0)),
         elbow: lerp(0.22, 0.12 + 0.1 * m.habit.elbows.abs(), a),
         to: [-0.2, 1.0, 0.6],
     };
     let [hips, chest] = [on_hips(), clasped()];
-    let behind_head = Arm::Free {
-        raise: rad(118.0),
-        out: rad(98.0),
-        elbow: rad(138.0),
-        to: [-1.0, 0.0, 0.5],
-    };
+    let behind_head = Arm::Free { raise: rad(118.0), out: rad(98.0), elbow: rad(138.0), to: [-1.0, 0.0, 0.5] };
     [[forward, chest, hips, behind_head][m.habit.arms]; 2]
 }
 
@@ -176,21 +141,12 @@ fn squat(m: &Moment, mut pose: Pose) -> Pose {
     let (h, a) = (m.person.height, m.a);
     let half = m.person.shoulder_width * (0.58 + 0.13 * m.habit.stance);
     let toes = 0.38 + 0.18 * m.habit.toes;
-    let knees = lerp(
-        0.38 + 0.1 * m.habit.toes,
-        -0.17,
-        m.fault(Mistake::KneesIn) * ease(a * 1.6),
-    );
+    let knees = lerp(0.38 + 0.1 * m.habit.toes, -0.17, m.fault(Mistake::KneesIn) * ease(a * 1.6));
     pose.legs = SIDES.map(|s| planted(m.person, s, half, 0.0, toes, knees));
     let stand = m.person.standing();
     let low = m.range(0.49 + 0.055 * m.habit.depth, 0.77 + 0.03 * m.habit.depth);
-    pose.pelvis = [
-        0.0,
-        -h * 0.115 * a * m.range(1.0, 0.65),
-        stand * lerp(1.0, low, a),
-    ];
-    pose.lean +=
-        a * (m.range(0.46, 0.33) + 0.1 * m.habit.lean + 0.50 * m.fault(Mistake::TrunkLean));
+    pose.pelvis = [0.0, -h * 0.115 * a * m.range(1.0, 0.65), stand * lerp(1.0, low, a)];
+    pose.lean += a * (m.range(0.46, 0.33) + 0.1 * m.habit.lean + 0.50 * m.fault(Mistake::TrunkLean));
     pose.nod = 0.05 - 0.25 * a;
     pose.arms = arms_of_squat(m, a);
     pose
@@ -208,11 +164,7 @@ fn lift(ground: Leg, air: Leg, a: f32) -> Leg {
 }
 
 fn hip(person: &Person, pelvis: V3, side: f32) -> V3 {
-    [
-        pelvis[0] + side * person.hip_width / 2.0,
-        pelvis[1],
-        pelvis[2],
-    ]
+    [pelvis[0] + side * person.hip_width / 2.0, pelvis[1], pelvis[2]]
 }
 
 fn high_knees(m: &Moment, mut pose: Pose) -> Pose {
@@ -222,35 +174,16 @@ fn high_knees(m: &Moment, mut pose: Pose) -> Pose {
         leg.ankle = [leg.ankle[0] * 0.8, 0.0, leg.ankle[2] + hop];
         leg.toe[2] -= 0.5 * hop / (0.018 * h);
     }
-    pose.pelvis = [
-        -m.side * 0.01 * h * a,
-        0.0,
-        m.person.standing() - 0.008 * h + hop,
-    ];
+    pose.pelvis = [-m.side * 0.01 * h * a, 0.0, m.person.standing() - 0.008 * h + hop];
     let raise = rad(m.range(94.0 + 8.0 * m.habit.depth, 48.0)) * a;
     let knee = rad(m.range(100.0 + 12.0 * m.habit.reach, 70.0)) * a + 0.05;
-    pose.legs[w] = lift(
-        pose.legs[w],
-        free_leg(
-            m.person,
-            hip(m.person, pose.pelvis, m.side),
-            m.side,
-            raise,
-            0.06,
-            knee,
-        ),
-        a,
-    );
+    pose.legs[w] =
+        lift(pose.legs[w], free_leg(m.person, hip(m.person, pose.pelvis, m.side), m.side, raise, 0.06, knee), a);
     pose.lean += -m.fault(Mistake::TrunkLean) * rad(32.0) - 0.02 * a;
     pose.arms = [0, 1].map(|i| {
         if m.habit.arms == 2 {
             // Palms held out in front, for the knees to meet.
-            return Arm::Free {
-                raise: 0.15,
-                out: 1.2,
-                elbow: rad(88.0),
-                to: [0.0, 1.0, 0.0],
-            };
+            return Arm::Free { raise: 0.15, out: 1.2, elbow: rad(88.0), to: [0.0, 1.0, 0.0] };
         }
         let swing = if i == w { -a } else { a } * (0.55 + 0.15 * m.habit.reach);
         Arm::Free {
@@ -283,13 +216,8 @@ fn lunge(m: &Moment, mut pose: Pose) -> Pose {
     back.toe = mix(back.toe, [0.0, 0.45, -0.85], heel);
     back.pole = [0.0, 1.0, -0.6 * heel];
     let low = m.range(0.655 + 0.03 * m.habit.depth, 0.87);
-    pose.pelvis = [
-        0.0,
-        stride * 0.52 * step,
-        m.person.standing() * lerp(lerp(1.0, 0.93, step), low, down),
-    ];
-    pose.lean +=
-        m.a * (0.04 + 0.03 * m.habit.lean) + m.fault(Mistake::TrunkLean) * rad(42.0) * ease(m.a);
+    pose.pelvis = [0.0, stride * 0.52 * step, m.person.standing() * lerp(lerp(1.0, 0.93, step), low, down)];
+    pose.lean += m.a * (0.04 + 0.03 * m.habit.lean) + m.fault(Mistake::TrunkLean) * rad(42.0) * ease(m.a);
     pose.arms = match m.habit.arms {
         0 | 3 => [on_hips(); 2],
         1 => [clasped(); 2],
@@ -318,8 +246,7 @@ fn side_lunge(m: &Moment, mut pose: Pose) -> Pose {
         -0.11 * h * down * m.range(1.0, 0.4),
         m.person.standing() * lerp(lerp(1.0, 0.93, step), low, down),
     ];
-    pose.lean +=
-        down * (m.range(0.50, 0.2) + 0.08 * m.habit.lean + m.fault(Mistake::TrunkLean) * rad(38.0));
+    pose.lean += down * (m.range(0.50, 0.2) + 0.08 * m.habit.lean + m.fault(Mistake::TrunkLean) * rad(38.0));
     pose.bend = -0.05 * down * m.side;
     pose.arms = match m.habit.arms {
         0 => arms_of_squat(m, down),
@@ -333,11 +260,7 @@ fn toe_touch(m: &Moment, mut pose: Pose) -> Pose {
     let (h, a) = (m.person.height, m.a);
     pose.lean += a * rad(m.range(116.0 + 8.0 * m.habit.depth, 58.0 + 6.0 * m.habit.depth));
     let bent = m.fault(Mistake::KneesBent) * ease(a * 1.5);
-    pose.pelvis = [
-        0.0,
-        -h * (0.075 - 0.02 * bent) * a,
-        m.person.standing() * (1.0 - 0.012 * a - 0.15 * bent),
-    ];
+    pose.pelvis = [0.0, -h * (0.075 - 0.02 * bent) * a, m.person.standing() * (1.0 - 0.012 * a - 0.15 * bent)];
     pose.nod = 0.05 + 0.2 * a;
     let overhead = m.habit.arms == 3;
     let start = if overhead { rad(165.0) } else { 0.1 };
@@ -360,39 +283,15 @@ fn hurdle_step(m: &Moment, mut pose: Pose) -> Pose {
     let raise = rad(m.range(86.0 + 8.0 * m.habit.depth, 38.0)) * up * lerp(1.0, 0.75, over);
     let knee = rad(m.range(98.0 + 8.0 * m.habit.reach, 62.0)) * up * lerp(1.0, 0.45, over) + 0.05;
     pose.pelvis[0] = -m.side * 0.025 * h * ease(up * 2.0);
-    pose.legs[w] = lift(
-        pose.legs[w],
-        free_leg(
-            m.person,
-            hip(m.person, pose.pelvis, m.side),
-            m.side,
-            raise,
-            0.04,
-            knee,
-        ),
-        up,
-    );
+    pose.legs[w] =
+        lift(pose.legs[w], free_leg(m.person, hip(m.person, pose.pelvis, m.side), m.side, raise, 0.04, knee), up);
     pose.lean += m.fault(Mistake::TrunkLean) * rad(36.0) * ease(a * 1.5);
     pose.bend = m.side * 0.05 * a;
     pose.arms = match m.habit.arms {
         // A stick across the shoulders, hands on the hips, or arms out for balance.
-        0 | 1 => {
-            [Arm::Free {
-                raise: rad(48.0),
-                out: rad(100.0),
-                elbow: rad(128.0),
-                to: [0.1, 0.0, 1.0],
-            }; 2]
-        }
+        0 | 1 => [Arm::Free { raise: rad(48.0), out: rad(100.0), elbow: rad(128.0), to: [0.1, 0.0, 1.0] }; 2],
         2 => [on_hips(); 2],
-        _ => {
-            [Arm::Free {
-                raise: 0.2 + 0.35 * ease(up * 2.0),
-                out: 1.5,
-                elbow: 0.25,
-                to: [0.0, 1.0, 0.0],
-            }; 2]
-        }
+        _ => [Arm::Free { raise: 0.2 + 0.35 * ease(up * 2.0), out: 1.5, elbow: 0.25, to: [0.0, 1.0, 0.0] }; 2],
     };
     pose
 }
@@ -400,22 +299,14 @@ fn hurdle_step(m: &Moment, mut pose: Pose) -> Pose {
 fn sit_to_stand(m: &Moment, mut pose: Pose) -> Pose {
     let (h, a) = (m.person.height, m.a);
     let half = m.person.hip_width * (0.75 + 0.12 * m.habit.stance);
-    let knees = lerp(
-        0.14,
-        -0.28,
-        m.fault(Mistake::KneesIn) * (PI * a).sin().max(0.35 * (1.0 - a)),
-    );
+    let knees = lerp(0.14, -0.28, m.fault(Mistake::KneesIn) * (PI * a).sin().max(0.35 * (1.0 - a)));
     pose.legs = SIDES.map(|s| planted(m.person, s, half, 0.0, 0.2, knees));
     let seat = m.person.ankle + m.person.shank * 0.97;
     let top = m.range(m.person.standing(), lerp(seat, m.person.standing(), 0.68));
     // The trunk swings forwards first; only then do the hips leave the chair.
     let rise = ease((a - 0.18) / 0.82);
     let back = m.person.thigh * 0.86;
-    pose.pelvis = [
-        0.0,
-        -back * (1.0 - rise) - 0.04 * h * (PI * rise).sin(),
-        lerp(seat, top, rise),
-    ];
+    pose.pelvis = [0.0, -back * (1.0 - rise) - 0.04 * h * (PI * rise).sin(), lerp(seat, top, rise)];
     let forward = (PI * (a * 1.05).min(1.0)).sin().max(0.0);
     pose.lean = 0.05
         + 0.06 * m.habit.lean * (1.0 - a)
@@ -434,12 +325,7 @@ fn sit_to_stand(m: &Moment, mut pose: Pose) -> Pose {
         elbow: 0.2,
         to: [-0.1, 1.0, 0.4],
     };
-    let crossed = Arm::Free {
-        raise: 0.4,
-        out: 0.4,
-        elbow: rad(118.0),
-        to: [-1.0, 0.4, 0.35],
-    };
+    let crossed = Arm::Free { raise: 0.4, out: 0.4, elbow: rad(118.0), to: [-1.0, 0.4, 0.35] };
     pose.arms = [[thighs, ahead, crossed, thighs][m.habit.arms]; 2];
     pose
 }
@@ -454,30 +340,13 @@ fn leg_raise(m: &Moment, mut pose: Pose) -> Pose {
     let raise = rad(m.range(66.0 + 8.0 * m.habit.depth, 24.0)) * a;
     let knee = 0.05 + m.fault(Mistake::KneesBent) * rad(62.0) * ease(a * 1.5);
     pose.pelvis[0] = -m.side * 0.02 * h * ease(a * 2.0);
-    pose.legs[w] = lift(
-        pose.legs[w],
-        free_leg(
-            m.person,
-            hip(m.person, pose.pelvis, m.side),
-            m.side,
-            raise,
-            0.04,
-            knee,
-        ),
-        a,
-    );
+    pose.legs[w] =
+        lift(pose.legs[w], free_leg(m.person, hip(m.person, pose.pelvis, m.side), m.side, raise, 0.04, knee), a);
     pose.lean += -0.05 * a - m.fault(Mistake::TrunkLean) * rad(30.0) * ease(a * 1.5);
     pose.arms = match m.habit.arms {
         0 | 1 => pose.arms,
         2 => [on_hips(); 2],
-        _ => {
-            [Arm::Free {
-                raise: 0.25 + 0.5 * a,
-                out: 1.5,
-                elbow: 0.2,
-                to: [0.0, 1.0, 0.0],
-            }; 2]
-        }
+        _ => [Arm::Free { raise: 0.25 + 0.5 * a, out: 1.5, elbow: 0.2, to: [0.0, 1.0, 0.0] }; 2],
     };
     pose
 }

@@ -49,11 +49,7 @@ impl Bones {
         for (slot, (a, b)) in bones[4..].iter_mut().zip(LIMBS) {
             *slot = sub(at(b), at(a));
         }
-        Self {
-            pelvis,
-            facing,
-            bones: bones.map(|b| turn(b, -facing)),
-        }
+        Self { pelvis, facing, bones: bones.map(|b| turn(b, -facing)) }
     }
 
     fn between(&self, other: &Self, t: f32) -> Self {
@@ -136,8 +132,7 @@ pub fn transition(from: &Posture, to: &Posture, seconds: f32) -> Vec<Posture> {
 fn on_feet(p: &Posture) -> bool {
     let person = Person::of(p);
     let hips = (p[Joint::LeftHip as usize][2] + p[Joint::RightHip as usize][2]) / 2.0;
-    let shoulders =
-        (p[Joint::LeftShoulder as usize][2] + p[Joint::RightShoulder as usize][2]) / 2.0;
+    let shoulders = (p[Joint::LeftShoulder as usize][2] + p[Joint::RightShoulder as usize][2]) / 2.0;
     hips > 0.45 * person.leg() && shoulders > 0.25 * person.leg()
 }
 
@@ -161,21 +156,13 @@ fn way_down(floor: &Posture, bones: &Bones) -> Vec<Bones> {
     let h = person.height;
     let nose_up = floor[Joint::Nose as usize][2];
     let supine = face_up && nose_up < 0.9 * h;
-    let second = if supine {
-        sitting(&person)
-    } else {
-        all_fours(&person)
-    };
+    let second = if supine { sitting(&person) } else { all_fours(&person) };
     [crouch(&person), second]
         .into_iter()
         .map(|pose| {
             let mut stop = Bones::of(&assemble(&person, &pose));
             let offset = turn([stop.pelvis[0], stop.pelvis[1], 0.0], bones.facing);
-            stop.pelvis = [
-                bones.pelvis[0] + offset[0],
-                bones.pelvis[1] + offset[1],
-                stop.pelvis[2],
-            ];
+            stop.pelvis = [bones.pelvis[0] + offset[0], bones.pelvis[1] + offset[1], stop.pelvis[2]];
             stop.facing += bones.facing;
             stop
         })
@@ -192,33 +179,13 @@ fn flat(person: &Person, half: f32, forward: f32, out: f32) -> [Leg; 2] {
 }
 
 fn pose(pelvis: V3, lean: f32, arm: Arm, legs: [Leg; 2]) -> Pose {
-    Pose {
-        pelvis,
-        turn: 0.0,
-        twist: 0.0,
-        lean,
-        bend: 0.0,
-        shrug: 0.0,
-        nod: -0.2,
-        arms: [arm; 2],
-        legs,
-    }
+    Pose { pelvis, turn: 0.0, twist: 0.0, lean, bend: 0.0, shrug: 0.0, nod: -0.2, arms: [arm; 2], legs }
 }
 
 fn crouch(person: &Person) -> Pose {
     let h = person.height;
-    let arm = Arm::Free {
-        raise: 1.1,
-        out: 0.2,
-        elbow: 0.2,
-        to: [0.0, 1.0, 0.3],
-    };
-    pose(
-        [0.0, 0.0, 0.22 * h],
-        0.85,
-        arm,
-        flat(person, 0.08 * h, 0.10 * h, 0.3),
-    )
+    let arm = Arm::Free { raise: 1.1, out: 0.2, elbow: 0.2, to: [0.0, 1.0, 0.3] };
+    pose([0.0, 0.0, 0.22 * h], 0.85, arm, flat(person, 0.08 * h, 0.10 * h, 0.3))
 }
 
 fn all_fours(person: &Person) -> Pose {
@@ -229,27 +196,12 @@ fn all_fours(person: &Person) -> Pose {
         toe: [0.0, -0.3, -0.5],
         planted: false,
     });
-    let arm = Arm::Free {
-        raise: 1.45,
-        out: 0.1,
-        elbow: 0.1,
-        to: [0.0, 1.0, 0.0],
-    };
+    let arm = Arm::Free { raise: 1.45, out: 0.1, elbow: 0.1, to: [0.0, 1.0, 0.0] };
     pose([0.0, 0.0, 0.27 * h], 1.45, arm, legs)
 }
 
 fn sitting(person: &Person) -> Pose {
     let h = person.height;
-    let arm = Arm::Free {
-        raise: -0.5,
-        out: 0.3,
-        elbow: 0.2,
-        to: [0.0, -1.0, 0.0],
-    };
-    pose(
-        [0.0, 0.0, 0.055 * h],
-        -0.35,
-        arm,
-        flat(person, 0.07 * h, 0.30 * h, 0.1),
-    )
+    let arm = Arm::Free { raise: -0.5, out: 0.3, elbow: 0.2, to: [0.0, -1.0, 0.0] };
+    pose([0.0, 0.0, 0.055 * h], -0.35, arm, flat(person, 0.07 * h, 0.30 * h, 0.1))
 }

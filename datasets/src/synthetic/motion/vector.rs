@@ -24,11 +24,7 @@ pub(crate) fn dot(a: V3, b: V3) -> f32 {
 }
 
 pub(crate) fn cross(a: V3, b: V3) -> V3 {
-    [
-        a[1] * b[2] - a[2] * b[1],
-        a[2] * b[0] - a[0] * b[2],
-        a[0] * b[1] - a[1] * b[0],
-    ]
+    [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
 }
 
 pub(crate) fn norm(a: V3) -> f32 {
@@ -38,11 +34,7 @@ pub(crate) fn norm(a: V3) -> f32 {
 /// Unit vector; straight up for a vector of no length.
 pub(crate) fn unit(a: V3) -> V3 {
     let n = norm(a);
-    if n > 1e-6 {
-        scale(a, 1.0 / n)
-    } else {
-        [0.0, 0.0, 1.0]
-    }
+    if n > 1e-6 { scale(a, 1.0 / n) } else { [0.0, 0.0, 1.0] }
 }
 
 pub(crate) fn lerp(a: f32, b: f32, t: f32) -> f32 {
@@ -56,11 +48,7 @@ pub(crate) fn mix(a: V3, b: V3, t: f32) -> V3 {
 /// Part of `a` at right angles to the unit vector `axis`, of unit length; `fallback` where there is none.
 pub(crate) fn across(a: V3, axis: V3, fallback: V3) -> V3 {
     let p = along(a, axis, -dot(a, axis));
-    if norm(p) > 1e-4 {
-        unit(p)
-    } else {
-        unit(along(fallback, axis, -dot(fallback, axis)))
-    }
+    if norm(p) > 1e-4 { unit(p) } else { unit(along(fallback, axis, -dot(fallback, axis))) }
 }
 
 /// Turns about the vertical; positive is anticlockwise seen from above.

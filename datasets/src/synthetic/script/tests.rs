@@ -138,8 +138,10 @@ fn what_comes_later_changes_nothing_said_before() {
                 (*announced, *start, take)
             })
             .collect();
-        let placed: Vec<Placed<'_>> =
-            shortened.iter().map(|(announced, start, take)| Placed { announced: *announced, start: *start, take }).collect();
+        let placed: Vec<Placed<'_>> = shortened
+            .iter()
+            .map(|(announced, start, take)| Placed { announced: *announced, start: *start, take })
+            .collect();
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let events = script(&placed, end, Lang::En, &mut rng, &ScriptOptions::default());
         let before = |events: &[Event]| events.iter().filter(|e| e.t < cut).cloned().collect::<Vec<_>>();
@@ -150,10 +152,7 @@ fn what_comes_later_changes_nothing_said_before() {
 #[test]
 fn a_hold_is_counted_in_seconds() {
     let reps: Vec<(f32, &[Mistake])> = vec![(2.0, &[]); 16];
-    let counts: Vec<Option<u32>> = say(&[take(Exercise::Plank, &reps)])
-        .iter()
-        .filter(|e| e.kind == SaidKind::Count)
-        .map(|e| e.count)
-        .collect();
+    let counts: Vec<Option<u32>> =
+        say(&[take(Exercise::Plank, &reps)]).iter().filter(|e| e.kind == SaidKind::Count).map(|e| e.count).collect();
     assert_eq!(counts, [Some(10), Some(20), Some(30)]);
 }

@@ -33,7 +33,9 @@ fn sessions_are_long_and_in_order() {
         assert!(session.events.windows(2).all(|w| w[0].t <= w[1].t));
         assert!(session.events.iter().all(|e| e.t > 0.0 && e.t < session.duration));
         for pair in session.segments.windows(2) {
-            assert!(pair[0].announced < pair[0].start && pair[0].start < pair[0].end && pair[0].end < pair[1].announced);
+            assert!(
+                pair[0].announced < pair[0].start && pair[0].start < pair[0].end && pair[0].end < pair[1].announced
+            );
             assert_ne!(pair[0].exercise, pair[1].exercise);
         }
         for segment in &session.segments {
@@ -84,7 +86,9 @@ fn the_coach_speaks_about_as_often_as_qevds() {
     let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
     let spread = (gaps.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / gaps.len() as f64).sqrt();
     let least = gaps.iter().copied().fold(f64::INFINITY, f64::min);
-    println!("gaps {mean:.2} +- {spread:.2} s, least {least:.2}; {corrections} corrections, {fixed} fixed, {counts} counts in {sets} sets");
+    println!(
+        "gaps {mean:.2} +- {spread:.2} s, least {least:.2}; {corrections} corrections, {fixed} fixed, {counts} counts in {sets} sets"
+    );
     assert!((4.2..6.5).contains(&mean), "mean gap {mean}");
     assert!(least >= 2.5 - 1e-9);
     assert!(corrections * 3 > sets && fixed * 8 > sets && counts > sets);

@@ -11,15 +11,12 @@ use super::{Clip, MotionError, Source, effort, normalise, resample};
 use crate::synthetic::exercise::{Exercise, Posture};
 use crate::synthetic::motion::person::reach;
 use crate::synthetic::motion::transition;
-use crate::synthetic::motion::vector::{
-    V3, across, add, along, cross, dot, mix, norm, scale, sub, unit,
-};
+use crate::synthetic::motion::vector::{V3, across, add, along, cross, dot, mix, norm, scale, sub, unit};
 
 /// Markers of the Plug-in Gait model from which joints are found.
 const MARKERS: [&str; 26] = [
-    "LFHD", "RFHD", "LBHD", "RBHD", "C7", "CLAV", "LSHO", "RSHO", "LELB", "RELB", "LWRA", "LWRB",
-    "RWRA", "RWRB", "LASI", "RASI", "LPSI", "RPSI", "LKNE", "RKNE", "LANK", "RANK", "LHEE", "RHEE",
-    "LTOE", "RTOE",
+    "LFHD", "RFHD", "LBHD", "RBHD", "C7", "CLAV", "LSHO", "RSHO", "LELB", "RELB", "LWRA", "LWRB", "RWRA", "RWRB",
+    "LASI", "RASI", "LPSI", "RPSI", "LKNE", "RKNE", "LANK", "RANK", "LHEE", "RHEE", "LTOE", "RTOE",
 ];
 
 /// Distances from a marker on the skin to the joint beneath it, in metres.
@@ -44,41 +41,28 @@ fn exercise_of(movement: &str) -> Option<Exercise> {
 
 /// Reads the pack.
 pub(super) fn load(path: &Path) -> Result<Vec<Clip>, MotionError> {
-    let bytes = std::fs::read(path).map_err(|source| MotionError::Read {
-        path: path.into(),
-        source,
-    })?;
-    parse(&bytes).map_err(|what| MotionError::Malformed {
-        path: path.into(),
-        what,
-    })
+    let bytes = std::fs::read(path).map_err(|source| MotionError::Read { path: path.into(), source })?;
+    parse(&bytes).map_err(|what| MotionError::Malformed { path: path.into(), what })
 }
 
 /// Reads the pack from memory; the error says what is wrong with it.
 pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Clip>, String> {
-    let (_, header) =
-        SafeTensors::read_metadata(bytes).map_err(|e| format!("no safetensors header: {e}"))?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| format!("no safetensors header: {e}"))?;
     let metadata = header.metadata().clone().unwrap_or_default();
-    let markers = metadata
-        .get("markers")
-        .ok_or("the header's metadata has no `markers`")?;
+    let markers = metadata.get("markers").ok_or("the header's metadata has no `markers`")?;
     let layout = Layout::parse(markers, metadata.get("rate_hz"))?;
-    let pack =
-        SafeTensors::deserialize(bytes).map_err(|e| format!("not a safetensors file: {e}"))?;
+    let pack = SafeTensors::deserialize(bytes).map_err(|e| format!("not a safetensors file: {e}"))?;
     let mut names: Vec<_> = pack.names().into_iter().map(str::to_owned).collect();
     // The order in the file is not part of the data.
     names.sort_unstable();
     let mut clips = Vec::new();
     for name in names {
-        let (movement, person, correct) = title(&name).ok_or_else(|| {
-            format!("tensor name {name:?} is not of the form mMM_sSS_eEE_correct|incorrect")
-        })?;
+        let (movement, person, correct) = title(&name)
+            .ok_or_else(|| format!("tensor name {name:?} is not of the form mMM_sSS_eEE_correct|incorrect"))?;
         let Some(exercise) = exercise_of(movement) else {
             continue;
         };
-        let tensor = pack
-            .tensor(&name)
-            .map_err(|e| format!("tensor {name}: {e}"))?;
+        let tensor = pack.tensor(&name).map_err(|e| format!("tensor {name}: {e}"))?;
         let postures = layout.postures(&tensor).ok_or_else(|| {
             format!(
                 "tensor {name}: expected I16 [8 or more, {}, 3], found {:?} {:?}",
@@ -88,10 +72,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Clip>, String> {
             )
         })?;
         let postures = prepare(exercise, resample(&postures, layout.rate));
-        let source = Source {
-            set: "ui-prmd",
-            person,
-        };
+        let source = Source { set: "ui-prmd", person };
         clips.extend(Clip::single(exercise, source, correct, postures));
     }
     Ok(clips)
@@ -125,15 +106,9 @@ impl<'a> Layout<'a> {
                 .parse::<f32>()
                 .ok()
                 .filter(|r| (1.0..=1000.0).contains(r))
-                .ok_or_else(|| {
-                    format!("metadata `rate_hz` is {text:?}, expected a number from 1 to 1000")
-                })?,
+                .ok_or_else(|| format!("metadata `rate_hz` is {text:?}, expected a number from 1 to 1000"))?,
         };
-        let index: HashMap<&str, usize> = markers
-            .split_whitespace()
-            .enumerate()
-            .map(|(i, m)| (m, i))
-            .collect();
+        let index: HashMap<&str, usize> = markers.split_whitespace().enumerate().map(|(i, m)| (m, i)).collect();
         match MARKERS.iter().find(|m| !index.contains_key(**m)) {
             Some(missing) => Err(format!("marker {missing} is not in the header's `markers`")),
             None => Ok(Self { index, rate }),
@@ -148,9 +123,7 @@ impl<'a> Layout<'a> {
         if tensor.dtype() != Dtype::I16 || markers != self.index.len() || frames < 8 {
             return None;
         }
-        let place = |frame: &[u8], marker: &str| {
-            position(frame, self.index.get(marker).copied().unwrap_or(0))
-        };
+        let place = |frame: &[u8], marker: &str| position(frame, self.index.get(marker).copied().unwrap_or(0));
         let frames = tensor.data().chunks_exact(markers * 6);
         Some(frames.map(|frame| joints(|m| place(frame, m))).collect())
     }
@@ -203,18 +176,8 @@ fn joints<'a>(marker: impl Fn(&'a str) -> V3) -> Posture {
     let mut out = [[0.0; 3]; JOINTS];
     out[Joint::Nose as usize] = nose(&marker);
     let sides = [
-        (
-            1.0,
-            [
-                "LSHO", "LELB", "LWRA", "LWRB", "LKNE", "LANK", "LHEE", "LTOE",
-            ],
-        ),
-        (
-            -1.0,
-            [
-                "RSHO", "RELB", "RWRA", "RWRB", "RKNE", "RANK", "RHEE", "RTOE",
-            ],
-        ),
+        (1.0, ["LSHO", "LELB", "LWRA", "LWRB", "LKNE", "LANK", "LHEE", "LTOE"]),
+        (-1.0, ["RSHO", "RELB", "RWRA", "RWRB", "RKNE", "RANK", "RHEE", "RTOE"]),
     ];
     for (i, (side, names)) in sides.into_iter().enumerate() {
         let [sho, elb, wra, wrb, kne, ank, hee, toe] = names.map(&marker);
@@ -246,8 +209,7 @@ fn nose<'a>(marker: &impl Fn(&'a str) -> V3) -> V3 {
 /// Gives the legs bones of constant length: skin moves over a bent knee by as much as seven centimetres.
 fn stiffen(mut postures: Vec<Posture>) -> Vec<Posture> {
     for side in 0..2 {
-        let [hip, knee, ankle] =
-            [Joint::LeftHip, Joint::LeftKnee, Joint::LeftAnkle].map(|j| j as usize + side);
+        let [hip, knee, ankle] = [Joint::LeftHip, Joint::LeftKnee, Joint::LeftAnkle].map(|j| j as usize + side);
         let length = |a: usize, b: usize| {
             let mut all: Vec<f32> = postures.iter().map(|p| norm(sub(p[a], p[b]))).collect();
             all.sort_by(f32::total_cmp);
@@ -266,15 +228,11 @@ fn stiffen(mut postures: Vec<Posture>) -> Vec<Posture> {
 fn both_arms(postures: &mut [Posture]) {
     let way = |side: usize| -> f32 {
         let wrist = Joint::LeftWrist as usize + side;
-        postures
-            .windows(2)
-            .map(|w| norm(sub(w[1][wrist], w[0][wrist])))
-            .sum()
+        postures.windows(2).map(|w| norm(sub(w[1][wrist], w[0][wrist]))).sum()
     };
     let working = usize::from(way(1) > way(0));
     for p in postures {
-        let [shoulder, elbow, wrist] =
-            [Joint::LeftShoulder, Joint::LeftElbow, Joint::LeftWrist].map(|j| j as usize);
+        let [shoulder, elbow, wrist] = [Joint::LeftShoulder, Joint::LeftElbow, Joint::LeftWrist].map(|j| j as usize);
         let hips = mix(p[Joint::LeftHip as usize], p[Joint::RightHip as usize], 0.5);
         let trunk = unit(sub(mix(p[shoulder], p[shoulder + 1], 0.5), hips));
         let left = across(sub(p[shoulder], p[shoulder + 1]), trunk, [1.0, 0.0, 0.0]);
@@ -289,9 +247,7 @@ fn both_arms(postures: &mut [Posture]) {
 /// Tells a clip from its least effort on: the way back first, then its beginning.
 fn from_the_lowest(postures: Vec<Posture>, effort: impl Fn(&Posture) -> f32) -> Vec<Posture> {
     let efforts: Vec<f32> = postures.iter().map(effort).collect();
-    let lowest = (0..postures.len())
-        .min_by(|&a, &b| efforts[a].total_cmp(&efforts[b]))
-        .unwrap_or(0);
+    let lowest = (0..postures.len()).min_by(|&a, &b| efforts[a].total_cmp(&efforts[b])).unwrap_or(0);
     let (out, back) = postures.split_at(lowest);
     let mut told = back.to_vec();
     if let (Some(last), Some(first)) = (back.last(), out.first()) {

@@ -21,9 +21,7 @@ use crate::synthetic::measure;
 #[derive(Debug, thiserror::Error)]
 pub enum MotionError {
     /// A file is missing or not readable.
-    #[error(
-        "cannot read the motion file {path}: {source}; see the README of the shared data for what belongs there"
-    )]
+    #[error("cannot read the motion file {path}: {source}; see the README of the shared data for what belongs there")]
     Read {
         /// Which file.
         path: PathBuf,
@@ -59,11 +57,7 @@ struct Source {
 impl Source {
     fn split(self) -> Split {
         let kept = matches!((self.set, self.person), ("ui-prmd", 9..) | ("cmu", 14..));
-        if kept {
-            Split::Validation
-        } else {
-            Split::Train
-        }
+        if kept { Split::Validation } else { Split::Train }
     }
 }
 
@@ -80,22 +74,11 @@ struct Clip {
 
 impl Clip {
     /// A clip that is one repetition as it is.
-    fn single(
-        exercise: Exercise,
-        source: Source,
-        correct: bool,
-        postures: Vec<Posture>,
-    ) -> Option<Self> {
+    fn single(exercise: Exercise, source: Source, correct: bool, postures: Vec<Posture>) -> Option<Self> {
         let effort: Vec<f32> = postures.iter().map(|p| effort(exercise, p)).collect();
         let peak = argmax(&effort);
         let whole = postures.len() >= 12 && peak > 1 && peak + 2 < postures.len();
-        whole.then_some(Self {
-            exercise,
-            source,
-            correct,
-            postures,
-            peak,
-        })
+        whole.then_some(Self { exercise, source, correct, postures, peak })
     }
 }
 
@@ -118,23 +101,13 @@ impl MotionLibrary {
 
     /// Number of repetitions of an exercise in a split.
     pub fn repetitions(&self, exercise: Exercise, split: Split) -> usize {
-        self.clips
-            .iter()
-            .filter(|c| c.exercise == exercise && c.source.split() == split)
-            .count()
+        self.clips.iter().filter(|c| c.exercise == exercise && c.source.split() == split).count()
     }
 
     /// `reps` repetitions by one recorded person whose limbs are resized to somebody else's, mirrored half of the time,
     /// facing `facing` (see [`Style::facing`](super::Style::facing)); `None` where nobody in the split was recorded
     /// doing it. Repetitions are drawn from the person's right and wrong ones and repeat when there are too few.
-    pub fn take(
-        &self,
-        exercise: Exercise,
-        reps: usize,
-        facing: f32,
-        split: Split,
-        rng: &mut impl Rng,
-    ) -> Option<Take> {
+    pub fn take(&self, exercise: Exercise, reps: usize, facing: f32, split: Split, rng: &mut impl Rng) -> Option<Take> {
         let fits = |c: &&Clip| c.exercise == exercise && c.source.split() == split;
         let all: Vec<&Clip> = self.clips.iter().filter(fits).collect();
         let mut people: Vec<Source> = Vec::new();
@@ -152,11 +125,7 @@ impl MotionLibrary {
         let mirror = rng.random_bool(0.5);
         // Some do it well nearly always, others seldom.
         let skill: f64 = rng.random_range(0.35..0.95);
-        let mut take = Take {
-            exercise,
-            postures: Vec::new(),
-            reps: Vec::with_capacity(reps),
-        };
+        let mut take = Take { exercise, postures: Vec::new(), reps: Vec::with_capacity(reps) };
         for _ in 0..reps {
             let correct = rng.random_bool(skill);
             let fitting: Vec<&&Clip> = own.iter().filter(|c| c.correct == correct).collect();
@@ -180,11 +149,7 @@ impl MotionLibrary {
 fn append(take: &mut Take, postures: Vec<Posture>, peak: usize, rng: &mut impl Rng) {
     if let (Some(last), Some(first)) = (take.postures.last(), postures.first()) {
         // As long as the way between the two postures asks for.
-        let apart = last
-            .iter()
-            .zip(first)
-            .map(|(&a, &b)| norm(sub(a, b)))
-            .fold(0.0, f32::max);
+        let apart = last.iter().zip(first).map(|(&a, &b)| norm(sub(a, b))).fold(0.0, f32::max);
         let seconds = (apart / 0.8).clamp(0.1, 0.8) + rng.random_range(0.0..0.15);
         let between = transition(last, first, seconds);
         take.postures.extend(between);
@@ -192,12 +157,7 @@ fn append(take: &mut Take, postures: Vec<Posture>, peak: usize, rng: &mut impl R
     let start = take.postures.len();
     let mistakes = measure::mistakes(take.exercise, &postures, peak);
     take.postures.extend(postures);
-    take.reps.push(Rep {
-        start,
-        peak: start + peak,
-        end: take.postures.len(),
-        mistakes,
-    });
+    take.reps.push(Rep { start, peak: start + peak, end: take.postures.len(), mistakes });
 }
 
 /// The same posture with left and right exchanged.
@@ -217,10 +177,7 @@ fn resample(postures: &[Posture], rate: f32) -> Vec<Posture> {
         .filter_map(|i| {
             let at = i as f32 / FPS * rate;
             let (low, t) = (at as usize, at.fract());
-            let (a, b) = (
-                postures.get(low)?,
-                postures.get(low + 1).or(postures.get(low))?,
-            );
+            let (a, b) = (postures.get(low)?, postures.get(low + 1).or(postures.get(low))?);
             Some(std::array::from_fn(|j| mix(a[j], b[j], t)))
         })
         .collect()
@@ -232,22 +189,10 @@ fn normalise(postures: Vec<Posture>) -> Vec<Posture> {
         return postures;
     };
     // The way most of it faces: a first frame may be turned.
-    let (s, c) = postures
-        .iter()
-        .map(|p| facing_of(p).sin_cos())
-        .fold((0.0, 0.0), |(s, c), (a, b)| (s + a, c + b));
+    let (s, c) = postures.iter().map(|p| facing_of(p).sin_cos()).fold((0.0, 0.0), |(s, c), (a, b)| (s + a, c + b));
     let facing = s.atan2(c);
-    let hips = scale(
-        super::vector::add(
-            first[Joint::LeftHip as usize],
-            first[Joint::RightHip as usize],
-        ),
-        0.5,
-    );
-    let mut lows: Vec<f32> = postures
-        .iter()
-        .map(|p| p.iter().map(|j| j[2]).fold(f32::INFINITY, f32::min))
-        .collect();
+    let hips = scale(super::vector::add(first[Joint::LeftHip as usize], first[Joint::RightHip as usize]), 0.5);
+    let mut lows: Vec<f32> = postures.iter().map(|p| p.iter().map(|j| j[2]).fold(f32::INFINITY, f32::min)).collect();
     lows.sort_by(f32::total_cmp);
     let floor = lows[lows.len() / 10] - 0.015;
     let place = |j: V3| turn(sub(j, [hips[0], hips[1], floor]), -facing);
@@ -260,24 +205,18 @@ fn effort(exercise: Exercise, p: &Posture) -> f32 {
     let hips = (at(Joint::LeftHip)[2] + at(Joint::RightHip)[2]) / 2.0;
     let wrists = (at(Joint::LeftWrist)[2], at(Joint::RightWrist)[2]);
     let shoulders = (at(Joint::LeftShoulder)[2] + at(Joint::RightShoulder)[2]) / 2.0;
-    let side =
-        |hip: Joint, knee: Joint| degrees_between(sub(at(knee), at(hip)), [0.0, 0.0, -1.0]) / 90.0;
+    let side = |hip: Joint, knee: Joint| degrees_between(sub(at(knee), at(hip)), [0.0, 0.0, -1.0]) / 90.0;
     match exercise {
         Exercise::SitToStand => hips,
         Exercise::HighKnees | Exercise::HurdleStep | Exercise::LegRaise => {
             side(Joint::LeftHip, Joint::LeftKnee).max(side(Joint::RightHip, Joint::RightKnee))
         }
-        Exercise::JumpingJack | Exercise::ArmCircles | Exercise::LateralRaise => {
-            wrists.0.max(wrists.1) - shoulders
-        }
-        Exercise::ShoulderRotation => {
-            (wrists.0 - at(Joint::LeftElbow)[2]).max(wrists.1 - at(Joint::RightElbow)[2])
-        }
+        Exercise::JumpingJack | Exercise::ArmCircles | Exercise::LateralRaise => wrists.0.max(wrists.1) - shoulders,
+        Exercise::ShoulderRotation => (wrists.0 - at(Joint::LeftElbow)[2]).max(wrists.1 - at(Joint::RightElbow)[2]),
         Exercise::ToeTouch => -wrists.0.min(wrists.1),
         Exercise::Boxing => {
             let arm = |s: Joint, w: Joint| norm(sub(at(w), at(s)));
-            arm(Joint::LeftShoulder, Joint::LeftWrist)
-                .max(arm(Joint::RightShoulder, Joint::RightWrist))
+            arm(Joint::LeftShoulder, Joint::LeftWrist).max(arm(Joint::RightShoulder, Joint::RightWrist))
         }
         Exercise::SideBend => {
             let up = unit(sub(
@@ -291,11 +230,7 @@ fn effort(exercise: Exercise, p: &Posture) -> f32 {
 }
 
 fn argmax(values: &[f32]) -> usize {
-    values
-        .iter()
-        .enumerate()
-        .max_by(|a, b| a.1.total_cmp(b.1))
-        .map_or(0, |(i, _)| i)
+    values.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(i, _)| i)
 }
 
 /// Cuts a recording of several repetitions into single ones.
@@ -309,12 +244,7 @@ fn segment(exercise: Exercise, source: Source, postures: Vec<Posture>) -> Vec<Cl
         .collect();
     let mut sorted = smooth.clone();
     sorted.sort_by(f32::total_cmp);
-    let at = |share: f32| {
-        sorted
-            .get((share * sorted.len() as f32) as usize)
-            .copied()
-            .unwrap_or(0.0)
-    };
+    let at = |share: f32| sorted.get((share * sorted.len() as f32) as usize).copied().unwrap_or(0.0);
     let (low, high) = (at(0.05), at(0.95));
     let (into, out) = (lerp(low, high, 0.55), lerp(low, high, 0.4));
     // Excursions above the middle, with hysteresis.
@@ -336,17 +266,9 @@ fn segment(exercise: Exercise, source: Source, postures: Vec<Posture>) -> Vec<Cl
         let before = if n == 0 { 0 } else { excursions[n - 1].1 };
         let after = excursions.get(n + 1).map_or(smooth.len(), |e| e.0);
         // The latest rest before it and the earliest after it; where there is none, the lowest point between.
-        let valley =
-            |range: std::ops::Range<usize>| range.min_by(|&a, &b| smooth[a].total_cmp(&smooth[b]));
-        let start = (before..from)
-            .rev()
-            .find(|&i| smooth[i] < edge)
-            .or_else(|| valley(before..from))
-            .unwrap_or(from);
-        let end = (to..after)
-            .find(|&i| smooth[i] < edge)
-            .or_else(|| valley(to..after))
-            .unwrap_or(to);
+        let valley = |range: std::ops::Range<usize>| range.min_by(|&a, &b| smooth[a].total_cmp(&smooth[b]));
+        let start = (before..from).rev().find(|&i| smooth[i] < edge).or_else(|| valley(before..from)).unwrap_or(from);
+        let end = (to..after).find(|&i| smooth[i] < edge).or_else(|| valley(to..after)).unwrap_or(to);
         let clip = normalise(postures[start..=end.min(postures.len() - 1)].to_vec());
         clips.extend(Clip::single(exercise, source, true, clip));
     }

@@ -19,13 +19,7 @@ impl Build {
     /// Up to a tenth taller or smaller, with proportions up to 8 per cent different.
     pub(super) fn random(rng: &mut impl Rng) -> Self {
         let mut vary = |spread: f32| 1.0 + rng.random_range(-spread..spread);
-        Self {
-            all: vary(0.10),
-            trunk: vary(0.05),
-            arm: vary(0.05),
-            shoulders: vary(0.08),
-            hips: vary(0.08),
-        }
+        Self { all: vary(0.10), trunk: vary(0.05), arm: vary(0.05), shoulders: vary(0.08), hips: vary(0.08) }
     }
 
     /// Scales legs and places alike, so that feet that stand stay standing; the rest grows from the hips.
@@ -33,10 +27,7 @@ impl Build {
         use Joint::*;
         let at = |j: Joint| p[j as usize];
         let middle = |a: Joint, b: Joint| scale(add(at(a), at(b)), 0.5);
-        let (pelvis, neck) = (
-            middle(LeftHip, RightHip),
-            middle(LeftShoulder, RightShoulder),
-        );
+        let (pelvis, neck) = (middle(LeftHip, RightHip), middle(LeftShoulder, RightShoulder));
         let mut out = [[0.0; 3]; JOINTS];
         let grown = |from: V3, to: V3, factor: f32| scale(sub(to, from), self.all * factor);
         let base = scale(pelvis, self.all);
@@ -53,12 +44,7 @@ impl Build {
                 }
             };
             let shoulder = add(top, grown(neck, joint(LeftShoulder), self.shoulders));
-            chain(
-                shoulder,
-                joint(LeftShoulder),
-                &[LeftElbow, LeftWrist],
-                self.arm,
-            );
+            chain(shoulder, joint(LeftShoulder), &[LeftElbow, LeftWrist], self.arm);
             let hip = add(base, grown(pelvis, joint(LeftHip), self.hips));
             chain(hip, joint(LeftHip), &[LeftKnee, LeftAnkle, LeftToe], 1.0);
             out[LeftShoulder as usize + side] = shoulder;

@@ -34,11 +34,7 @@ fn rotated(a: M3, v: V3) -> V3 {
 
 /// Turn about x, then y, then z, in degrees.
 fn euler([x, y, z]: V3) -> M3 {
-    let ((sx, cx), (sy, cy), (sz, cz)) = (
-        x.to_radians().sin_cos(),
-        y.to_radians().sin_cos(),
-        z.to_radians().sin_cos(),
-    );
+    let ((sx, cx), (sy, cy), (sz, cz)) = (x.to_radians().sin_cos(), y.to_radians().sin_cos(), z.to_radians().sin_cos());
     let rx = [[1.0, 0.0, 0.0], [0.0, cx, -sx], [0.0, sx, cx]];
     let ry = [[cy, 0.0, sy], [0.0, 1.0, 0.0], [-sy, 0.0, cy]];
     let rz = [[cz, -sz, 0.0], [sz, cz, 0.0], [0.0, 0.0, 1.0]];
@@ -63,24 +59,14 @@ struct Skeleton {
 fn numbers<const N: usize>(words: &[&str]) -> Option<[f32; N]> {
     let mut out = [0.0; N];
     for (slot, word) in out.iter_mut().zip(0..N) {
-        *slot = words
-            .get(word)?
-            .parse()
-            .ok()
-            .filter(|v: &f32| v.is_finite())?;
+        *slot = words.get(word)?.parse().ok().filter(|v: &f32| v.is_finite())?;
     }
     Some(out)
 }
 
 impl Skeleton {
     fn parse(text: &str) -> Result<Self, String> {
-        let root = Bone {
-            name: "root".into(),
-            parent: None,
-            way: [0.0; 3],
-            axis: euler([0.0; 3]),
-            dof: Vec::new(),
-        };
+        let root = Bone { name: "root".into(), parent: None, way: [0.0; 3], axis: euler([0.0; 3]), dof: Vec::new() };
         let mut loose: HashMap<String, Bone> = HashMap::new();
         let mut order = vec![root];
         let (mut section, mut current) = ("", None::<Bone>);
@@ -111,10 +97,7 @@ impl Skeleton {
                 ("bonedata", _) => bone_line(current.as_mut(), key, rest).ok_or_else(bad)?,
                 ("hierarchy", "begin" | "end") => {}
                 ("hierarchy", parent) => {
-                    let at = order
-                        .iter()
-                        .position(|b| b.name == parent)
-                        .ok_or_else(bad)?;
+                    let at = order.iter().position(|b| b.name == parent).ok_or_else(bad)?;
                     for child in rest {
                         let mut bone = loose.remove(*child).ok_or_else(bad)?;
                         bone.parent = Some(at);
@@ -126,9 +109,7 @@ impl Skeleton {
         }
         let skeleton = Self { bones: order };
         for (name, _) in ENDS {
-            skeleton
-                .find(name)
-                .ok_or_else(|| format!("the skeleton has no bone {name:?}"))?;
+            skeleton.find(name).ok_or_else(|| format!("the skeleton has no bone {name:?}"))?;
         }
         Ok(skeleton)
     }
@@ -160,12 +141,10 @@ impl Skeleton {
                 out[joint as usize] = end;
             }
         }
-        if let (Some(&(turn, top)), Some(&(_, neck))) = (
-            self.find("head").and_then(|i| frames.get(i)),
-            self.find("upperneck").and_then(|i| frames.get(i)),
-        ) {
-            out[Joint::Nose as usize] =
-                along(mix(neck, top, 0.3), rotated(turn, [0.0, 0.0, 1.0]), 0.10);
+        if let (Some(&(turn, top)), Some(&(_, neck))) =
+            (self.find("head").and_then(|i| frames.get(i)), self.find("upperneck").and_then(|i| frames.get(i)))
+        {
+            out[Joint::Nose as usize] = along(mix(neck, top, 0.3), rotated(turn, [0.0, 0.0, 1.0]), 0.10);
         }
         // Theirs: x left, y up, z forwards.
         out.map(|[x, y, z]| [x, -z, y])
@@ -227,21 +206,12 @@ fn parse_motion(skeleton: &Skeleton, text: &str) -> Result<Vec<Posture>, String>
         } else if key == "root" {
             root = Some(numbers::<6>(rest).ok_or_else(bad)?);
         } else if let Some(bone) = skeleton.find(key) {
-            let frame: Option<Vec<f32>> = rest
-                .iter()
-                .map(|w| w.parse().ok().filter(|v: &f32| v.is_finite()))
-                .collect();
-            values[bone] = frame
-                .filter(|v| v.len() == skeleton.bones[bone].dof.len())
-                .ok_or_else(bad)?;
+            let frame: Option<Vec<f32>> = rest.iter().map(|w| w.parse().ok().filter(|v: &f32| v.is_finite())).collect();
+            values[bone] = frame.filter(|v| v.len() == skeleton.bones[bone].dof.len()).ok_or_else(bad)?;
         }
     }
     out.extend(root.map(|root| skeleton.posture(root, &values)));
-    if out.is_empty() {
-        Err("there is no frame in the motion".into())
-    } else {
-        Ok(out)
-    }
+    if out.is_empty() { Err("there is no frame in the motion".into()) } else { Ok(out) }
 }
 
 #[derive(Deserialize)]
@@ -263,24 +233,17 @@ fn exercise_of(action: &str) -> Option<Exercise> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, MotionError> {
-    std::fs::read(path).map_err(|source| MotionError::Read {
-        path: path.into(),
-        source,
-    })
+    std::fs::read(path).map_err(|source| MotionError::Read { path: path.into(), source })
 }
 
 /// Reads the labelled clips of a folder (`labels.json`, `01.asf`, `<clip>.amc.gz`).
 pub(super) fn load(dir: &Path) -> Result<Vec<Clip>, MotionError> {
     let asf = dir.join("01.asf");
-    let bad = |path: &Path, what: String| MotionError::Malformed {
-        path: path.into(),
-        what,
-    };
+    let bad = |path: &Path, what: String| MotionError::Malformed { path: path.into(), what };
     let text = String::from_utf8_lossy(&read(&asf)?).into_owned();
     let skeleton = Skeleton::parse(&text).map_err(|what| bad(&asf, what))?;
     let path = dir.join("labels.json");
-    let labels: Labels =
-        serde_json::from_slice(&read(&path)?).map_err(|e| bad(&path, e.to_string()))?;
+    let labels: Labels = serde_json::from_slice(&read(&path)?).map_err(|e| bad(&path, e.to_string()))?;
     let mut names: Vec<_> = labels.clips.into_iter().collect();
     names.sort_by(|a, b| a.0.cmp(&b.0));
     let mut clips = Vec::new();
@@ -292,11 +255,7 @@ pub(super) fn load(dir: &Path) -> Result<Vec<Clip>, MotionError> {
             .read_to_string(&mut text)
             .map_err(|e| bad(&path, format!("not a gzipped text: {e}")))?;
         let postures = parse_motion(&skeleton, &text).map_err(|what| bad(&path, what))?;
-        let person = name
-            .split('_')
-            .next()
-            .and_then(|p| p.parse().ok())
-            .unwrap_or(0);
+        let person = name.split('_').next().and_then(|p| p.parse().ok()).unwrap_or(0);
         for (from, to, action) in segments {
             let Some(exercise) = exercise_of(&action) else {
                 continue;
