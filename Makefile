@@ -1,6 +1,9 @@
 # What everybody needs, each with its set-up. `make help` lists it.
 
-CLIP ?= assets/demo/session.mp4
+DEMO := assets/demo/session.mp4
+CLIP ?= $(DEMO)
+# The demo clip shows a drawn body already; other clips show people, who are drawn first.
+LENS := $(if $(filter $(DEMO),$(CLIP)),--lens none)
 SPOTTER := target/release/spotter
 
 .DEFAULT_GOAL := help
@@ -17,7 +20,7 @@ build: setup ## build the program
 	cargo build --release --workspace
 
 run: build ## coach the demo clip, in a window where there is a display; CLIP=FILE coaches another
-	$(SPOTTER) replay $(CLIP)
+	$(SPOTTER) replay $(CLIP) $(LENS)
 
 test: setup ## run every test
 	cargo test --release --workspace
@@ -27,7 +30,7 @@ live: setup ## coach through the camera
 	$(SPOTTER) live
 
 bench: build ## times of the stages on this machine, at the clip's own speed
-	$(SPOTTER) replay $(CLIP) --headless --speed 1 --latency measured
+	$(SPOTTER) replay $(CLIP) $(LENS) --headless --speed 1 --latency measured
 
 lint: setup ## formatting and clippy, warnings are errors
 	cargo fmt --all --check
