@@ -171,7 +171,7 @@ fn fields_that_are_missing_or_wrong_are_named() {
         &["`size`: expected 32 x 32 as the vision tower looks at, found 24 x 24"],
     );
     check(
-        |f| fs::write(f.join("spotter.toml"), "pooling = { average = 9 }").unwrap(),
+        |f| fs::write(f.join("spotter.toml"), "[vision]\npooling = { average = 9 }").unwrap(),
         &["pooling.average", "expected a number from 1 to 4", "found 9"],
     );
 }

@@ -19,7 +19,10 @@ fn replay(clip: &Path, more: &[&str]) -> String {
 /// The texts of one kind of feedback.
 fn said(timeline: &str, kind: &str) -> Vec<String> {
     let lines = timeline.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
-    lines.filter(|l| l["type"] == "feedback" && l["kind"] == kind).map(|l| l["text"].as_str().unwrap().to_owned()).collect()
+    lines
+        .filter(|l| l["type"] == "feedback" && l["kind"] == kind)
+        .map(|l| l["text"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub(crate) struct EvalArgs {
     /// Language of the coach.
     #[arg(long, default_value = "en")]
     lang: String,
-    /// Tell the model nothing, or the exercise of each session's first segment; models are scored untold.
+    /// Added to the model's wish to speak, instead of its default.
     #[arg(long, allow_negative_numbers = true)]
     talkativeness: Option<f32>,
     /// Seconds from a frame to the first word that are counted.

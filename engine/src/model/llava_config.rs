@@ -134,7 +134,11 @@ impl LlavaConfig {
             None | Some("default") => false,
             Some("full") => true,
             Some(other) => {
-                return Err(ConfigError::new("vision_feature_select_strategy", "default or full", format!("`{other}`")));
+                return Err(ConfigError::new(
+                    "vision_feature_select_strategy",
+                    "default or full",
+                    format!("`{other}`"),
+                ));
             }
         };
         if !keep_class && !vision.has_class_token() {

@@ -4,7 +4,7 @@
 
 use super::Encoder;
 use crate::{Frame, nn};
-use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
@@ -234,9 +234,4 @@ impl Encoder for Vit {
     fn shape(&self) -> (usize, usize) {
         (self.config.patches() + 1, self.config.hidden_size)
     }
-}
-
-/// Mean over the tokens: `[b, n, d]` to `[b, d]`.
-pub fn mean_pool(tokens: &Tensor) -> Result<Tensor> {
-    tokens.mean(D::Minus2)
 }

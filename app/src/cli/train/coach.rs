@@ -35,7 +35,7 @@ pub(super) fn decoder_config(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<D
 }
 
 /// Trains the coach; prints its validation losses.
-pub(super) fn train(recipe: &Recipe, out: &Path, _motion: Option<&Path>) -> Result<()> {
+pub(super) fn train(recipe: &Recipe, out: &Path) -> Result<()> {
     let encoder = out.join("encoder.safetensors");
     if !encoder.exists() {
         anyhow::bail!("{}: not there; run `spotter train encoder` with the same --out first", encoder.display());

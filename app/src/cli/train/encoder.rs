@@ -96,7 +96,7 @@ impl SampleSource for Bodies {
 }
 
 /// Trains the encoder of a recipe; prints its scores on bodies it never saw.
-pub(super) fn train(recipe: &Recipe, out: &Path, _motion: Option<&Path>) -> Result<()> {
+pub(super) fn train(recipe: &Recipe, out: &Path) -> Result<()> {
     let source = Bodies { side: recipe.vision.image_size };
     let held_out = source.samples(u64::MAX, 2048);
     let run = EncoderTraining {

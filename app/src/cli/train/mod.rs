@@ -37,9 +37,6 @@ pub(crate) struct TrainArgs {
     /// Folder for checkpoints and caches.
     #[arg(long, value_name = "DIR", default_value = "runs/mini")]
     out: PathBuf,
-    /// Folder of motion capture (see datasets); without it only keyed motion is used.
-    #[arg(long, value_name = "DIR")]
-    motion: Option<PathBuf>,
     /// With `export`: the model folder to write.
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
@@ -50,8 +47,8 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     let recipe = Recipe::read(&args.config)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("{}: can't be made", args.out.display()))?;
     match args.part {
-        Part::Encoder => encoder::train(&recipe, &args.out, args.motion.as_deref()),
-        Part::Coach => coach::train(&recipe, &args.out, args.motion.as_deref()),
+        Part::Encoder => encoder::train(&recipe, &args.out),
+        Part::Coach => coach::train(&recipe, &args.out),
         Part::Export => {
             let to = args.to.as_deref().context("export needs --to DIR, the model folder to write")?;
             export::export(&recipe, &args.out, to)
