@@ -1,7 +1,7 @@
 //! `spotter eval`: a model on synthetic sessions that training never saw, beside the blind baselines.
 
-use super::train::recipe::workers;
-use anyhow::{Context as _, Result, anyhow};
+use super::train::parallel::in_parallel;
+use anyhow::{Context as _, Result};
 use candle_core::Device;
 use clap::Args;
 use spotter_datasets::{
@@ -20,7 +20,6 @@ use spotter_vision::{
 };
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -78,27 +77,10 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
 }
 
 fn play_all(args: &EvalArgs, lang: Lang) -> Result<Vec<Played>> {
-    let next = AtomicUsize::new(0);
     let bar = indicatif::ProgressBar::new(args.sessions as u64);
-    let results: Vec<Result<Vec<(usize, Played)>>> = std::thread::scope(|scope| {
-        let work = || -> Result<Vec<(usize, Played)>> {
-            let mut played = Vec::new();
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= args.sessions {
-                    return Ok(played);
-                }
-                played.push((index, play(args, args.seed + index as u64, lang)?));
-                bar.inc(1);
-            }
-        };
-        let handles: Vec<_> = (0..workers()).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().map(|h| h.join().unwrap_or_else(|_| Err(anyhow!("a worker panicked")))).collect()
-    });
+    let played = in_parallel(args.sessions, |index| play(args, args.seed + index as u64, lang), |_| bar.inc(1))?;
     bar.finish_and_clear();
-    let mut played = results.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect::<Vec<_>>();
-    played.sort_by_key(|(index, _)| *index);
-    Ok(played.into_iter().map(|(_, played)| played).collect())
+    Ok(played)
 }
 
 /// A session of a model folder.

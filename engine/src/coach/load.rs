@@ -81,7 +81,7 @@ pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
     let weights = folder.join("model.safetensors");
     let unusable = |e: candle_core::Error| broken("model.safetensors", e.to_string());
     // SAFETY: the map is read-only and private; a file changed underneath while it is mapped is the one risk, which
-    // every memory-mapped loader shares and which the documentation of `models` names.
+    // every memory-mapped loader shares.
     let vb = unsafe { VarBuilder::from_mmaped_safetensors(&[weights], DType::F32, device) }.map_err(unusable)?;
     let vit = Vit::new(&vision, vb.pp("vision_tower")).map_err(unusable)?;
     let joined = if manifest.vision.delta { 2 } else { 1 };

@@ -1,10 +1,6 @@
 //! The coach of a recipe.
 
-use super::{
-    Meter,
-    recipe::{Recipe, workers},
-    streams, vocabulary,
-};
+use super::{Meter, parallel::workers, recipe::Recipe, streams, vocabulary};
 use anyhow::{Context as _, Result, anyhow};
 use candle_core::Device;
 use spotter_datasets::synthetic::session::Split;

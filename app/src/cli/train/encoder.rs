@@ -1,9 +1,6 @@
 //! Drawn bodies for the encoder.
 
-use super::{
-    Meter,
-    recipe::{Recipe, workers},
-};
+use super::{Meter, parallel::workers, recipe::Recipe};
 use anyhow::Result;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;

@@ -3,7 +3,8 @@
 mod coach;
 mod encoder;
 mod export;
-pub(crate) mod recipe;
+pub(crate) mod parallel;
+mod recipe;
 mod streams;
 mod vocabulary;
 

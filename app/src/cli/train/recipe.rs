@@ -89,8 +89,3 @@ impl Recipe {
         Ok(recipe)
     }
 }
-
-/// Threads that train.
-pub(crate) fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(8)
-}

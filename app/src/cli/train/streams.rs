@@ -1,6 +1,6 @@
 //! Synthetic sessions seen through a trained encoder: what the coach learns from. Encoded once, kept on disk.
 
-use super::recipe::{Recipe, workers};
+use super::{parallel::in_parallel, recipe::Recipe};
 use anyhow::{Context as _, Result, anyhow};
 use candle_core::{DType, Device, Tensor};
 use rand::{Rng as _, SeedableRng as _};
@@ -11,12 +11,11 @@ use spotter_datasets::synthetic::{
 };
 use spotter_engine::training::coach::{Stream, Stretch};
 use spotter_vision::{avatar::AvatarView, encoder::vit::Vit};
-use std::{
-    path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 use tokenizers::Tokenizer;
+
+/// Frames a second of the slowest camera that is imitated.
+const SLOWEST_CAMERA: f64 = 4.5;
 
 /// The session of an index: its seed and language.
 fn session(recipe: &Recipe, split: Split, index: usize) -> Session {
@@ -38,40 +37,29 @@ pub(super) fn build(
 ) -> Result<Vec<Stream>> {
     let cache = out.join("features");
     std::fs::create_dir_all(&cache).with_context(|| format!("{}: can't be made", cache.display()))?;
-    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let bar = indicatif::ProgressBar::new(count as u64).with_message("sessions seen");
-    let results: Vec<Result<Vec<(usize, Stream)>>> = std::thread::scope(|scope| {
-        let work = || -> Result<Vec<(usize, Stream)>> {
-            let mut streams = Vec::new();
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= count {
-                    return Ok(streams);
-                }
-                let session = session(recipe, split, index);
-                let file = cache.join(format!("{}.safetensors", session.id));
-                streams.push((index, stream(recipe, &session, vit, tokenizer, &file)?));
-                bar.inc(1);
-                let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-                if bar.is_hidden() && done.is_multiple_of(20) {
-                    tracing::info!("{done} of {count} sessions seen");
-                }
-            }
-        };
-        let handles: Vec<_> = (0..workers()).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().map(|h| h.join().unwrap_or_else(|_| Err(anyhow!("a worker panicked")))).collect()
-    });
+    let see = |index: usize| {
+        let session = session(recipe, split, index);
+        let file = cache.join(format!("{}.safetensors", session.id));
+        stream(recipe, &session, vit, tokenizer, &file)
+    };
+    let streams = in_parallel(count, see, |done| {
+        bar.inc(1);
+        if bar.is_hidden() && done.is_multiple_of(20) {
+            tracing::info!("{done} of {count} sessions seen");
+        }
+    })?;
     bar.finish_and_clear();
-    let mut streams = results.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect::<Vec<_>>();
-    streams.sort_by_key(|(index, _)| *index);
-    Ok(streams.into_iter().map(|(_, stream)| stream).collect())
+    Ok(streams)
 }
 
 /// Avatars of a session at the model's frame rate, as the lens draws them. Every third session comes from a slow
 /// camera, whose last picture is seen again until there is a new one.
 fn pictures(session: &Session, side: usize, fps: f64) -> Vec<Vec<u8>> {
     let mut rng = ChaCha8Rng::seed_from_u64(session.seed ^ 0x5EED);
-    let source_fps = if rng.random_bool(0.33) { rng.random_range(4.5..fps) } else { fps };
+    // A model that sees so few frames itself knows no slower camera.
+    let slow = rng.random_bool(0.33) && fps > SLOWEST_CAMERA;
+    let source_fps = if slow { rng.random_range(SLOWEST_CAMERA..fps) } else { fps };
     let mut view = AvatarView::new(side);
     let bodies = session.noisy_bodies();
     let mut pictures: Vec<Vec<u8>> = Vec::with_capacity(bodies.len());
