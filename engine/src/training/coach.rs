@@ -1,4 +1,5 @@
-//! Trains projector and decoder on coached streams: the action after each frame, and the words.
+//! Trains projector and decoder on coached streams: the action after each frame, and the words. The tower may learn
+//! with them ([`Eyes`]).
 //!
 //! Silence outnumbers speech some forty to one, so `<next>` counts a tenth (QEVD, BioCoach; specs: streaming, section 2).
 
@@ -6,16 +7,16 @@ use crate::{
     coach::eye::join_change,
     model::{Decoder, DecoderConfig, Mode, projector::Projector},
 };
-use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_core::{D, DType, Error, Result, Tensor, bail};
 use rand::{Rng, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use spotter_vision::training::{AdamW, AdamWSettings, Variables, data_parallel};
-use std::path::PathBuf;
+use spotter_vision::training::{AdamW, AdamWSettings, Variables, data_parallel, prefetch};
+use std::{path::PathBuf, sync::Mutex};
 
-/// One session whose frames were encoded.
+/// What is said in a session, and when.
 pub struct Stream {
-    /// Pooled tower tokens, one a frame: `[frames, width]`.
-    pub features: Tensor,
+    /// Frames.
+    pub frames: usize,
     /// Words and the frame after which they begin, in order.
     pub utterances: Vec<(usize, Vec<u32>)>,
     /// Exercises in order.
@@ -36,6 +37,52 @@ pub struct Stretch {
     pub prompt: Vec<u32>,
 }
 
+/// How the frames of streams become tower tokens.
+pub trait Eyes: Sync {
+    /// Frames on their way to the device.
+    type Frames: Send;
+    /// Width of a token.
+    fn width(&self) -> usize;
+    /// Frames `from .. to` of a stream; called on any thread, ahead of time.
+    ///
+    /// # Errors
+    /// The frames can't be made.
+    fn fetch(&self, stream: usize, from: usize, to: usize) -> Result<Self::Frames>;
+    /// One pooled token a frame, `[frames, width]`, with gradients where the tower learns.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn see(&self, frames: Self::Frames) -> Result<Tensor>;
+}
+
+/// Frames that were encoded before: `[frames, width]` for each stream.
+pub struct Encoded(pub Vec<Tensor>);
+
+impl Eyes for Encoded {
+    type Frames = Tensor;
+
+    fn width(&self) -> usize {
+        self.0.first().and_then(|t| t.dim(1).ok()).unwrap_or(0)
+    }
+
+    fn fetch(&self, stream: usize, from: usize, to: usize) -> Result<Tensor> {
+        let Some(features) = self.0.get(stream) else { bail!("stream {stream} was not encoded") };
+        features.narrow(0, from, to - from)
+    }
+
+    fn see(&self, frames: Tensor) -> Result<Tensor> {
+        Ok(frames)
+    }
+}
+
+/// Streams with the eyes that see them.
+pub struct Corpus<'a, E> {
+    /// What is said.
+    pub streams: &'a [Stream],
+    /// What is seen.
+    pub eyes: &'a E,
+}
+
 /// Ids of the action tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Actions {
@@ -52,20 +99,31 @@ pub struct Actions {
 pub struct CoachTraining {
     /// Windows a step, over all workers.
     pub batch: usize,
-    /// Threads.
+    /// Threads that train, each on a share of the batch; 1 on anything but the processor.
     pub workers: usize,
+    /// Threads that prepare windows.
+    pub makers: usize,
     /// Frames of a window at most.
     pub frames: usize,
     /// Weight of `<next>` in the loss.
     pub silence_weight: f32,
     /// Optimiser.
     pub optimiser: AdamWSettings,
-    /// Seed of weights and windows.
+    /// Seed of the windows.
     pub seed: u64,
-    /// Folder of `coach.safetensors` and its optimiser state; taken up again when it exists.
-    pub out: PathBuf,
+    /// Where the variables are saved.
+    pub weights: PathBuf,
+    /// Where the state of the optimiser is saved; the run is taken up again when both files exist.
+    pub state: PathBuf,
     /// Steps between checkpoints.
     pub save_every: usize,
+}
+
+impl CoachTraining {
+    /// Whether an earlier run left a checkpoint.
+    pub fn resumes(&self) -> bool {
+        self.weights.exists() && self.state.exists()
+    }
 }
 
 /// State after a step: mean losses over the weights they have.
@@ -87,6 +145,12 @@ struct Window {
     targets: Vec<(u32, f32)>,
     from: usize,
     to: usize,
+}
+
+/// A window and its frames, from one before the first (where there is one).
+struct Prepared<F> {
+    window: Window,
+    seen: F,
 }
 
 #[derive(Clone, Copy)]
@@ -140,26 +204,28 @@ impl CoachModel {
     }
 
     /// Action loss, text loss: mean over their weights.
-    fn losses(&self, windows: &[(&Stream, Window)]) -> Result<(Tensor, Tensor)> {
+    fn losses<E: Eyes>(&self, eyes: &E, windows: Vec<Prepared<E::Frames>>) -> Result<(Tensor, Tensor)> {
         let device = self.decoder.device();
         let (mut ids, mut frames, mut rows) = (Vec::new(), Vec::new(), 0usize);
-        for (stream, window) in windows {
+        let windows = windows.into_iter().map(|prepared| {
+            let Prepared { window, seen } = prepared;
             ids.extend(window.items.iter().filter_map(|i| match i {
                 Item::Token(id) => Some(*id),
                 Item::Frame => None,
             }));
             let first = window.from.saturating_sub(1);
-            let tokens = stream.features.narrow(0, first, window.to - first)?.unsqueeze(1)?;
-            let joined = join_change(&tokens, None)?.squeeze(1)?;
+            let joined = join_change(&eyes.see(seen)?.unsqueeze(1)?, None)?.squeeze(1)?;
             frames.push(joined.narrow(0, window.from - first, window.to - window.from)?);
             rows = rows.max(window.items.len());
-        }
+            Ok(window)
+        });
+        let windows = windows.collect::<Result<Vec<_>>>()?;
         let tokens = self.decoder.embed(&Tensor::new(ids.as_slice(), device)?.unsqueeze(0)?)?.squeeze(0)?;
         let table =
             Tensor::cat(&[&tokens, &self.projector.forward(&Tensor::cat(&frames, 0)?.unsqueeze(0)?)?.squeeze(0)?], 0)?;
         let (mut token, mut frame) = (0u32, ids.len() as u32);
         let (mut index, mut places, mut truths, mut weights) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (b, (_, window)) in windows.iter().enumerate() {
+        for (b, window) in windows.iter().enumerate() {
             for (i, (item, (truth, weight))) in window.items.iter().zip(&window.targets).enumerate() {
                 let next = match item {
                     Item::Token(_) => &mut token,
@@ -189,17 +255,18 @@ impl CoachModel {
         Ok((part(true)?, part(false)?))
     }
 
-    fn window<'a>(
+    fn window<E: Eyes>(
         &self,
-        streams: &'a [Stream],
+        corpus: &Corpus<'_, E>,
         run: &CoachTraining,
         rng: &mut ChaCha8Rng,
-    ) -> Result<(&'a Stream, Window)> {
-        if streams.is_empty() {
+    ) -> Result<Prepared<E::Frames>> {
+        if corpus.streams.is_empty() {
             bail!("no training sessions");
         }
-        let stream = &streams[rng.random_range(0..streams.len())];
-        let n = stream.features.dim(0)?;
+        let index = rng.random_range(0..corpus.streams.len());
+        let stream = &corpus.streams[index];
+        let n = stream.frames;
         if n == 0 {
             bail!("a training session has no frames");
         }
@@ -224,15 +291,16 @@ impl CoachModel {
         };
         let from = from.min(n - 1);
         let to = to.min(from + run.frames).clamp(from + 1, n);
-        Ok((stream, Window::new(stream, prompt, from, to, self.actions, run.silence_weight)))
+        let window = Window::new(stream, prompt, from, to, self.actions, run.silence_weight);
+        Ok(Prepared { window, seen: corpus.eyes.fetch(index, from.saturating_sub(1), to)? })
     }
 
-    /// Mean losses over fixed windows of `streams`.
-    pub fn evaluate(&self, streams: &[Stream], run: &CoachTraining, windows: usize) -> Result<(f64, f64)> {
+    /// Mean losses over fixed windows of a corpus.
+    pub fn evaluate<E: Eyes>(&self, corpus: &Corpus<'_, E>, run: &CoachTraining, windows: usize) -> Result<(f64, f64)> {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut sums = (0.0, 0.0);
         for _ in 0..windows {
-            let (a, t) = self.losses(&[self.window(streams, run, &mut rng)?])?;
+            let (a, t) = self.losses(corpus.eyes, vec![self.window(corpus, run, &mut rng)?])?;
             sums.0 += f64::from(a.to_scalar::<f32>()?);
             sums.1 += f64::from(t.to_scalar::<f32>()?);
         }
@@ -248,47 +316,115 @@ fn negative_log_likelihood(logits: &Tensor, truth: &Tensor) -> Result<Tensor> {
     (log_sum - shifted.gather(&truth.unsqueeze(1)?, 1)?)?.squeeze(1)
 }
 
-/// Trains until `optimiser.steps`; `progress` after each step gets a closure's worth of state and may stop the run by
-/// answering `false` (a checkpoint is written first). Returns validation losses (action, text).
-pub fn train(
+/// Mean of `-log p` of each next token of `lines`; the first token of a line is given.
+fn line_loss(decoder: &Decoder, lines: &[&[u32]]) -> Result<Tensor> {
+    let device = decoder.device();
+    let rows = lines.iter().map(|l| l.len()).max().unwrap_or(0).saturating_sub(1);
+    let (mut ids, mut places, mut truths) = (Vec::new(), Vec::new(), Vec::new());
+    for (b, line) in lines.iter().enumerate() {
+        for i in 0..rows {
+            ids.push(line.get(i).copied().unwrap_or(0));
+            if let Some(truth) = line.get(i + 1) {
+                places.push((b * rows + i) as u32);
+                truths.push(*truth);
+            }
+        }
+    }
+    let x = decoder.embed(&Tensor::from_vec(ids, (lines.len(), rows), device)?)?;
+    let hidden = decoder.forward(&x, None)?.reshape(((), decoder.config().width))?;
+    let logits = decoder.logits(&hidden.index_select(&Tensor::new(places, device)?, 0)?)?;
+    negative_log_likelihood(&logits, &Tensor::new(truths, device)?)?.mean_all()
+}
+
+/// Teaches the decoder alone what coaches say: next-token prediction on `lines` (prompt and utterances of sessions).
+/// Returns the mean loss over the last tenth of the steps.
+pub fn train_text(
+    config: &DecoderConfig,
+    vars: &Variables,
+    run: &CoachTraining,
+    lines: &[Vec<u32>],
+    progress: &mut dyn FnMut(usize, f64),
+) -> Result<f64> {
+    let lines: Vec<&[u32]> = lines.iter().map(Vec::as_slice).filter(|l| l.len() > 1).collect();
+    if lines.is_empty() {
+        bail!("no text to learn from");
+    }
+    let decoder = Decoder::new(config, vars.builder().pp("language_model"), Mode::Train)?;
+    let mut optimiser = AdamW::new(vars.all(), run.optimiser.clone())?;
+    if run.resumes() {
+        optimiser.restore(&run.state, decoder.device())?;
+    }
+    let workers = run.workers.max(1);
+    let share = (run.batch / workers).max(1);
+    let (steps, mut tail) = (run.optimiser.steps, Vec::new());
+    while optimiser.step < steps {
+        let step = optimiser.step;
+        let (losses, grads) = data_parallel(workers, |worker| {
+            let mut rng = step_rng(run.seed, step * workers + worker);
+            let batch: Vec<&[u32]> = (0..share).map(|_| lines[rng.random_range(0..lines.len())]).collect();
+            let loss = line_loss(&decoder, &batch)?;
+            let store = loss.backward()?;
+            Ok((vec![f64::from(loss.to_scalar::<f32>()?)], optimiser.gradients(&store)?))
+        })?;
+        optimiser.step(&grads)?;
+        let loss = losses.first().copied().unwrap_or(f64::NAN);
+        if optimiser.step * 10 >= steps * 9 {
+            tail.push(loss);
+        }
+        progress(optimiser.step, loss);
+        if optimiser.step.is_multiple_of(run.save_every) || optimiser.step == steps {
+            vars.save(&run.weights, DType::F32)?;
+            optimiser.save(&run.state)?;
+        }
+    }
+    Ok(tail.iter().sum::<f64>() / tail.len().max(1) as f64)
+}
+
+fn step_rng(seed: u64, step: usize) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(seed ^ (step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+}
+
+/// Trains all variables of `vars` until `optimiser.steps`; `progress` hears of each step. Returns validation losses
+/// (action, text).
+pub fn train<E: Eyes>(
     config: &DecoderConfig,
     actions: Actions,
+    vars: &Variables,
     run: &CoachTraining,
-    streams: &[Stream],
-    held_out: &[Stream],
-    progress: &mut dyn FnMut(&Progress) -> bool,
+    corpus: &Corpus<'_, E>,
+    held_out: &Corpus<'_, E>,
+    progress: &mut dyn FnMut(&Progress),
 ) -> Result<(f64, f64)> {
-    let device = Device::Cpu;
-    let Some(first) = streams.first() else { bail!("no training sessions") };
-    let (weights, state) = (run.out.join("coach.safetensors"), run.out.join("coach-optimiser.safetensors"));
-    let resumed = weights.exists() && state.exists();
-    let vars =
-        if resumed { Variables::load(&weights, run.seed, &device)? } else { Variables::seeded(run.seed, &device) };
-    let model = CoachModel::new(config, first.features.dim(1)?, actions, &vars)?;
+    let model = CoachModel::new(config, corpus.eyes.width(), actions, vars)?;
     let mut optimiser = AdamW::new(vars.all(), run.optimiser.clone())?;
-    if resumed {
-        optimiser.restore(&state, &device)?;
+    if run.resumes() {
+        optimiser.restore(&run.state, model.decoder.device())?;
     }
-    let share = (run.batch / run.workers.max(1)).max(1);
-    let mut going = true;
-    while going && optimiser.step < run.optimiser.steps {
-        let step = optimiser.step;
-        let (losses, grads) = data_parallel(run.workers, |worker| {
-            let mut rng = ChaCha8Rng::seed_from_u64(
-                run.seed ^ ((step * run.workers + worker) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15),
-            );
-            let windows = (0..share).map(|_| model.window(streams, run, &mut rng)).collect::<Result<Vec<_>>>()?;
-            let (action, text) = model.losses(&windows)?;
+    let workers = run.workers.max(1);
+    let share = (run.batch / workers).max(1);
+    let make = |step: usize| -> Result<Vec<Mutex<Vec<_>>>> {
+        let one = |worker: usize| {
+            let mut rng = step_rng(run.seed, step * workers + worker);
+            (0..share).map(|_| model.window(corpus, run, &mut rng)).collect::<Result<Vec<_>>>().map(Mutex::new)
+        };
+        (0..workers).map(one).collect()
+    };
+    prefetch(optimiser.step..run.optimiser.steps, run.makers, make, |_, shares| {
+        let (losses, grads) = data_parallel(workers, |worker| {
+            let windows = shares.get(worker).and_then(|s| s.lock().ok().map(|mut w| std::mem::take(&mut *w)));
+            let (action, text) = model.losses(corpus.eyes, windows.unwrap_or_default())?;
             let store = (&action + &text)?.backward()?;
-            let values = vec![f64::from(action.to_scalar::<f32>()?), f64::from(text.to_scalar::<f32>()?)];
+            let values = Tensor::stack(&[action, text], 0)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
             Ok((values, optimiser.gradients(&store)?))
         })?;
         optimiser.step(&grads)?;
-        going = progress(&Progress { step: optimiser.step, action: losses[0], text: losses[1] });
-        if !going || optimiser.step.is_multiple_of(run.save_every) || optimiser.step == run.optimiser.steps {
-            vars.save(&weights, DType::F32)?;
-            optimiser.save(&state)?;
+        let [action, text] = losses[..] else { return Ok(false) };
+        progress(&Progress { step: optimiser.step, action, text });
+        if optimiser.step.is_multiple_of(run.save_every) || optimiser.step == run.optimiser.steps {
+            vars.save(&run.weights, DType::F32)?;
+            optimiser.save(&run.state)?;
         }
-    }
-    if held_out.is_empty() { Ok((f64::NAN, f64::NAN)) } else { model.evaluate(held_out, run, 64) }
+        Ok::<_, Error>(true)
+    })?;
+    if held_out.streams.is_empty() { Ok((f64::NAN, f64::NAN)) } else { model.evaluate(held_out, run, 64) }
 }

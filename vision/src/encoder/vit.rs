@@ -184,10 +184,16 @@ impl Vit {
         &self.config
     }
 
-    /// Patches of pictures as a tensor `[b, patches, patch * patch * 3]`, values 0 to 1.
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Patches of pictures one after another, bytes as they are.
     ///
-    /// `rgb` holds the pictures one after another, each `image_size * image_size * 3` bytes.
-    pub fn patchify(config: &VitConfig, rgb: &[&[u8]], device: &Device) -> Result<Tensor> {
+    /// # Errors
+    /// A picture is not `image_size * image_size * 3` bytes.
+    pub fn cut(config: &VitConfig, rgb: &[&[u8]]) -> Result<Vec<u8>> {
         let (side, p) = (config.image_size, config.patch_size);
         let mut data = Vec::with_capacity(rgb.len() * side * side * 3);
         for picture in rgb {
@@ -198,11 +204,24 @@ impl Vit {
                 let (top, left) = (patch / (side / p) * p, patch % (side / p) * p);
                 for y in top..top + p {
                     let from = (y * side + left) * 3;
-                    data.extend(picture[from..from + p * 3].iter().map(|v| f32::from(*v) / 255.0));
+                    data.extend_from_slice(&picture[from..from + p * 3]);
                 }
             }
         }
-        Tensor::from_vec(data, (rgb.len(), config.patches(), p * p * 3), device)
+        Ok(data)
+    }
+
+    /// What [`cut`](Self::cut) gave as a tensor `[b, patches, patch * patch * 3]`, values 0 to 1. Bytes travel to the
+    /// device and become numbers there.
+    pub fn patches(config: &VitConfig, cut: Vec<u8>, device: &Device) -> Result<Tensor> {
+        let (n, width) = (config.patches(), config.patch_size * config.patch_size * 3);
+        let shape = (cut.len() / (n * width).max(1), n, width);
+        Tensor::from_vec(cut, shape, device)?.to_dtype(DType::F32)? / 255.0
+    }
+
+    /// Patches of pictures as a tensor: [`cut`](Self::cut) and [`patches`](Self::patches) in one.
+    pub fn patchify(config: &VitConfig, rgb: &[&[u8]], device: &Device) -> Result<Tensor> {
+        Self::patches(config, Self::cut(config, rgb)?, device)
     }
 
     /// Patches `[b, patches, patch * patch * 3]` to tokens `[b, 1 + patches, d]`, the class token first.

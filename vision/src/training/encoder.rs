@@ -3,15 +3,15 @@
 //! Joints are a dense target: a few hundred thousand drawn pictures teach the class token the posture, which is what
 //! the coach needs to follow a movement.
 
-use super::{AdamW, AdamWSettings, Variables, data_parallel};
+use super::{AdamW, AdamWSettings, Variables, data_parallel, prefetch};
 use crate::{
     body::JOINTS,
     encoder::vit::{Vit, VitConfig},
     nn,
 };
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, Device, Error, Result, Tensor};
 use candle_nn::Init;
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Mutex};
 
 /// A picture with its truth.
 pub struct Sample {
@@ -21,12 +21,44 @@ pub struct Sample {
     pub joints: [[f32; 3]; JOINTS],
     /// Class of what is done.
     pub exercise: u32,
+    /// Phase of the repetition, 0 to 1; its turning point is at 0.5.
+    pub phase: f32,
+    /// What is wrong with the repetition, one bit a class.
+    pub mistakes: u32,
+}
+
+/// Samples ready for a device.
+struct Batch {
+    cut: Vec<u8>,
+    joints: Vec<f32>,
+    exercise: Vec<u32>,
+    phase: Vec<f32>,
+    mistakes: Vec<f32>,
+}
+
+impl Batch {
+    fn new(config: &VitConfig, classes: usize, samples: &[Sample]) -> Result<Self> {
+        let rgb: Vec<&[u8]> = samples.iter().map(|s| s.rgb.as_slice()).collect();
+        let turn = |s: &Sample| (s.phase * std::f32::consts::TAU).sin_cos();
+        Ok(Self {
+            cut: Vit::cut(config, &rgb)?,
+            joints: samples.iter().flat_map(|s| s.joints.as_flattened().iter().copied()).collect(),
+            exercise: samples.iter().map(|s| s.exercise).collect(),
+            phase: samples.iter().flat_map(|s| [turn(s).0, turn(s).1]).collect(),
+            mistakes: samples
+                .iter()
+                .flat_map(|s| (0..classes).map(|i| if s.mistakes >> i & 1 == 1 { 1.0 } else { 0.0 }))
+                .collect(),
+        })
+    }
 }
 
 /// Where samples come from; one call makes one sample of a seed.
 pub trait SampleSource: Sync {
     /// Number of classes of `exercise`.
     fn classes(&self) -> usize;
+    /// Number of bits of `mistakes`.
+    fn mistakes(&self) -> usize;
     /// `count` samples of `seed`.
     fn samples(&self, seed: u64, count: usize) -> Vec<Sample>;
 }
@@ -36,8 +68,12 @@ pub trait SampleSource: Sync {
 pub struct EncoderTraining {
     /// Pictures a step, over all workers.
     pub batch: usize,
-    /// Threads.
+    /// Threads that train, each on a share of the batch; 1 on anything but the processor.
     pub workers: usize,
+    /// Threads that draw.
+    pub drawers: usize,
+    /// Where.
+    pub device: Device,
     /// Optimiser.
     pub optimiser: AdamWSettings,
     /// Seed of weights and samples.
@@ -57,6 +93,10 @@ pub struct Progress {
     pub joints: f64,
     /// Cross-entropy of the exercise.
     pub exercise: f64,
+    /// Squared error of the phase as a point on the unit circle.
+    pub phase: f64,
+    /// Binary cross-entropy of the mistakes.
+    pub mistakes: f64,
 }
 
 /// What a trained encoder scores on samples it never saw.
@@ -66,6 +106,10 @@ pub struct Scores {
     pub joint_error_percent: f64,
     /// Share of pictures whose exercise is right, from one picture alone.
     pub exercise_accuracy: f64,
+    /// Mean distance of the phase from the truth, in per cent of a repetition, from one picture alone.
+    pub phase_error_percent: f64,
+    /// F1 over all mistakes, from one picture alone.
+    pub mistake_f1: f64,
 }
 
 /// An encoder with its training heads.
@@ -73,13 +117,23 @@ pub struct EncoderModel {
     vit: Vit,
     joints: (Tensor, Tensor),
     exercise: (Tensor, Tensor),
+    phase: (Tensor, Tensor),
+    mistakes: (Tensor, Tensor),
     config: VitConfig,
     device: Device,
 }
 
+/// What the heads say.
+struct Outputs {
+    joints: Tensor,
+    exercise: Tensor,
+    phase: Tensor,
+    mistakes: Tensor,
+}
+
 impl EncoderModel {
     /// The variables of the tower lie below `vision_tower`, as in the checkpoint that ships; heads below `heads`.
-    pub fn new(config: &VitConfig, classes: usize, vars: &Variables) -> Result<Self> {
+    pub fn new(config: &VitConfig, classes: usize, mistakes: usize, vars: &Variables) -> Result<Self> {
         let vb = vars.builder();
         let head = |name: &str, n: usize| -> Result<(Tensor, Tensor)> {
             let vb = vb.pp("heads").pp(name);
@@ -89,48 +143,86 @@ impl EncoderModel {
             vit: Vit::new(config, vb.pp("vision_tower"))?,
             joints: head("joints", JOINTS * 3)?,
             exercise: head("exercise", classes)?,
+            phase: head("phase", 2)?,
+            mistakes: head("mistakes", mistakes)?,
             config: config.clone(),
             device: vb.device().clone(),
         })
     }
 
-    fn outputs(&self, samples: &[Sample]) -> Result<(Tensor, Tensor)> {
-        let rgb: Vec<&[u8]> = samples.iter().map(|s| s.rgb.as_slice()).collect();
-        let class = self.vit.class_tokens(&Vit::patchify(&self.config, &rgb, &self.device)?)?;
+    fn batch(&self, samples: &[Sample]) -> Result<Batch> {
+        Batch::new(&self.config, self.mistakes.0.dim(0)?, samples)
+    }
+
+    fn outputs(&self, cut: Vec<u8>) -> Result<Outputs> {
+        let class = self.vit.class_tokens(&Vit::patches(&self.config, cut, &self.device)?)?;
         let head = |(w, b): &(Tensor, Tensor)| nn::linear(&class, w, Some(b));
-        Ok((head(&self.joints)?, head(&self.exercise)?))
+        Ok(Outputs {
+            joints: head(&self.joints)?,
+            exercise: head(&self.exercise)?,
+            phase: head(&self.phase)?,
+            mistakes: head(&self.mistakes)?,
+        })
     }
 
-    fn truths(&self, samples: &[Sample]) -> Result<(Tensor, Tensor)> {
-        let joints: Vec<f32> = samples.iter().flat_map(|s| s.joints.as_flattened().iter().copied()).collect();
-        let classes: Vec<u32> = samples.iter().map(|s| s.exercise).collect();
-        Ok((Tensor::from_vec(joints, (samples.len(), JOINTS * 3), &self.device)?, Tensor::new(classes, &self.device)?))
+    /// Losses of joints, exercise, phase and mistakes.
+    pub fn losses(&self, samples: &[Sample]) -> Result<[Tensor; 4]> {
+        self.batch_losses(self.batch(samples)?)
     }
 
-    /// Joint loss and exercise loss.
-    pub fn losses(&self, samples: &[Sample]) -> Result<(Tensor, Tensor)> {
-        let (joints, exercise) = self.outputs(samples)?;
-        let (true_joints, true_exercise) = self.truths(samples)?;
-        let joint_loss = (joints - true_joints)?.sqr()?.mean_all()?;
-        Ok((joint_loss, cross_entropy(&exercise, &true_exercise)?))
+    fn batch_losses(&self, batch: Batch) -> Result<[Tensor; 4]> {
+        let out = self.outputs(batch.cut)?;
+        let like = |values: Vec<f32>, out: &Tensor| Tensor::from_vec(values, out.shape(), &self.device);
+        let square = |out: &Tensor, truth: Tensor| (out - truth)?.sqr()?.mean_all();
+        Ok([
+            square(&out.joints, like(batch.joints, &out.joints)?)?,
+            cross_entropy(&out.exercise, &Tensor::new(batch.exercise, &self.device)?)?,
+            square(&out.phase, like(batch.phase, &out.phase)?)?,
+            binary_cross_entropy(&out.mistakes, &like(batch.mistakes, &out.mistakes)?)?,
+        ])
     }
 
     /// Scores on `samples`.
     pub fn evaluate(&self, samples: &[Sample]) -> Result<Scores> {
-        let (mut distance, mut right) = (0f64, 0usize);
+        let (mut distance, mut right, mut late) = (0f64, 0usize, 0f64);
+        let (mut hits, mut found, mut due) = (0usize, 0usize, 0usize);
         for chunk in samples.chunks(64) {
-            let (joints, exercise) = self.outputs(chunk)?;
-            for (sample, joints) in chunk.iter().zip(joints.to_vec2::<f32>()?) {
+            let out = self.outputs(self.batch(chunk)?.cut)?;
+            for (sample, joints) in chunk.iter().zip(out.joints.to_vec2::<f32>()?) {
                 for (truth, found) in sample.joints.iter().zip(joints.chunks_exact(3)) {
                     distance += f64::from((truth[0] - found[0]).hypot(truth[1] - found[1])) * 50.0;
                 }
             }
-            let best = exercise.argmax(D::Minus1)?.to_vec1::<u32>()?;
+            let best = out.exercise.argmax(D::Minus1)?.to_vec1::<u32>()?;
             right += chunk.iter().zip(best).filter(|(s, b)| s.exercise == *b).count();
+            for (sample, phase) in chunk.iter().zip(out.phase.to_vec2::<f32>()?) {
+                let away = phase[0].atan2(phase[1]) / std::f32::consts::TAU - sample.phase;
+                late += f64::from((away - away.round()).abs()) * 100.0;
+            }
+            for (sample, mistakes) in chunk.iter().zip(out.mistakes.to_vec2::<f32>()?) {
+                for (i, logit) in mistakes.iter().enumerate() {
+                    let (is, said) = (sample.mistakes >> i & 1 == 1, *logit > 0.0);
+                    hits += usize::from(is && said);
+                    found += usize::from(said);
+                    due += usize::from(is);
+                }
+            }
         }
         let n = samples.len().max(1) as f64;
-        Ok(Scores { joint_error_percent: distance / n / JOINTS as f64, exercise_accuracy: right as f64 / n })
+        Ok(Scores {
+            joint_error_percent: distance / n / JOINTS as f64,
+            exercise_accuracy: right as f64 / n,
+            phase_error_percent: late / n,
+            mistake_f1: 2.0 * hits as f64 / (found + due).max(1) as f64,
+        })
     }
+}
+
+/// Mean binary cross-entropy of logits against truths of 0 or 1 of the same shape.
+fn binary_cross_entropy(logits: &Tensor, truth: &Tensor) -> Result<Tensor> {
+    // max(x, 0) - x y + ln(1 + exp(-|x|))
+    let soft = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
+    ((logits.relu()? - (logits * truth)?)? + soft)?.mean_all()
 }
 
 /// Mean cross-entropy of `logits: [n, classes]` against `truth: [n]`.
@@ -141,7 +233,8 @@ pub fn cross_entropy(logits: &Tensor, truth: &Tensor) -> Result<Tensor> {
     (log_sum - shifted.gather(&truth.unsqueeze(1)?, 1)?)?.mean_all()
 }
 
-const EXERCISE_WEIGHT: f64 = 0.02;
+/// Weights of the losses: joints teach the posture; the others say what of it matters.
+const WEIGHTS: [f64; 4] = [1.0, 0.02, 0.02, 0.05];
 
 /// Trains until `optimiser.steps`; calls `progress` after each step. Returns scores on `held_out`.
 pub fn train(
@@ -151,32 +244,41 @@ pub fn train(
     held_out: &[Sample],
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Scores> {
-    let device = Device::Cpu;
+    let device = &run.device;
     let (weights, state) = (run.out.join("encoder.safetensors"), run.out.join("encoder-optimiser.safetensors"));
     let resumed = weights.exists() && state.exists();
-    let vars =
-        if resumed { Variables::load(&weights, run.seed, &device)? } else { Variables::seeded(run.seed, &device) };
-    let model = EncoderModel::new(config, source.classes(), &vars)?;
+    let vars = if resumed { Variables::load(&weights, run.seed, device)? } else { Variables::seeded(run.seed, device) };
+    let model = EncoderModel::new(config, source.classes(), source.mistakes(), &vars)?;
     let mut optimiser = AdamW::new(vars.all(), run.optimiser.clone())?;
     if resumed {
-        optimiser.restore(&state, &device)?;
+        optimiser.restore(&state, device)?;
     }
-    let share = (run.batch / run.workers.max(1)).max(1);
-    while optimiser.step < run.optimiser.steps {
-        let step = optimiser.step;
-        let (losses, grads) = data_parallel(run.workers, |worker| {
-            let seed = run.seed.wrapping_mul(0x9E37_79B9).wrapping_add((step * run.workers + worker) as u64);
-            let (joints, exercise) = model.losses(&source.samples(seed, share))?;
-            let store = (&joints + (&exercise * EXERCISE_WEIGHT)?)?.backward()?;
-            let values = vec![f64::from(joints.to_scalar::<f32>()?), f64::from(exercise.to_scalar::<f32>()?)];
+    let workers = run.workers.max(1);
+    let share = (run.batch / workers).max(1);
+    let draw = |step: usize| -> Result<Vec<Mutex<Option<Batch>>>> {
+        let one = |worker: usize| {
+            let seed = run.seed.wrapping_mul(0x9E37_79B9).wrapping_add((step * workers + worker) as u64);
+            Batch::new(config, source.mistakes(), &source.samples(seed, share)).map(|b| Mutex::new(Some(b)))
+        };
+        (0..workers).map(one).collect()
+    };
+    prefetch(optimiser.step..run.optimiser.steps, run.drawers, draw, |_, shares| {
+        let (losses, grads) = data_parallel(workers, |worker| {
+            let batch = shares.get(worker).and_then(|s| s.lock().ok()?.take());
+            let parts = model.batch_losses(batch.ok_or_else(|| Error::Msg("a share was taken twice".into()))?)?;
+            let weighed = parts.iter().zip(WEIGHTS).map(|(l, w)| l * w).collect::<Result<Vec<_>>>()?;
+            let store = Tensor::stack(&weighed, 0)?.sum_all()?.backward()?;
+            let values = Tensor::stack(&parts, 0)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
             Ok((values, optimiser.gradients(&store)?))
         })?;
         optimiser.step(&grads)?;
-        progress(&Progress { step: optimiser.step, joints: losses[0], exercise: losses[1] });
+        let [joints, exercise, phase, mistakes] = losses[..] else { return Ok(false) };
+        progress(&Progress { step: optimiser.step, joints, exercise, phase, mistakes });
         if optimiser.step.is_multiple_of(run.save_every) || optimiser.step == run.optimiser.steps {
             vars.save(&weights, candle_core::DType::F32)?;
             optimiser.save(&state)?;
         }
-    }
+        Ok::<_, Error>(true)
+    })?;
     model.evaluate(held_out)
 }

@@ -35,8 +35,15 @@ impl Variables {
 
     /// Variables that take the values of `file` where it has them, and of the seed elsewhere.
     pub fn load(file: &Path, seed: u64, device: &Device) -> Result<Self> {
+        Self::load_all(&[file], seed, device)
+    }
+
+    /// The same from several files; a later one wins.
+    pub fn load_all(files: &[&Path], seed: u64, device: &Device) -> Result<Self> {
         let this = Self::seeded(seed, device);
-        this.lock().saved = safetensors::load(file, device)?;
+        for file in files {
+            this.lock().saved.extend(safetensors::load(file, device)?);
+        }
         Ok(this)
     }
 
@@ -129,10 +136,12 @@ fn rand_normal(rng: &mut ChaCha8Rng, n: usize, std: f32) -> Vec<f32> {
 }
 
 /// AdamW (Loshchilov & Hutter 2019) with linear warm-up and cosine decay. Its state is saved with a checkpoint, which
-/// candle-nn's can't be.
+/// candle-nn's can't be. All variables are updated as one vector: a step is a few operations, not a few for each variable.
 pub struct AdamW {
     vars: Vec<(String, Var)>,
-    moments: Vec<(Tensor, Tensor)>,
+    moments: (Tensor, Tensor),
+    /// 1 for numbers that decay, 0 for others.
+    decaying: Tensor,
     /// Steps taken.
     pub step: usize,
     settings: AdamWSettings,
@@ -156,12 +165,34 @@ pub struct AdamWSettings {
 const BETAS: (f64, f64) = (0.9, 0.98);
 const EPSILON: f64 = 1e-8;
 
+/// Tensors one after another as a vector.
+fn flat<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Tensor> {
+    Tensor::cat(&tensors.map(Tensor::flatten_all).collect::<Result<Vec<_>>>()?, 0)
+}
+
 impl AdamW {
     /// An optimiser over variables, all of which need a gradient at each step.
     pub fn new(vars: Vec<(String, Var)>, settings: AdamWSettings) -> Result<Self> {
-        let zero = |v: &Var| Ok((v.as_tensor().zeros_like()?.detach(), v.as_tensor().zeros_like()?.detach()));
-        let moments = vars.iter().map(|(_, v)| zero(v)).collect::<Result<_>>()?;
-        Ok(Self { vars, moments, step: 0, settings })
+        if vars.is_empty() {
+            bail!("nothing to train");
+        }
+        let zeros = flat(vars.iter().map(|(_, v)| v.as_tensor()))?.zeros_like()?.detach();
+        let decays = |(_, v): &(String, Var)| -> Result<Tensor> {
+            let v = v.as_tensor();
+            if v.rank() >= 2 { v.ones_like() } else { v.zeros_like() }
+        };
+        let decaying = flat(vars.iter().map(decays).collect::<Result<Vec<_>>>()?.iter())?.detach();
+        Ok(Self { vars, moments: (zeros.clone(), zeros), decaying, step: 0, settings })
+    }
+
+    /// Calls `f` with the name of each variable and where it lies in the vectors.
+    fn each(&self, mut f: impl FnMut(&str, &Var, usize) -> Result<()>) -> Result<()> {
+        let mut at = 0;
+        for (name, var) in &self.vars {
+            f(name, var, at)?;
+            at += var.elem_count();
+        }
+        Ok(())
     }
 
     /// The rate of the coming step.
@@ -176,23 +207,24 @@ impl AdamW {
 
     /// One step; returns the norm of the gradient. A variable without gradient is an error: it would silently not learn.
     pub fn step(&mut self, grads: &[Tensor]) -> Result<f64> {
-        let norms = grads.iter().map(|g| Ok(f64::from(g.sqr()?.sum_all()?.to_scalar::<f32>()?)));
-        let norm = norms.sum::<Result<f64>>()?.sqrt();
+        let grad = flat(grads.iter())?.detach();
+        let norm = f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt();
         if !norm.is_finite() {
             bail!("the gradient is not finite at step {}; lower the learning rate", self.step);
         }
-        let scale = (self.settings.clip / norm.max(1e-12)).min(1.0);
         let rate = self.rate();
         self.step += 1;
         let bias = |beta: f64| 1.0 - beta.powi(self.step as i32);
-        for (((_, var), (m, v)), grad) in self.vars.iter().zip(&mut self.moments).zip(grads) {
-            let grad = (grad.detach() * scale)?;
-            *m = ((&*m * BETAS.0)? + (&grad * (1.0 - BETAS.0))?)?;
-            *v = ((&*v * BETAS.1)? + (grad.sqr()? * (1.0 - BETAS.1))?)?;
-            let move_by = ((&*m / bias(BETAS.0))? / ((&*v / bias(BETAS.1))?.sqrt()? + EPSILON)?)?;
-            let decay = if var.rank() >= 2 { rate * self.settings.weight_decay } else { 0.0 };
-            var.set(&((var.as_tensor() * (1.0 - decay))? - (move_by * rate)?)?.detach())?;
-        }
+        let grad = (grad * (self.settings.clip / norm.max(1e-12)).min(1.0))?;
+        let (m, v) = &self.moments;
+        let m = ((m * BETAS.0)? + (&grad * (1.0 - BETAS.0))?)?;
+        let v = ((v * BETAS.1)? + (grad.sqr()? * (1.0 - BETAS.1))?)?;
+        let move_by = ((&m / bias(BETAS.0))? / ((&v / bias(BETAS.1))?.sqrt()? + EPSILON)?)?;
+        let now = flat(self.vars.iter().map(|(_, v)| v.as_tensor()))?.detach();
+        let move_by = (move_by + (&now * &self.decaying)?.affine(self.settings.weight_decay, 0.0)?)?;
+        let next = (now - (move_by * rate)?)?;
+        self.moments = (m, v);
+        self.each(|_, var, at| var.set(&next.narrow(0, at, var.elem_count())?.reshape(var.shape())?))?;
         Ok(norm)
     }
 
@@ -209,10 +241,13 @@ impl AdamW {
     /// Saves the state beside a checkpoint.
     pub fn save(&self, file: &Path) -> Result<()> {
         let mut tensors = HashMap::new();
-        for ((name, _), (m, v)) in self.vars.iter().zip(&self.moments) {
-            tensors.insert(format!("m.{name}"), m.clone());
-            tensors.insert(format!("v.{name}"), v.clone());
-        }
+        self.each(|name, var, at| {
+            for (kind, moment) in [("m", &self.moments.0), ("v", &self.moments.1)] {
+                let own = moment.narrow(0, at, var.elem_count())?.reshape(var.shape())?;
+                tensors.insert(format!("{kind}.{name}"), own);
+            }
+            Ok(())
+        })?;
         tensors.insert("step".to_owned(), Tensor::new(&[self.step as i64], &Device::Cpu)?);
         save_whole(file, &tensors)
     }
@@ -223,9 +258,15 @@ impl AdamW {
         let find = |name: String| {
             saved.get(&name).cloned().ok_or_else(|| Error::Msg(format!("{}: no tensor {name}", file.display())))
         };
-        for ((name, _), moments) in self.vars.iter().zip(&mut self.moments) {
-            *moments = (find(format!("m.{name}"))?, find(format!("v.{name}"))?);
+        let all = |kind: &str| -> Result<Tensor> {
+            let parts = self.vars.iter().map(|(name, _)| find(format!("{kind}.{name}"))).collect::<Result<Vec<_>>>()?;
+            flat(parts.iter())
+        };
+        let (m, v) = (all("m")?, all("v")?);
+        if m.dims() != self.decaying.dims() || v.dims() != self.decaying.dims() {
+            bail!("{}: of another model; delete it to begin anew", file.display());
         }
+        self.moments = (m, v);
         self.step = find("step".to_owned())?.to_vec1::<i64>()?.first().map_or(0, |s| *s as usize);
         Ok(())
     }
@@ -238,6 +279,10 @@ pub fn data_parallel<W>(workers: usize, work: W) -> Result<(Vec<f64>, Vec<Tensor
 where
     W: Fn(usize) -> Result<(Vec<f64>, Vec<Tensor>)> + Sync,
 {
+    if workers <= 1 {
+        // A CUDA device works for the thread that made it.
+        return work(0);
+    }
     let results: Vec<_> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..workers)
             .map(|i| {
@@ -266,4 +311,143 @@ where
     let Some((losses, grads)) = sums else { bail!("no worker") };
     let share = 1.0 / workers as f64;
     Ok((losses.iter().map(|l| l * share).collect(), grads.iter().map(|g| g * share).collect::<Result<_>>()?))
+}
+
+/// Makes `make(i)` for each `i` of `range` on `threads` threads, a little ahead, and hands the results to `consume` in
+/// order, on the calling thread, until it answers `false`.
+///
+/// # Errors
+/// The first error of `make` or `consume`, or that a maker panicked.
+pub fn prefetch<T: Send, E: From<Error> + Send>(
+    range: std::ops::Range<usize>,
+    threads: usize,
+    make: impl Fn(usize) -> std::result::Result<T, E> + Sync,
+    mut consume: impl FnMut(usize, T) -> std::result::Result<bool, E>,
+) -> std::result::Result<(), E> {
+    let threads = threads.clamp(1, range.len().max(1));
+    std::thread::scope(|scope| {
+        let mut made = Vec::with_capacity(threads);
+        for first in 0..threads {
+            // Two wait at each maker: enough to even out slow pieces.
+            let (send, receive) = std::sync::mpsc::sync_channel(2);
+            made.push(receive);
+            let (make, range) = (&make, range.clone());
+            scope.spawn(move || {
+                for index in range.skip(first).step_by(threads) {
+                    // The other side is gone when it has enough.
+                    if send.send(make(index)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        for (index, receive) in range.clone().zip(made.iter().cycle()) {
+            let result = receive.recv().map_err(|_| Error::Msg("a thread that prepares data panicked".into()))?;
+            if !consume(index, result?)? {
+                break;
+            }
+        }
+        drop(made);
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefetched_pieces_come_in_order_and_stop_when_told() {
+        for threads in [1, 3, 8, 50] {
+            let mut seen = Vec::new();
+            prefetch(
+                5..25,
+                threads,
+                |i| Ok::<_, Error>(i * i),
+                |i, square| {
+                    seen.push((i, square));
+                    Ok(i < 19)
+                },
+            )
+            .unwrap();
+            assert_eq!(seen, (5..20).map(|i| (i, i * i)).collect::<Vec<_>>());
+        }
+        let broken = |i: usize| if i == 7 { Err(Error::Msg("seven".into())) } else { Ok(i) };
+        let mut last = 0;
+        let failed = prefetch(0..20, 4, broken, |i, _| {
+            last = i;
+            Ok(true)
+        });
+        assert!(failed.unwrap_err().to_string().contains("seven"));
+        assert_eq!(last, 6);
+        prefetch(3..3, 4, |i| Ok::<_, Error>(i), |_, _| panic!("nothing to consume")).unwrap();
+    }
+
+    fn settings(steps: usize) -> AdamWSettings {
+        AdamWSettings { learning_rate: 0.1, weight_decay: 0.1, warmup: 2, steps, clip: 10.0 }
+    }
+
+    /// Steps down `|x - target|^2` for a matrix and a vector.
+    fn descend(vars: &Variables, optimiser: &mut AdamW, steps: usize) {
+        let (w, b) = (vars.builder().get((2, 3), "w").unwrap(), vars.builder().get(3, "b.bias").unwrap());
+        for _ in 0..steps {
+            let loss = (((&w - 2.0).unwrap().sqr().unwrap().sum_all().unwrap())
+                + ((&b + 1.0).unwrap().sqr().unwrap().sum_all().unwrap()))
+            .unwrap();
+            let grads = optimiser.gradients(&loss.backward().unwrap()).unwrap();
+            optimiser.step(&grads).unwrap();
+        }
+    }
+
+    fn fresh(seed: u64) -> (Variables, AdamW) {
+        let vars = Variables::seeded(seed, &Device::Cpu);
+        vars.builder().get((2, 3), "w").unwrap();
+        vars.builder().get(3, "b.bias").unwrap();
+        let optimiser = AdamW::new(vars.all(), settings(60)).unwrap();
+        (vars, optimiser)
+    }
+
+    fn values(vars: &Variables) -> Vec<f32> {
+        vars.all().iter().flat_map(|(_, v)| v.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+    }
+
+    #[test]
+    fn matrices_decay_vectors_do_not_and_both_learn() {
+        let (vars, mut optimiser) = fresh(1);
+        descend(&vars, &mut optimiser, 60);
+        for (name, var) in vars.all() {
+            let values = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let target = if name == "w" { 2.0 } else { -1.0 };
+            assert!(values.iter().all(|v| (v - target).abs() < 0.3), "{name}: {values:?}");
+        }
+        // Without a gradient only decay moves anything.
+        let (vars, mut optimiser) = fresh(2);
+        vars.all()[0].1.set(&Tensor::ones(3, DType::F32, &Device::Cpu).unwrap()).unwrap();
+        let before = values(&vars);
+        let still: Vec<Tensor> = vars.all().iter().map(|(_, v)| v.zeros_like().unwrap()).collect();
+        optimiser.step(&still).unwrap();
+        let after = values(&vars);
+        assert_eq!(before[..3], after[..3], "vectors stay");
+        assert!(before[3..].iter().zip(&after[3..]).all(|(b, a)| (a - b * (1.0 - 0.05 * 0.1)).abs() < 1e-6));
+    }
+
+    #[test]
+    fn a_run_taken_up_again_ends_where_an_unbroken_one_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let (weights, state) = (folder.path().join("w.safetensors"), folder.path().join("s.safetensors"));
+        let (whole, mut optimiser) = fresh(3);
+        descend(&whole, &mut optimiser, 20);
+        let (first, mut optimiser) = fresh(3);
+        descend(&first, &mut optimiser, 8);
+        first.save(&weights, DType::F32).unwrap();
+        optimiser.save(&state).unwrap();
+        let again = Variables::load(&weights, 99, &Device::Cpu).unwrap();
+        again.builder().get((2, 3), "w").unwrap();
+        again.builder().get(3, "b.bias").unwrap();
+        let mut optimiser = AdamW::new(again.all(), settings(60)).unwrap();
+        optimiser.restore(&state, &Device::Cpu).unwrap();
+        assert_eq!(optimiser.step, 8);
+        descend(&again, &mut optimiser, 12);
+        assert_eq!(values(&whole), values(&again));
+    }
 }

@@ -1,17 +1,23 @@
-//! The coach of a recipe.
+//! The coach of a recipe: words, then sessions seen through the trained tower, then everything together.
 
-use super::{Meter, parallel::workers, recipe::Recipe, streams, vocabulary};
+use super::{
+    Meter, Run,
+    recipe::{OptimiserRecipe, Recipe},
+    streams, vocabulary,
+};
 use anyhow::{Context as _, Result, anyhow};
-use candle_core::Device;
 use spotter_datasets::synthetic::session::Split;
 use spotter_engine::{
     coach::{manifest::Speaking, session::action_id},
     model::DecoderConfig,
-    training::coach::{Actions, CoachTraining, train as train_coach},
+    training::coach::{Actions, CoachTraining, Corpus, Eyes, Stream, train, train_text},
 };
 use spotter_vision::{encoder::vit::Vit, training::Variables};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokenizers::Tokenizer;
+
+/// Steps between checkpoints.
+const SAVE_EVERY: usize = 500;
 
 /// The tokenizer of a run, learnt when there is none yet.
 fn tokenizer(recipe: &Recipe, out: &Path) -> Result<Tokenizer> {
@@ -30,41 +36,131 @@ pub(super) fn decoder_config(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<D
     Ok(config)
 }
 
-/// Trains the coach; prints its validation losses.
-pub(super) fn train(recipe: &Recipe, out: &Path) -> Result<()> {
-    let encoder = out.join("encoder.safetensors");
-    if !encoder.exists() {
-        anyhow::bail!("{}: not there; run `spotter train encoder` with the same --out first", encoder.display());
+/// What all three stages share.
+struct Stage<'a> {
+    recipe: &'a Recipe,
+    run: &'a Run,
+    tokenizer: Tokenizer,
+    config: DecoderConfig,
+    actions: Actions,
+    settings: CoachTraining,
+}
+
+impl<'a> Stage<'a> {
+    fn new(recipe: &'a Recipe, run: &'a Run, part: &str, batch: usize, optimiser: &OptimiserRecipe) -> Result<Self> {
+        let tokenizer = tokenizer(recipe, &run.out)?;
+        let Speaking::Actions { next, feedback, end } = &recipe.manifest.speaking else {
+            anyhow::bail!("recipe: a coach is trained with speaking.kind = \"actions\"");
+        };
+        let id = |token: &str| action_id(&tokenizer, token);
+        let actions = Actions { next: id(next)?, feedback: id(feedback)?, end: id(end)? };
+        let settings = CoachTraining {
+            batch,
+            workers: run.workers,
+            makers: run.makers,
+            frames: recipe.coach.frames,
+            silence_weight: recipe.coach.silence_weight,
+            optimiser: optimiser.settings(),
+            seed: recipe.seed,
+            weights: run.out.join(format!("{part}.safetensors")),
+            state: run.out.join(format!("{part}-optimiser.safetensors")),
+            save_every: SAVE_EVERY,
+        };
+        Ok(Self { recipe, run, config: decoder_config(recipe, &tokenizer)?, tokenizer, actions, settings })
     }
-    let vars = Variables::load(&encoder, recipe.seed, &Device::Cpu)?;
-    let vit = Vit::new(&recipe.vision, vars.builder().pp("vision_tower"))?;
-    let tokenizer = tokenizer(recipe, out)?;
-    let Speaking::Actions { next, feedback, end } = &recipe.manifest.speaking else {
-        anyhow::bail!("recipe: a coach is trained with speaking.kind = \"actions\"");
-    };
-    let id = |token: &str| action_id(&tokenizer, token);
-    let actions = Actions { next: id(next)?, feedback: id(feedback)?, end: id(end)? };
-    let sessions = streams::build(recipe, Split::Train, recipe.coach.sessions, &vit, &tokenizer, out)?;
-    let held_out = streams::build(recipe, Split::Validation, recipe.coach.validation_sessions, &vit, &tokenizer, out)?;
-    let run = CoachTraining {
-        batch: recipe.coach.batch,
-        workers: workers(),
-        frames: recipe.coach.frames,
-        silence_weight: recipe.coach.silence_weight,
-        optimiser: recipe.coach.optimiser.settings(),
-        seed: recipe.seed,
-        out: out.to_owned(),
-        save_every: 100,
-    };
-    let config = decoder_config(recipe, &tokenizer)?;
-    let mut meter = Meter::new(run.optimiser.steps, 25);
-    let mut smooth: Option<(f64, f64)> = None;
-    let (action, text) = train_coach(&config, actions, &run, &sessions, &held_out, &mut |p| {
-        let (a, t) = smooth.get_or_insert((p.action, p.text));
-        *a += 0.05 * (p.action - *a);
-        *t += 0.05 * (p.text - *t);
-        meter.at(p.step, &format!("action {a:.4}, text {t:.4}"));
-        true
+
+    /// The variables of this stage: its own when it is taken up again, else those of `before`.
+    fn variables(&self, before: &[PathBuf]) -> Result<Variables> {
+        let (seed, device) = (self.recipe.seed, &self.run.device);
+        let own = [self.settings.weights.clone()];
+        let files = if self.settings.resumes() { &own[..] } else { before };
+        Ok(Variables::load_all(&files.iter().map(PathBuf::as_path).collect::<Vec<_>>(), seed, device)?)
+    }
+
+    fn train<E: Eyes>(&self, vars: &Variables, seen: &(Vec<Stream>, E), held_out: &(Vec<Stream>, E)) -> Result<()> {
+        let mut meter = Meter::new(self.settings.optimiser.steps, 100);
+        let mut smooth: Option<(f64, f64)> = None;
+        let (action, text) = train(
+            &self.config,
+            self.actions,
+            vars,
+            &self.settings,
+            &Corpus { streams: &seen.0, eyes: &seen.1 },
+            &Corpus { streams: &held_out.0, eyes: &held_out.1 },
+            &mut |p| {
+                let (a, t) = smooth.get_or_insert((p.action, p.text));
+                *a += 0.05 * (p.action - *a);
+                *t += 0.05 * (p.text - *t);
+                meter.at(p.step, &format!("action {a:.4}, text {t:.4}"));
+            },
+        )?;
+        super::super::print_json(&serde_json::json!({ "validation_action_loss": action, "validation_text_loss": text }))
+    }
+
+    fn splits(&self) -> [(Split, usize); 2] {
+        let coach = &self.recipe.coach;
+        [(Split::Train, coach.sessions), (Split::Validation, coach.validation_sessions)]
+    }
+}
+
+/// A checkpoint of an earlier part, which must be there.
+fn earlier(run: &Run, part: &str) -> Result<PathBuf> {
+    let file = run.out.join(format!("{part}.safetensors"));
+    if !file.exists() {
+        anyhow::bail!("{}: not there; run `spotter train {part}` with the same --out first", file.display());
+    }
+    Ok(file)
+}
+
+/// Trains the decoder on what coaches say, without pictures; prints its loss.
+pub(super) fn words(recipe: &Recipe, run: &Run) -> Result<()> {
+    let stage = Stage::new(recipe, run, "words", recipe.words.batch, &recipe.words.optimiser)?;
+    let mut lines = Vec::new();
+    let Actions { feedback, end, .. } = stage.actions;
+    streams::sessions(
+        recipe,
+        run,
+        stage.splits()[0],
+        &stage.tokenizer,
+        |_| Ok(()),
+        |stream, _, ()| {
+            for stretch in &stream.exercises {
+                let mut line = stretch.prompt.clone();
+                let own = stream.utterances.iter().filter(|(at, _)| (stretch.announced..stretch.end).contains(at));
+                for (_, words) in own {
+                    line.push(feedback);
+                    line.extend_from_slice(words);
+                    line.push(end);
+                }
+                lines.push(line);
+            }
+            Ok(())
+        },
+    )?;
+    let vars = stage.variables(&[])?;
+    let mut meter = Meter::new(stage.settings.optimiser.steps, 100);
+    let loss = train_text(&stage.config, &vars, &stage.settings, &lines, &mut |step, loss| {
+        meter.at(step, &format!("text {loss:.4}"));
     })?;
-    super::super::print_json(&serde_json::json!({ "validation_action_loss": action, "validation_text_loss": text }))
+    super::super::print_json(&serde_json::json!({ "lines": lines.len(), "text_loss": loss }))
+}
+
+/// Trains projector and decoder on sessions seen through the trained tower; prints the validation losses.
+pub(super) fn coach(recipe: &Recipe, run: &Run) -> Result<()> {
+    let stage = Stage::new(recipe, run, "coach", recipe.coach.batch, &recipe.coach.optimiser)?;
+    let tower = Variables::load(&earlier(run, "encoder")?, recipe.seed, &run.device)?;
+    let vit = Vit::new(&recipe.vision, tower.builder().pp("vision_tower"))?;
+    let vars = stage.variables(&[earlier(run, "words")?])?;
+    let [seen, held_out] = stage.splits().map(|split| streams::encoded(recipe, run, split, &vit, &stage.tokenizer));
+    stage.train(&vars, &seen?, &held_out?)
+}
+
+/// Trains tower, projector and decoder on the same sessions; prints the validation losses.
+pub(super) fn joint(recipe: &Recipe, run: &Run) -> Result<()> {
+    let mut stage = Stage::new(recipe, run, "joint", recipe.joint.batch, &recipe.joint.optimiser)?;
+    stage.settings.frames = recipe.joint.frames;
+    let vars = stage.variables(&[earlier(run, "encoder")?, earlier(run, "coach")?])?;
+    let vit = Vit::new(&recipe.vision, vars.builder().pp("vision_tower"))?;
+    let [seen, held_out] = stage.splits().map(|split| streams::drawn(recipe, run, split, &vit, &stage.tokenizer));
+    stage.train(&vars, &seen?, &held_out?)
 }

@@ -1,21 +1,21 @@
 //! Drawn bodies for the encoder.
 
-use super::{Meter, parallel::workers, recipe::Recipe};
+use super::{Meter, Run, recipe::Recipe};
 use anyhow::Result;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use spotter_datasets::synthetic::{
-    Exercise,
+    Exercise, Mistake,
     camera::{Camera, PoseNoise},
-    exercise::FPS,
-    motion::{self, Fault, Person, Style},
+    exercise::{FPS, Take},
+    motion::{self, Fault, MotionLibrary, Person, Split, Style},
 };
 use spotter_vision::{
     avatar::{AvatarView, render},
     body::JOINTS,
     training::encoder::{EncoderTraining, Sample, SampleSource, train as train_encoder},
 };
-use std::{path::Path, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 /// Frames a second of the stream that a sample is cut from.
 const STREAM_FPS: f32 = 8.0;
@@ -23,12 +23,15 @@ const STREAM_FPS: f32 = 8.0;
 const PER_TAKE: usize = 8;
 
 /// Random people doing random exercises before random cameras.
-pub(super) struct Bodies {
+struct Bodies {
     side: usize,
+    split: Split,
+    library: Option<Arc<MotionLibrary>>,
+    recorded: f64,
 }
 
 /// A style with up to two mistakes at random.
-pub(super) fn random_style(exercise: Exercise, rng: &mut ChaCha8Rng) -> Style {
+fn random_style(exercise: Exercise, rng: &mut ChaCha8Rng) -> Style {
     let mut style = Style::clean();
     for mistake in exercise.mistakes() {
         if rng.random_bool(0.25) {
@@ -43,13 +46,24 @@ pub(super) fn random_style(exercise: Exercise, rng: &mut ChaCha8Rng) -> Style {
     style.varied(exercise, rng)
 }
 
+/// Phase and mistakes (a bit each) of the repetition that a posture belongs to; at rest between two of them.
+fn moment(take: &Take, at: usize) -> (f32, u32) {
+    let Some(rep) = take.reps.iter().find(|rep| (rep.start..rep.end).contains(&at)) else { return (0.0, 0) };
+    let part = |from: usize, to: usize| at.saturating_sub(from) as f32 / to.saturating_sub(from).max(1) as f32;
+    let phase = if at < rep.peak { part(rep.start, rep.peak) / 2.0 } else { 0.5 + part(rep.peak, rep.end) / 2.0 };
+    (phase, rep.mistakes.iter().fold(0, |bits, m| bits | 1 << *m as u32))
+}
+
 impl Bodies {
     fn take(&self, rng: &mut ChaCha8Rng) -> Vec<Sample> {
         let exercise = Exercise::ALL[rng.random_range(0..Exercise::ALL.len())];
         let person = Person::random(rng);
         let style = random_style(exercise, rng);
         let reps = (8.0 / motion::seconds_per_rep(exercise)).ceil().max(2.0) as usize;
-        let postures = motion::take(exercise, &person, &style, reps, rng).postures;
+        let library = self.library.as_ref().filter(|_| rng.random_bool(self.recorded));
+        let recorded = library.and_then(|l| l.take(exercise, reps, style.facing, self.split, rng));
+        let take = recorded.unwrap_or_else(|| motion::take(exercise, &person, &style, reps, rng));
+        let postures = &take.postures;
         let (camera, mut noise) = (Camera::random(rng), PoseNoise::random(rng));
         let mut view = AvatarView::new(self.side);
         let seconds = postures.len() as f32 / FPS;
@@ -57,7 +71,8 @@ impl Bodies {
         let mut samples = Vec::new();
         for i in 0..frames {
             let t = i as f32 / STREAM_FPS;
-            let Some(posture) = postures.get((t * FPS) as usize) else { break };
+            let at = (t * FPS) as usize;
+            let Some(posture) = postures.get(at) else { break };
             let clean = camera.project(posture);
             let seen = noise.corrupt(f64::from(t), &clean);
             let placement = view.follow(Duration::from_secs_f32(t), &seen);
@@ -70,7 +85,9 @@ impl Bodies {
                 let [x, y, z] = placement.place(j);
                 [(x / half - 1.0).clamp(-1.5, 1.5), (y / half - 1.0).clamp(-1.5, 1.5), (z / half).clamp(-1.5, 1.5)]
             });
-            samples.push(Sample { rgb: render(self.side, &placement, &seen), joints, exercise: exercise as u32 });
+            let (phase, mistakes) = moment(&take, at);
+            let rgb = render(self.side, &placement, &seen);
+            samples.push(Sample { rgb, joints, exercise: exercise as u32, phase, mistakes });
         }
         samples
     }
@@ -79,6 +96,10 @@ impl Bodies {
 impl SampleSource for Bodies {
     fn classes(&self) -> usize {
         Exercise::ALL.len()
+    }
+
+    fn mistakes(&self) -> usize {
+        Mistake::ALL.len()
     }
 
     fn samples(&self, seed: u64, count: usize) -> Vec<Sample> {
@@ -93,24 +114,35 @@ impl SampleSource for Bodies {
 }
 
 /// Trains the encoder of a recipe; prints its scores on bodies it never saw.
-pub(super) fn train(recipe: &Recipe, out: &Path) -> Result<()> {
-    let source = Bodies { side: recipe.vision.image_size };
-    let held_out = source.samples(u64::MAX, 2048);
-    let run = EncoderTraining {
+pub(super) fn train(recipe: &Recipe, run: &Run) -> Result<()> {
+    let bodies = |split| Bodies {
+        side: recipe.vision.image_size,
+        split,
+        library: run.library.clone(),
+        recorded: recipe.recorded,
+    };
+    let held_out = bodies(Split::Validation).samples(u64::MAX, 2048);
+    let settings = EncoderTraining {
         batch: recipe.encoder.batch,
-        workers: workers(),
+        workers: run.workers,
+        drawers: run.makers,
+        device: run.device.clone(),
         optimiser: recipe.encoder.optimiser.settings(),
         seed: recipe.seed,
-        out: out.to_owned(),
-        save_every: 200,
+        out: run.out.clone(),
+        save_every: 500,
     };
-    let mut meter = Meter::new(run.optimiser.steps, 50);
-    let mut smooth: Option<(f64, f64)> = None;
-    let scores = train_encoder(&recipe.vision, &run, &source, &held_out, &mut |p| {
-        let (j, e) = smooth.get_or_insert((p.joints, p.exercise));
-        *j += 0.05 * (p.joints - *j);
-        *e += 0.05 * (p.exercise - *e);
-        meter.at(p.step, &format!("joints {j:.5}, exercise {e:.3}"));
+    let mut meter = Meter::new(settings.optimiser.steps, 100);
+    let mut smooth: Option<[f64; 4]> = None;
+    let scores = train_encoder(&recipe.vision, &settings, &bodies(Split::Train), &held_out, &mut |p| {
+        let now = [p.joints, p.exercise, p.phase, p.mistakes];
+        let mean = smooth.get_or_insert(now);
+        mean.iter_mut().zip(now).for_each(|(m, n)| *m += 0.05 * (n - *m));
+        let [joints, exercise, phase, mistakes] = mean;
+        meter.at(
+            p.step,
+            &format!("joints {joints:.5}, exercise {exercise:.3}, phase {phase:.3}, mistakes {mistakes:.3}"),
+        );
     })?;
     super::super::print_json(&scores)
 }

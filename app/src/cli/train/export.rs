@@ -10,10 +10,11 @@ use tokenizers::Tokenizer;
 pub(super) fn export(recipe: &Recipe, out: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to).with_context(|| format!("{}: can't be made", to.display()))?;
     let mut tensors: HashMap<String, Tensor> = HashMap::new();
-    for (file, prefixes) in [
-        ("encoder.safetensors", ["vision_tower.", "vision_tower."]),
-        ("coach.safetensors", ["language_model.", "multi_modal_projector."]),
-    ] {
+    let decoder = &["language_model.", "multi_modal_projector."][..];
+    let apart = [("encoder.safetensors", &["vision_tower."][..]), ("coach.safetensors", decoder)];
+    let together = [("joint.safetensors", &["vision_tower.", "language_model.", "multi_modal_projector."][..])];
+    let parts = if out.join(together[0].0).exists() { &together[..] } else { &apart[..] };
+    for (file, prefixes) in parts {
         let path = out.join(file);
         let saved = candle_core::safetensors::load(&path, &Device::Cpu)
             .with_context(|| format!("{}: train this part first", path.display()))?;

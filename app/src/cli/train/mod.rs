@@ -9,38 +9,78 @@ mod streams;
 mod vocabulary;
 
 use anyhow::{Context as _, Result};
+use candle_core::Device;
 use clap::{Args, ValueEnum};
 use recipe::Recipe;
-use std::path::PathBuf;
+use spotter_datasets::synthetic::motion::MotionLibrary;
+use spotter_engine::device::{self, DeviceRequest};
+use std::{path::PathBuf, sync::Arc};
 
-/// What is trained.
+/// What is trained, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// The vision tower, on drawn bodies: where the joints are, what is done.
+    /// The vision tower, on drawn bodies: where the joints are, what is done, how far it is, what is wrong.
     Encoder,
-    /// Projector and decoder, on whole synthetic sessions seen through the trained encoder.
+    /// The decoder, on what coaches say.
+    Words,
+    /// Projector and decoder, on whole synthetic sessions seen through the trained tower.
     Coach,
+    /// All three, on the same sessions.
+    Joint,
     /// Nothing: write the trained parts as a model folder.
     Export,
 }
 
 /// Train a model from a recipe. A run that was stopped is taken up where its last checkpoint was.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  spotter train encoder --config assets/recipes/mini.toml --out runs/mini\n  \
-                        spotter train coach   --config assets/recipes/mini.toml --out runs/mini\n  \
-                        spotter train export  --config assets/recipes/mini.toml --out runs/mini --to assets/spotter-mini")]
+#[command(after_help = "Example, with PART = encoder, words, coach, joint in turn:\n  \
+                        spotter train PART   --config assets/recipes/mini.toml --out runs/mini\n  \
+                        spotter train export --config assets/recipes/mini.toml --out runs/mini --to assets/spotter-mini")]
 pub(crate) struct TrainArgs {
     /// What to train.
     part: Part,
     /// The recipe.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Folder for checkpoints and caches.
+    /// Folder for checkpoints.
     #[arg(long, value_name = "DIR", default_value = "runs/mini")]
     out: PathBuf,
+    /// Folder of recorded motion (`ui_prmd_25hz.safetensors` and `cmu/`), mixed in as the recipe says.
+    #[arg(long, value_name = "DIR")]
+    motion: Option<PathBuf>,
+    /// Where to train: auto, cpu, cuda or metal.
+    #[arg(long, default_value = "auto")]
+    device: DeviceRequest,
     /// With `export`: the model folder to write.
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
+}
+
+/// Where and with what a part is trained.
+struct Run {
+    out: PathBuf,
+    device: Device,
+    library: Option<Arc<MotionLibrary>>,
+    /// Threads that train.
+    workers: usize,
+    /// Threads that prepare data.
+    makers: usize,
+}
+
+impl Run {
+    fn new(args: &TrainArgs) -> Result<Self> {
+        let choice = device::choose(args.device, None)?;
+        tracing::info!("device: {}", choice.reason);
+        let library = match &args.motion {
+            Some(dir) => Some(Arc::new(MotionLibrary::load(dir)?)),
+            None => None,
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        // On a card one thread feeds it; the products may be rounded to 10 bits of mantissa, which training never feels.
+        let workers = if choice.device.is_cpu() { parallel::workers() } else { 1 };
+        candle_core::cuda::set_gemm_reduced_precision_f32(true);
+        Ok(Self { out: args.out.clone(), device: choice.device, library, workers, makers: threads })
+    }
 }
 
 /// Trains.
@@ -48,8 +88,10 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     let recipe = Recipe::read(&args.config)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("{}: can't be made", args.out.display()))?;
     match args.part {
-        Part::Encoder => encoder::train(&recipe, &args.out),
-        Part::Coach => coach::train(&recipe, &args.out),
+        Part::Encoder => encoder::train(&recipe, &Run::new(args)?),
+        Part::Words => coach::words(&recipe, &Run::new(args)?),
+        Part::Coach => coach::coach(&recipe, &Run::new(args)?),
+        Part::Joint => coach::joint(&recipe, &Run::new(args)?),
         Part::Export => {
             let to = args.to.as_deref().context("export needs --to DIR, the model folder to write")?;
             export::export(&recipe, &args.out, to)

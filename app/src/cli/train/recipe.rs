@@ -14,20 +14,38 @@ pub(crate) struct Recipe {
     pub(crate) seed: u64,
     /// Shape of the encoder.
     pub(crate) vision: VitConfig,
+    /// Share of exercises that recorded people do, where `--motion` gives recordings.
+    pub(crate) recorded: f64,
     /// Training of the encoder.
-    pub(crate) encoder: EncoderRecipe,
+    pub(crate) encoder: StageRecipe,
     /// Shape of the decoder, as in a Hugging Face `config.json`.
     pub(crate) text: HfDecoderConfig,
-    /// Training of the coach.
+    /// Training of the decoder on what coaches say.
+    pub(crate) words: StageRecipe,
+    /// Training of projector and decoder.
     pub(crate) coach: CoachRecipe,
+    /// Training of all three.
+    pub(crate) joint: JointRecipe,
     /// The manifest of the model folder.
     pub(crate) manifest: Manifest,
 }
 
-/// Training of the encoder.
+/// Training of one part.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct EncoderRecipe {
+pub(crate) struct StageRecipe {
+    /// Pictures, or lines, a step.
+    pub(crate) batch: usize,
+    pub(crate) optimiser: OptimiserRecipe,
+}
+
+/// Training of the whole model.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JointRecipe {
+    /// Frames of a window.
+    pub(crate) frames: usize,
+    /// Windows a step.
     pub(crate) batch: usize,
     pub(crate) optimiser: OptimiserRecipe,
 }
@@ -83,8 +101,12 @@ impl Recipe {
         if let Some(problem) = recipe.vision.problem() {
             bail!("{}: vision: {problem}", path.display());
         }
-        if recipe.coach.korean_every == 0 || recipe.coach.batch == 0 || recipe.encoder.batch == 0 {
-            bail!("{}: batch and korean_every must be at least 1", path.display());
+        let batches = [recipe.encoder.batch, recipe.words.batch, recipe.coach.batch, recipe.joint.batch];
+        if recipe.coach.korean_every == 0 || batches.contains(&0) {
+            bail!("{}: every batch and korean_every must be at least 1", path.display());
+        }
+        if !(0.0..=1.0).contains(&recipe.recorded) {
+            bail!("{}: recorded = {}: a share from 0 to 1 expected", path.display(), recipe.recorded);
         }
         Ok(recipe)
     }

@@ -1,103 +1,214 @@
-//! Synthetic sessions seen through a trained encoder: what the coach learns from. Encoded once, kept on disk.
+//! Synthetic sessions as the coach learns from them: what is said, and what the lens draws.
 
-use super::{parallel::in_parallel, recipe::Recipe};
-use anyhow::{Context as _, Result, anyhow};
-use candle_core::{DType, Device, Tensor};
+use super::{Run, recipe::Recipe};
+use anyhow::{Result, anyhow};
+use candle_core::Tensor;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use spotter_datasets::synthetic::{
     phrases::{self, Lang},
     session::{Session, SessionOptions, Split},
 };
-use spotter_engine::training::coach::{Stream, Stretch};
-use spotter_vision::{avatar::AvatarView, encoder::vit::Vit};
-use std::{path::Path, time::Duration};
+use spotter_engine::training::coach::{Encoded, Eyes, Stream, Stretch};
+use spotter_vision::{
+    Body,
+    avatar::{AvatarView, render},
+    encoder::vit::Vit,
+    training::prefetch,
+};
+use std::time::Duration;
 use tokenizers::Tokenizer;
 
 /// Frames a second of the slowest camera that is imitated.
 const SLOWEST_CAMERA: f64 = 4.5;
+/// Frames encoded at a time: a card wants many, a processor what fits its caches.
+fn chunk(vit: &Vit) -> usize {
+    if vit.device().is_cpu() { 32 } else { 512 }
+}
 
 /// The session of an index: its seed and language.
-fn session(recipe: &Recipe, split: Split, index: usize) -> Session {
+fn session(recipe: &Recipe, run: &Run, split: Split, index: usize) -> Session {
     let lang = if index % recipe.coach.korean_every == recipe.coach.korean_every - 1 { Lang::Ko } else { Lang::En };
-    Session::generate(
-        index as u64,
-        &SessionOptions { lang, split, fps: recipe.manifest.frame_rate, ..SessionOptions::default() },
-    )
+    let options = SessionOptions {
+        lang,
+        split,
+        fps: recipe.manifest.frame_rate,
+        library: run.library.clone(),
+        library_share: recipe.recorded,
+        ..SessionOptions::default()
+    };
+    Session::generate(index as u64, &options)
 }
 
-/// Encodes `count` sessions of a split, or takes them from the cache in `out`.
-pub(super) fn build(
+/// The bodies of a session as the lens finds them. Every third session comes from a slow camera, whose last picture is
+/// seen again until there is a new one.
+pub(super) struct Film {
+    bodies: Vec<(f64, Body)>,
+    camera_fps: f64,
+}
+
+impl Film {
+    fn new(session: &Session, fps: f64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(session.seed ^ 0x5EED);
+        // A model that sees so few frames itself knows no slower camera.
+        let slow = rng.random_bool(0.33) && fps > SLOWEST_CAMERA;
+        let camera_fps = if slow { rng.random_range(SLOWEST_CAMERA..fps) } else { fps };
+        Self { bodies: session.noisy_bodies(), camera_fps }
+    }
+
+    /// Avatars of the frames `from .. to`, one after another. The view follows the person from the beginning.
+    fn draw(&self, side: usize, from: usize, to: usize) -> Vec<Vec<u8>> {
+        let mut view = AvatarView::new(side);
+        let mut pictures: Vec<Vec<u8>> = Vec::with_capacity(to.saturating_sub(from));
+        let mut held = None;
+        for (index, (t, body)) in self.bodies.iter().enumerate().take(to) {
+            let number = (t * self.camera_fps).floor() as i64;
+            let (_, placement, seen) = match held {
+                Some(same @ (before, _, _)) if before == number => same,
+                _ => (number, view.follow(Duration::from_secs_f64(*t), body), index),
+            };
+            held = Some((number, placement, seen));
+            if index < from {
+                continue;
+            }
+            let picture = match (pictures.last(), self.bodies.get(seen)) {
+                (Some(last), _) if seen != index => last.clone(),
+                (_, Some((_, body))) => render(side, &placement, body),
+                _ => continue,
+            };
+            pictures.push(picture);
+        }
+        pictures
+    }
+}
+
+/// Films seen through a tower that learns.
+pub(super) struct Drawn {
+    pub(super) films: Vec<Film>,
+    pub(super) vit: Vit,
+}
+
+impl Drawn {
+    /// Frames of a film, cut into patches.
+    fn cut(vit: &Vit, film: &Film, from: usize, to: usize) -> candle_core::Result<Vec<u8>> {
+        let pictures = film.draw(vit.config().image_size, from, to);
+        Vit::cut(vit.config(), &pictures.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    }
+}
+
+impl Eyes for Drawn {
+    type Frames = Vec<u8>;
+
+    fn width(&self) -> usize {
+        self.vit.config().hidden_size
+    }
+
+    fn fetch(&self, stream: usize, from: usize, to: usize) -> candle_core::Result<Vec<u8>> {
+        match self.films.get(stream) {
+            Some(film) => Self::cut(&self.vit, film, from, to),
+            None => candle_core::bail!("stream {stream} has no film"),
+        }
+    }
+
+    fn see(&self, frames: Vec<u8>) -> candle_core::Result<Tensor> {
+        self.vit.class_tokens(&Vit::patches(self.vit.config(), frames, self.vit.device())?)
+    }
+}
+
+/// Sessions of a split: what is said in each, and its film. `each` hears of every session, in order, on the calling
+/// thread, with what `prepare` made of its film on another.
+pub(super) fn sessions<T: Send>(
     recipe: &Recipe,
-    split: Split,
-    count: usize,
+    run: &Run,
+    (split, count): (Split, usize),
+    tokenizer: &Tokenizer,
+    prepare: impl Fn(&Film) -> Result<T> + Sync,
+    mut each: impl FnMut(Stream, Film, T) -> Result<()>,
+) -> Result<()> {
+    let bar = indicatif::ProgressBar::new(count as u64).with_message("sessions");
+    let make = |index: usize| -> Result<(Stream, Film, T), Failure> {
+        let session = session(recipe, run, split, index);
+        let film = Film::new(&session, recipe.manifest.frame_rate);
+        let stream = stream(recipe, &session, film.bodies.len(), tokenizer)?;
+        let prepared = prepare(&film)?;
+        Ok((stream, film, prepared))
+    };
+    prefetch(0..count, run.makers, make, |index, (stream, film, prepared)| {
+        each(stream, film, prepared)?;
+        bar.inc(1);
+        if bar.is_hidden() && (index + 1).is_multiple_of(100) {
+            tracing::info!("{} of {count} sessions", index + 1);
+        }
+        Ok(true)
+    })
+    .map_err(|Failure(e)| e)?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// An error of either kind on its way through [`prefetch`].
+struct Failure(anyhow::Error);
+
+impl From<candle_core::Error> for Failure {
+    fn from(error: candle_core::Error) -> Self {
+        Self(error.into())
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self(error)
+    }
+}
+
+/// Sessions seen through a trained tower.
+pub(super) fn encoded(
+    recipe: &Recipe,
+    run: &Run,
+    split: (Split, usize),
     vit: &Vit,
     tokenizer: &Tokenizer,
-    out: &Path,
-) -> Result<Vec<Stream>> {
-    let cache = out.join("features");
-    std::fs::create_dir_all(&cache).with_context(|| format!("{}: can't be made", cache.display()))?;
-    let bar = indicatif::ProgressBar::new(count as u64).with_message("sessions seen");
-    let see = |index: usize| {
-        let session = session(recipe, split, index);
-        let file = cache.join(format!("{}.safetensors", session.id));
-        stream(recipe, &session, vit, tokenizer, &file)
-    };
-    let streams = in_parallel(count, see, |done| {
-        bar.inc(1);
-        if bar.is_hidden() && done.is_multiple_of(20) {
-            tracing::info!("{done} of {count} sessions seen");
-        }
+) -> Result<(Vec<Stream>, Encoded)> {
+    let (mut streams, mut features) = (Vec::new(), Vec::new());
+    let bytes = chunk(vit) * recipe.vision.image_size.pow(2) * 3;
+    let cut = |film: &Film| Ok(Drawn::cut(vit, film, 0, film.bodies.len())?);
+    sessions(recipe, run, split, tokenizer, cut, |stream, _, cut| {
+        let parts = cut
+            .chunks(bytes)
+            .map(|chunk| Ok(vit.class_tokens(&Vit::patches(vit.config(), chunk.to_vec(), vit.device())?)?.detach()));
+        features.push(Tensor::cat(&parts.collect::<candle_core::Result<Vec<_>>>()?, 0)?);
+        streams.push(stream);
+        Ok(())
     })?;
-    bar.finish_and_clear();
-    Ok(streams)
+    Ok((streams, Encoded(features)))
 }
 
-/// Avatars of a session at the model's frame rate, as the lens draws them. Every third session comes from a slow
-/// camera, whose last picture is seen again until there is a new one.
-fn pictures(session: &Session, side: usize, fps: f64) -> Vec<Vec<u8>> {
-    let mut rng = ChaCha8Rng::seed_from_u64(session.seed ^ 0x5EED);
-    // A model that sees so few frames itself knows no slower camera.
-    let slow = rng.random_bool(0.33) && fps > SLOWEST_CAMERA;
-    let source_fps = if slow { rng.random_range(SLOWEST_CAMERA..fps) } else { fps };
-    let mut view = AvatarView::new(side);
-    let bodies = session.noisy_bodies();
-    let mut pictures: Vec<Vec<u8>> = Vec::with_capacity(bodies.len());
-    let mut seen = None;
-    for (t, body) in &bodies {
-        let number = (t * source_fps).floor() as i64;
-        let picture = match pictures.last() {
-            Some(last) if seen == Some(number) => last.clone(),
-            _ => view.draw(Duration::from_secs_f64(*t), body),
-        };
-        seen = Some(number);
-        pictures.push(picture);
-    }
-    pictures
+/// Sessions whose films are kept.
+pub(super) fn drawn(
+    recipe: &Recipe,
+    run: &Run,
+    split: (Split, usize),
+    vit: &Vit,
+    tokenizer: &Tokenizer,
+) -> Result<(Vec<Stream>, Drawn)> {
+    let (mut streams, mut films) = (Vec::new(), Vec::new());
+    sessions(
+        recipe,
+        run,
+        split,
+        tokenizer,
+        |_| Ok(()),
+        |stream, film, ()| {
+            streams.push(stream);
+            films.push(film);
+            Ok(())
+        },
+    )?;
+    Ok((streams, Drawn { films, vit: vit.clone() }))
 }
 
-fn stream(recipe: &Recipe, session: &Session, vit: &Vit, tokenizer: &Tokenizer, file: &Path) -> Result<Stream> {
-    let device = Device::Cpu;
-    let features = if file.exists() {
-        let saved = candle_core::safetensors::load(file, &device)?;
-        saved
-            .get("features")
-            .with_context(|| format!("{}: no features; delete it", file.display()))?
-            .to_dtype(DType::F32)?
-    } else {
-        let pictures = pictures(session, recipe.vision.image_size, recipe.manifest.frame_rate);
-        let mut parts = Vec::new();
-        for chunk in pictures.chunks(64) {
-            let bytes: Vec<&[u8]> = chunk.iter().map(Vec::as_slice).collect();
-            parts.push(vit.class_tokens(&Vit::patchify(&recipe.vision, &bytes, &device)?)?.detach());
-        }
-        let features = Tensor::cat(&parts, 0)?;
-        let half = std::collections::HashMap::from([("features".to_owned(), features.to_dtype(DType::F16)?)]);
-        candle_core::safetensors::save(&half, file)?;
-        features
-    };
+fn stream(recipe: &Recipe, session: &Session, frames: usize, tokenizer: &Tokenizer) -> Result<Stream> {
     let fps = recipe.manifest.frame_rate;
-    let frames = features.dim(0)?;
     let ids = |text: &str| -> Result<Vec<u32>> {
         Ok(tokenizer.encode(text, false).map_err(|e| anyhow!("tokenizer: {e}"))?.get_ids().to_vec())
     };
@@ -119,5 +230,25 @@ fn stream(recipe: &Recipe, session: &Session, vit: &Vit, tokenizer: &Tokenizer, 
         })
         .collect::<Result<_>>()?;
     let unnamed = ids(&recipe.manifest.prompt.render(lang.code(), None))?;
-    Ok(Stream { features, utterances, exercises, unnamed })
+    Ok(Stream { frames, utterances, exercises, unnamed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_film_is_a_part_of_the_whole() {
+        for (seed, camera_fps) in [(1, 8.0), (2, 5.3)] {
+            let session = Session::generate(seed, &SessionOptions { min_seconds: 20.0, ..SessionOptions::default() });
+            let film = Film { bodies: session.noisy_bodies(), camera_fps };
+            let whole = film.draw(48, 0, 120);
+            assert_eq!(whole.len(), 120);
+            for (from, to) in [(0, 1), (17, 60), (18, 19), (61, 120)] {
+                assert_eq!(film.draw(48, from, to), whole[from..to], "{from} to {to} at {camera_fps}");
+            }
+            let repeated = whole.windows(2).filter(|pair| pair[0] == pair[1]).count();
+            assert!(if camera_fps < 8.0 { repeated > 30 } else { repeated < 5 }, "{repeated} repeated");
+        }
+    }
 }
