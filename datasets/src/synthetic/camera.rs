@@ -47,8 +47,8 @@ impl Camera {
         Self { width: size.0, height: size.1, focal, position, right, down, ahead }
     }
 
-    /// On a table, a shelf or a tripod: 0.5 to 2 m high, up to 25 degrees off the axis, as far away as the whole body
-    /// needs or up to 1.6 times that. The way a person faces belongs to the motion
+    /// On a table, a shelf or a tripod 0.5 to 2 m high, one in four on the floor or just above it; up to 25 degrees off
+    /// the axis, as far away as the whole body needs or up to 1.5 times that. The way a person faces belongs to the motion
     /// ([`Style::facing`](super::motion::Style::facing)) and adds to the camera's.
     pub fn random(rng: &mut impl Rng) -> Self {
         let size = if rng.random_bool(0.65) { (640.0, 480.0) } else { (480.0, 640.0) };
@@ -62,7 +62,8 @@ impl Camera {
         let yaw = rng.random_range(-25.0..25.0_f32).to_radians();
         let place = turn([0.0, -distance, 0.0], yaw);
         let aim = [rng.random_range(-0.15..0.15), 0.0, rng.random_range(0.85..1.05)];
-        let position = [place[0], place[1], rng.random_range(0.5..2.0)];
+        let height = if rng.random_bool(0.25) { rng.random_range(0.06..0.5) } else { rng.random_range(0.5..2.0) };
+        let position = [place[0], place[1], height];
         let roll = rng.random_range(-3.0..3.0_f32).to_radians();
         Self::looking_at(position, aim, roll, size, focal)
     }

@@ -18,7 +18,7 @@ pub(super) fn jumping_jack(m: &Moment, mut pose: Pose) -> Pose {
         leg
     });
     pose.pelvis[2] = m.person.standing() - 0.015 * h + hop + 0.01 * h * a;
-    let top = m.range(162.0 + 8.0 * m.habit.reach, 88.0);
+    let top = m.range(150.0 + 20.0 * m.habit.reach, 88.0);
     pose.arms = [0, 1].map(|i| Arm::Free {
         raise: rad(lerp(12.0, lerp(top, 95.0, m.uneven(i)), a)),
         out: rad(84.0),

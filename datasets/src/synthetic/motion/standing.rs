@@ -83,8 +83,9 @@ pub(super) fn on_hips() -> Arm {
     Arm::Free { raise: 0.75, out: rad(112.0), elbow: rad(98.0), to: [-1.0, 0.35, -0.45] }
 }
 
-fn clasped() -> Arm {
-    Arm::Free { raise: 0.45, out: 0.5, elbow: rad(135.0), to: [-0.8, 0.5, 0.8] }
+fn clasped(habit: &Habit) -> Arm {
+    let (raise, out) = (0.5 + 0.25 * habit.reach, 0.6 + 0.35 * habit.elbows);
+    Arm::Free { raise, out, elbow: rad(128.0 + 12.0 * habit.depth), to: [-0.8, 0.5, 0.8] }
 }
 
 /// Standing at ease.
@@ -132,16 +133,16 @@ fn arms_of_squat(m: &Moment, a: f32) -> [Arm; 2] {
         elbow: lerp(0.22, 0.12 + 0.1 * m.habit.elbows.abs(), a),
         to: [-0.2, 1.0, 0.6],
     };
-    let [hips, chest] = [on_hips(), clasped()];
+    let [hips, chest] = [on_hips(), clasped(m.habit)];
     let behind_head = Arm::Free { raise: rad(118.0), out: rad(98.0), elbow: rad(138.0), to: [-1.0, 0.0, 0.5] };
     [[forward, chest, hips, behind_head][m.habit.arms]; 2]
 }
 
 fn squat(m: &Moment, mut pose: Pose) -> Pose {
     let (h, a) = (m.person.height, m.a);
-    let half = m.person.shoulder_width * (0.58 + 0.13 * m.habit.stance);
-    let toes = 0.38 + 0.18 * m.habit.toes;
-    let knees = lerp(0.38 + 0.1 * m.habit.toes, -0.17, m.fault(Mistake::KneesIn) * ease(a * 1.6));
+    let half = m.person.shoulder_width * (0.66 + 0.21 * m.habit.stance);
+    let toes = 0.42 + 0.28 * m.habit.toes;
+    let knees = lerp(0.42 + 0.2 * m.habit.toes, -0.17, m.fault(Mistake::KneesIn) * ease(a * 1.6));
     pose.legs = SIDES.map(|s| planted(m.person, s, half, 0.0, toes, knees));
     let stand = m.person.standing();
     let low = m.range(0.49 + 0.055 * m.habit.depth, 0.77 + 0.03 * m.habit.depth);
@@ -220,7 +221,7 @@ fn lunge(m: &Moment, mut pose: Pose) -> Pose {
     pose.lean += m.a * (0.04 + 0.03 * m.habit.lean) + m.fault(Mistake::TrunkLean) * rad(42.0) * ease(m.a);
     pose.arms = match m.habit.arms {
         0 | 3 => [on_hips(); 2],
-        1 => [clasped(); 2],
+        1 => [clasped(m.habit); 2],
         _ => pose.arms,
     };
     pose
@@ -250,7 +251,7 @@ fn side_lunge(m: &Moment, mut pose: Pose) -> Pose {
     pose.bend = -0.05 * down * m.side;
     pose.arms = match m.habit.arms {
         0 => arms_of_squat(m, down),
-        1 | 3 => [clasped(); 2],
+        1 | 3 => [clasped(m.habit); 2],
         _ => [on_hips(); 2],
     };
     pose
