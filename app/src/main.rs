@@ -8,6 +8,9 @@ mod timeline;
 #[cfg(feature = "desktop")]
 mod ui;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     cli::main()
 }

@@ -1,6 +1,11 @@
 //! The few layers that training would otherwise pay for dearly: normalisation and softmax in one pass, forward and
-//! backward, on the CPU. On another device they are composed of plain operations. One path serves training and use:
-//! unlike candle's own fused operations these never drop a gradient.
+//! backward, on the CPU. On another device they are composed of operations whose backward pass is fast there: sums over
+//! rows are products, and rows are picked without atomics. One path serves training and use: unlike candle's own fused
+//! operations these never drop a gradient.
+
+mod pick;
+
+pub use pick::pick_rows;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 
@@ -28,6 +33,18 @@ pub fn softmax(x: &Tensor, scale: f32, causal: bool) -> Result<Tensor> {
     let max = x.max_keepdim(D::Minus1)?.detach();
     let e = x.broadcast_sub(&max)?.exp()?;
     e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
+}
+
+/// `softmax(scale * q k^T) v` for `q: [.., n, w]`, `k` and `v: [.., m, w]`, all contiguous; `causal` as in [`softmax`].
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32, causal: bool) -> Result<Tensor> {
+    if fused(q) {
+        return softmax(&q.matmul(&k.t()?)?, scale, causal)?.matmul(v);
+    }
+    // Every pass over n x m numbers counts: the scale goes to the queries, and the sums divide the mixture.
+    let scores = (q * f64::from(scale))?.matmul(&k.t()?)?;
+    let scores = if causal { scores.broadcast_add(&causal_mask(&scores)?)? } else { scores };
+    let e = scores.broadcast_sub(&scores.detach().max_keepdim(D::Minus1)?)?.exp()?;
+    e.matmul(v)?.broadcast_div(&e.sum_keepdim(D::Minus1)?)
 }
 
 fn causal_mask(x: &Tensor) -> Result<Tensor> {
@@ -133,10 +150,28 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
 fn affine(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
         Some(bias) if fused(x) => x.apply_op3(weight, bias, Affine),
-        Some(bias) => x.broadcast_mul(weight)?.broadcast_add(bias),
         None if fused(x) => x.apply_op3(weight, &weight.zeros_like()?, Affine),
-        None => x.broadcast_mul(weight),
+        bias => {
+            let y = if weight.is_variable() { (x * rows_like(x, weight)?)? } else { x.broadcast_mul(weight)? };
+            match bias {
+                Some(bias) => add_bias(&y, bias),
+                None => Ok(y),
+            }
+        }
     }
+}
+
+/// `x + bias` where no fused operation does it.
+fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    if bias.is_variable() { x + rows_like(x, bias)? } else { x.broadcast_add(bias) }
+}
+
+/// `row: [d]` repeated to the shape of `x: [.., d]`. It is a product, so that its backward pass, a sum over all rows,
+/// is one too: broadcasting sums each column in one block on a card.
+fn rows_like(x: &Tensor, row: &Tensor) -> Result<Tensor> {
+    let d = row.elem_count();
+    let ones = Tensor::ones((x.elem_count() / d.max(1), 1), x.dtype(), x.device())?;
+    ones.matmul(&row.reshape((1, d))?)?.reshape(x.shape())
 }
 
 /// A linear layer for `x: [.., in]` with `weight: [out, in]` and `bias: [out]`; one product over all leading dimensions.
@@ -146,7 +181,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     let y = x.reshape(((), width))?.matmul(&weight.t()?)?;
     let y = match bias {
         Some(bias) if fused(&y) => y.apply_op2(bias, AddBias)?,
-        Some(bias) => y.broadcast_add(bias)?,
+        Some(bias) => add_bias(&y, bias)?,
         None => y,
     };
     let mut shape = dims.to_vec();
@@ -316,66 +351,4 @@ impl CustomOp2 for AddBias {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::{Device, Var};
-
-    /// Gradient of `f` by backward pass against central differences.
-    fn check_gradient(shape: &[usize], f: impl Fn(&Tensor) -> Result<Tensor>) {
-        let n: usize = shape.iter().product();
-        let start: Vec<f32> = (0..n).map(|i| ((i * 37 % 23) as f32 - 11.0) / 7.0).collect();
-        let loss = |x: &Tensor| -> f32 {
-            let y = f(x).unwrap();
-            let w: Vec<f32> = (0..y.elem_count()).map(|i| ((i * 29 % 17) as f32 - 8.0) / 5.0).collect();
-            let w = Tensor::from_vec(w, y.shape(), &Device::Cpu).unwrap();
-            (y * w).unwrap().sum_all().unwrap().to_scalar().unwrap()
-        };
-        let var = Var::from_tensor(&Tensor::from_vec(start.clone(), shape, &Device::Cpu).unwrap()).unwrap();
-        let y = f(var.as_tensor()).unwrap();
-        let w: Vec<f32> = (0..y.elem_count()).map(|i| ((i * 29 % 17) as f32 - 8.0) / 5.0).collect();
-        let w = Tensor::from_vec(w, y.shape(), &Device::Cpu).unwrap();
-        let grads = (y * w).unwrap().sum_all().unwrap().backward().unwrap();
-        let grad: Vec<f32> = grads.get(&var).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-        for i in 0..n {
-            let at = |delta: f32| {
-                let mut x = start.clone();
-                x[i] += delta;
-                loss(&Tensor::from_vec(x, shape, &Device::Cpu).unwrap())
-            };
-            let expected = (at(1e-2) - at(-1e-2)) / 2e-2;
-            assert!((grad[i] - expected).abs() < 2e-2 * expected.abs().max(1.0), "{i}: {} against {expected}", grad[i]);
-        }
-    }
-
-    #[test]
-    fn gradients_agree_with_differences() {
-        check_gradient(&[2, 3, 4], |x| softmax(x, 0.7, false));
-        check_gradient(&[2, 3, 5], |x| softmax(x, 0.7, true));
-        let w = Tensor::new(&[0.5f32, -1.0, 2.0, 1.5], &Device::Cpu).unwrap();
-        check_gradient(&[3, 4], |x| layer_norm(x, &w, &w, 1e-5));
-        check_gradient(&[3, 4], |x| rms_norm(x, &w, 1e-5));
-        let x = Tensor::new(&[[0.5f32, -1.0, 2.0, 1.5], [1.0, 0.1, -0.3, 0.7]], &Device::Cpu).unwrap();
-        check_gradient(&[4], |w| layer_norm(&x, w, w, 1e-5));
-        check_gradient(&[3, 4], |w| linear(&x, w, None));
-        let weight = Tensor::new(&[[0.5f32, -1.0, 2.0, 1.5], [1.0, 0.1, -0.3, 0.7]], &Device::Cpu).unwrap();
-        check_gradient(&[2], |b| linear(&x, &weight, Some(b)));
-    }
-
-    #[test]
-    fn agrees_with_composed_operations() {
-        let x = Tensor::randn(0f32, 3.0, (2, 3, 5, 5), &Device::Cpu).unwrap();
-        let double = x.to_dtype(DType::F64).unwrap();
-        for causal in [false, true] {
-            let difference = (softmax(&x, 0.5, causal).unwrap().to_dtype(DType::F64).unwrap()
-                - softmax(&double, 0.5, causal).unwrap())
-            .unwrap()
-            .abs()
-            .unwrap()
-            .max_all()
-            .unwrap()
-            .to_scalar::<f64>()
-            .unwrap();
-            assert!(difference < 1e-6, "{difference}");
-        }
-    }
-}
+mod tests;

@@ -106,8 +106,7 @@ impl Attention {
         }
         if self.mode == Mode::Train && cache_free && self.window.is_none() && group == 1 && q.dtype() == DType::F32 {
             // Scale, mask and softmax in one pass, which halves the time of a training step.
-            let weights = nn::softmax(&q.matmul(&k.t()?)?, 1.0 / (self.head_dim as f32).sqrt(), true)?;
-            return self.finish(&weights.matmul(&v)?, b, n);
+            return self.finish(&nn::attention(&q, &k, &v, 1.0 / (self.head_dim as f32).sqrt(), true)?, b, n);
         }
         let mut scores = ((q * (1.0 / (self.head_dim as f64).sqrt()))?).matmul(&k.t()?)?;
         if let Some(mask) = &pass.mask {

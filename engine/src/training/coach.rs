@@ -10,7 +10,10 @@ use crate::{
 use candle_core::{D, DType, Error, Result, Tensor, bail};
 use rand::{Rng, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use spotter_vision::training::{AdamW, AdamWSettings, Variables, data_parallel, prefetch};
+use spotter_vision::{
+    nn::pick_rows,
+    training::{AdamW, AdamWSettings, Variables, data_parallel, prefetch},
+};
 use std::{path::PathBuf, sync::Mutex};
 
 /// What is said in a session, and when.
@@ -243,9 +246,9 @@ impl CoachModel {
             index.extend(std::iter::repeat_n(0, rows - window.items.len()));
         }
         let width = self.decoder.config().width;
-        let x = table.index_select(&Tensor::new(index, device)?, 0)?.reshape((windows.len(), rows, width))?;
+        let x = pick_rows(&table, &index)?.reshape((windows.len(), rows, width))?;
         let hidden = self.decoder.forward(&x, None)?.reshape(((), width))?;
-        let logits = self.decoder.logits(&hidden.index_select(&Tensor::new(places, device)?, 0)?)?;
+        let logits = self.decoder.logits(&pick_rows(&hidden, &places)?)?;
         let nll = negative_log_likelihood(&logits, &Tensor::new(truths, device)?)?;
         let part = |frames: bool| -> Result<Tensor> {
             let w: Vec<f32> = weights.iter().map(|(w, f)| if *f == frames { *w } else { 0.0 }).collect();
@@ -332,12 +335,15 @@ fn line_loss(decoder: &Decoder, lines: &[&[u32]]) -> Result<Tensor> {
     }
     let x = decoder.embed(&Tensor::from_vec(ids, (lines.len(), rows), device)?)?;
     let hidden = decoder.forward(&x, None)?.reshape(((), decoder.config().width))?;
-    let logits = decoder.logits(&hidden.index_select(&Tensor::new(places, device)?, 0)?)?;
+    let logits = decoder.logits(&pick_rows(&hidden, &places)?)?;
     negative_log_likelihood(&logits, &Tensor::new(truths, device)?)?.mean_all()
 }
 
+/// Steps whose losses are averaged.
+const RECENT: usize = 50;
+
 /// Teaches the decoder alone what coaches say: next-token prediction on `lines` (prompt and utterances of sessions).
-/// Returns the mean loss over the last tenth of the steps.
+/// Returns the mean loss over the last steps.
 pub fn train_text(
     config: &DecoderConfig,
     vars: &Variables,
@@ -356,8 +362,8 @@ pub fn train_text(
     }
     let workers = run.workers.max(1);
     let share = (run.batch / workers).max(1);
-    let (steps, mut tail) = (run.optimiser.steps, Vec::new());
-    while optimiser.step < steps {
+    let mut recent = std::collections::VecDeque::new();
+    while !optimiser.over() {
         let step = optimiser.step;
         let (losses, grads) = data_parallel(workers, |worker| {
             let mut rng = step_rng(run.seed, step * workers + worker);
@@ -368,16 +374,17 @@ pub fn train_text(
         })?;
         optimiser.step(&grads)?;
         let loss = losses.first().copied().unwrap_or(f64::NAN);
-        if optimiser.step * 10 >= steps * 9 {
-            tail.push(loss);
+        recent.push_back(loss);
+        if recent.len() > RECENT {
+            recent.pop_front();
         }
         progress(optimiser.step, loss);
-        if optimiser.step.is_multiple_of(run.save_every) || optimiser.step == steps {
+        if optimiser.step.is_multiple_of(run.save_every) || optimiser.over() {
             vars.save(&run.weights, DType::F32)?;
             optimiser.save(&run.state)?;
         }
     }
-    Ok(tail.iter().sum::<f64>() / tail.len().max(1) as f64)
+    Ok(recent.iter().sum::<f64>() / recent.len().max(1) as f64)
 }
 
 fn step_rng(seed: u64, step: usize) -> ChaCha8Rng {
@@ -420,11 +427,12 @@ pub fn train<E: Eyes>(
         optimiser.step(&grads)?;
         let [action, text] = losses[..] else { return Ok(false) };
         progress(&Progress { step: optimiser.step, action, text });
-        if optimiser.step.is_multiple_of(run.save_every) || optimiser.step == run.optimiser.steps {
+        let over = optimiser.over();
+        if optimiser.step.is_multiple_of(run.save_every) || over {
             vars.save(&run.weights, DType::F32)?;
             optimiser.save(&run.state)?;
         }
-        Ok::<_, Error>(true)
+        Ok::<_, Error>(!over)
     })?;
     if held_out.streams.is_empty() { Ok((f64::NAN, f64::NAN)) } else { model.evaluate(held_out, run, 64) }
 }

@@ -140,8 +140,7 @@ impl Layer {
         let width = d / self.heads;
         let qkv = self.qkv.forward(x)?.reshape((b, n, 3, self.heads, width))?.permute((2, 0, 3, 1, 4))?.contiguous()?;
         let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
-        let scores = q.matmul(&k.transpose(2, 3)?)?;
-        let mixed = nn::softmax(&scores, 1.0 / (width as f32).sqrt(), false)?.matmul(&v)?;
+        let mixed = nn::attention(&q, &k, &v, 1.0 / (width as f32).sqrt(), false)?;
         self.out.forward(&mixed.transpose(1, 2)?.contiguous()?.reshape((b, n, d))?)
     }
 }

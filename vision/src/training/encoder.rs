@@ -274,11 +274,12 @@ pub fn train(
         optimiser.step(&grads)?;
         let [joints, exercise, phase, mistakes] = losses[..] else { return Ok(false) };
         progress(&Progress { step: optimiser.step, joints, exercise, phase, mistakes });
-        if optimiser.step.is_multiple_of(run.save_every) || optimiser.step == run.optimiser.steps {
+        let over = optimiser.over();
+        if optimiser.step.is_multiple_of(run.save_every) || over {
             vars.save(&weights, candle_core::DType::F32)?;
             optimiser.save(&state)?;
         }
-        Ok::<_, Error>(true)
+        Ok::<_, Error>(!over)
     })?;
     model.evaluate(held_out)
 }

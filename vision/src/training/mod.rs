@@ -11,6 +11,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 /// Variables by name, created from a seed or from a checkpoint. candle can't seed its CPU generator; this can.
@@ -145,6 +146,7 @@ pub struct AdamW {
     /// Steps taken.
     pub step: usize,
     settings: AdamWSettings,
+    begun: Instant,
 }
 
 /// Settings of [`AdamW`].
@@ -160,6 +162,8 @@ pub struct AdamWSettings {
     pub steps: usize,
     /// Gradients are scaled to at most this norm.
     pub clip: f64,
+    /// The rate falls faster, and the run ends earlier, where not all steps can be taken by then.
+    pub until: Option<Instant>,
 }
 
 const BETAS: (f64, f64) = (0.9, 0.98);
@@ -182,7 +186,7 @@ impl AdamW {
             if v.rank() >= 2 { v.ones_like() } else { v.zeros_like() }
         };
         let decaying = flat(vars.iter().map(decays).collect::<Result<Vec<_>>>()?.iter())?.detach();
-        Ok(Self { vars, moments: (zeros.clone(), zeros), decaying, step: 0, settings })
+        Ok(Self { vars, moments: (zeros.clone(), zeros), decaying, step: 0, settings, begun: Instant::now() })
     }
 
     /// Calls `f` with the name of each variable and where it lies in the vectors.
@@ -202,7 +206,20 @@ impl AdamW {
             return learning_rate * (self.step + 1) as f64 / warmup as f64;
         }
         let done = (self.step - warmup) as f64 / (steps.saturating_sub(warmup)).max(1) as f64;
+        let done = done.max(self.time());
         learning_rate * (0.05 + 0.95 * 0.5 * (1.0 + (done.min(1.0) * std::f64::consts::PI).cos()))
+    }
+
+    /// Share of the time that is gone; 0 where there is no limit.
+    fn time(&self) -> f64 {
+        let Some(until) = self.settings.until else { return 0.0 };
+        let all = until.saturating_duration_since(self.begun).as_secs_f64();
+        if all > 0.0 { self.begun.elapsed().as_secs_f64() / all } else { 1.0 }
+    }
+
+    /// Whether all steps are taken, or the time is over.
+    pub fn over(&self) -> bool {
+        self.step >= self.settings.steps || self.time() >= 1.0
     }
 
     /// One step; returns the norm of the gradient. A variable without gradient is an error: it would silently not learn.
@@ -384,7 +401,7 @@ mod tests {
     }
 
     fn settings(steps: usize) -> AdamWSettings {
-        AdamWSettings { learning_rate: 0.1, weight_decay: 0.1, warmup: 2, steps, clip: 10.0 }
+        AdamWSettings { learning_rate: 0.1, weight_decay: 0.1, warmup: 2, steps, clip: 10.0, until: None }
     }
 
     /// Steps down `|x - target|^2` for a matrix and a vector.
@@ -429,6 +446,21 @@ mod tests {
         let after = values(&vars);
         assert_eq!(before[..3], after[..3], "vectors stay");
         assert!(before[3..].iter().zip(&after[3..]).all(|(b, a)| (a - b * (1.0 - 0.05 * 0.1)).abs() < 1e-6));
+    }
+
+    #[test]
+    fn a_run_ends_in_time_with_its_rate_down() {
+        let (vars, _) = fresh(4);
+        let soon = Instant::now() + std::time::Duration::from_millis(60);
+        let hurried = AdamWSettings { until: Some(soon), ..settings(1_000_000) };
+        let mut optimiser = AdamW::new(vars.all(), hurried).unwrap();
+        descend(&vars, &mut optimiser, 3);
+        let early = optimiser.rate();
+        while !optimiser.over() {
+            descend(&vars, &mut optimiser, 1);
+        }
+        assert!(Instant::now() >= soon && optimiser.step < 1_000_000);
+        assert!(early > 0.05 && optimiser.rate() < 0.006, "{early} to {}", optimiser.rate());
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl<'a> Stage<'a> {
             makers: run.makers,
             frames: recipe.coach.frames,
             silence_weight: recipe.coach.silence_weight,
-            optimiser: optimiser.settings(),
+            optimiser: optimiser.settings(run.until),
             seed: recipe.seed,
             weights: run.out.join(format!("{part}.safetensors")),
             state: run.out.join(format!("{part}-optimiser.safetensors")),

@@ -127,7 +127,7 @@ pub(super) fn train(recipe: &Recipe, run: &Run) -> Result<()> {
         workers: run.workers,
         drawers: run.makers,
         device: run.device.clone(),
-        optimiser: recipe.encoder.optimiser.settings(),
+        optimiser: recipe.encoder.optimiser.settings(run.until),
         seed: recipe.seed,
         out: run.out.clone(),
         save_every: 500,

@@ -14,7 +14,11 @@ use clap::{Args, ValueEnum};
 use recipe::Recipe;
 use spotter_datasets::synthetic::motion::MotionLibrary;
 use spotter_engine::device::{self, DeviceRequest};
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// What is trained, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -51,9 +55,22 @@ pub(crate) struct TrainArgs {
     /// Where to train: auto, cpu, cuda or metal.
     #[arg(long, default_value = "auto")]
     device: DeviceRequest,
+    /// End after so many minutes, preparation included, with fewer steps than the recipe says if need be.
+    #[arg(long, value_name = "MINUTES", value_parser = minutes)]
+    minutes: Option<Duration>,
     /// With `export`: the model folder to write.
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
+}
+
+fn minutes(text: &str) -> Result<Duration, String> {
+    let expected = || format!("'{text}' is no number of minutes above 0 and up to a week");
+    let minutes: f64 = text.parse().map_err(|_| expected())?;
+    if minutes > 0.0 && minutes <= 7.0 * 24.0 * 60.0 {
+        Ok(Duration::from_secs_f64(minutes * 60.0))
+    } else {
+        Err(expected())
+    }
 }
 
 /// Where and with what a part is trained.
@@ -61,6 +78,8 @@ struct Run {
     out: PathBuf,
     device: Device,
     library: Option<Arc<MotionLibrary>>,
+    /// When the part ends at the latest.
+    until: Option<Instant>,
     /// Threads that train.
     workers: usize,
     /// Threads that prepare data.
@@ -69,6 +88,7 @@ struct Run {
 
 impl Run {
     fn new(args: &TrainArgs) -> Result<Self> {
+        let until = args.minutes.map(|m| Instant::now() + m);
         let choice = device::choose(args.device, None)?;
         tracing::info!("device: {}", choice.reason);
         let library = match &args.motion {
@@ -79,7 +99,7 @@ impl Run {
         // On a card one thread feeds it; the products may be rounded to 10 bits of mantissa, which training never feels.
         let workers = if choice.device.is_cpu() { parallel::workers() } else { 1 };
         candle_core::cuda::set_gemm_reduced_precision_f32(true);
-        Ok(Self { out: args.out.clone(), device: choice.device, library, workers, makers: threads })
+        Ok(Self { out: args.out.clone(), device: choice.device, library, until, workers, makers: threads })
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use spotter_engine::{coach::manifest::Manifest, model::HfDecoderConfig};
 use spotter_vision::{encoder::vit::VitConfig, training::AdamWSettings};
-use std::path::Path;
+use std::{path::Path, time::Instant};
 
 /// A recipe file.
 #[derive(Debug, Deserialize)]
@@ -81,13 +81,14 @@ pub(crate) struct OptimiserRecipe {
 }
 
 impl OptimiserRecipe {
-    pub(crate) fn settings(&self) -> AdamWSettings {
+    pub(crate) fn settings(&self, until: Option<Instant>) -> AdamWSettings {
         AdamWSettings {
             learning_rate: self.learning_rate,
             weight_decay: self.weight_decay,
             warmup: self.warmup,
             steps: self.steps,
             clip: self.clip,
+            until,
         }
     }
 }

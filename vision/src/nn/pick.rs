@@ -1,0 +1,55 @@
+//! Rows of a matrix in another order, with a backward pass that picks as well.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Result, Shape, Tensor, bail};
+
+/// Rows `index` of `x: [n, d]`, `[index.len(), d]`. A row may be picked several times as long as only the first of them
+/// has a gradient (padding, say): what comes back for the others is dropped. Adding them up, as `index_select` does,
+/// goes through the rows one by one on a card.
+///
+/// # Errors
+/// An index is past the last row.
+pub fn pick_rows(x: &Tensor, index: &[u32]) -> Result<Tensor> {
+    let (n, _) = x.dims2()?;
+    // Where each row went; `index.len()` is a row of zeros.
+    let mut back = vec![index.len() as u32; n];
+    for (to, from) in index.iter().enumerate().rev() {
+        match back.get_mut(*from as usize) {
+            Some(place) => *place = to as u32,
+            None => bail!("row {from} of {n}"),
+        }
+    }
+    let back = Tensor::new(back, x.device())?;
+    x.contiguous()?.apply_op2(&Tensor::new(index, x.device())?, PickRows { back })
+}
+
+struct PickRows {
+    back: Tensor,
+}
+
+impl CustomOp2 for PickRows {
+    fn name(&self) -> &'static str {
+        "pick-rows"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, i: &CpuStorage, li: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((x.index_select(i, lx, li, 0)?, shape(lx, li)))
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, i: &CudaStorage, li: &Layout) -> Result<(CudaStorage, Shape)> {
+        Ok((x.index_select(i, lx, li, 0)?, shape(lx, li)))
+    }
+
+    fn metal_fwd(&self, x: &MetalStorage, lx: &Layout, i: &MetalStorage, li: &Layout) -> Result<(MetalStorage, Shape)> {
+        Ok((x.index_select(i, lx, li, 0)?, shape(lx, li)))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let zeros = Tensor::zeros((1, grad.dim(1)?), grad.dtype(), grad.device())?;
+        Ok((Some(Tensor::cat(&[grad, &zeros], 0)?.index_select(&self.back, 0)?), None))
+    }
+}
+
+fn shape(x: &Layout, index: &Layout) -> Shape {
+    Shape::from((index.shape().elem_count(), x.dims().last().copied().unwrap_or(0)))
+}
