@@ -1,7 +1,7 @@
 //! Any LLaVA checkpoint can be streamed: the tiny parity checkpoints, which know no action tokens, with verbalisers.
 
 use candle_core::Device;
-use spotter_engine::coach::{CoachOptions, load::load, session::CoachSession};
+use spotter_engine::coach::{CacheChoice, CoachOptions, load::load, session::CoachSession};
 use spotter_vision::{
     Frame,
     lens::{Sight, View},
@@ -49,6 +49,7 @@ fn options(talkativeness: f32) -> CoachOptions {
         seed: 1,
         language: "en".into(),
         exercise: Some("squats".into()),
+        cache: CacheChoice::default(),
     }
 }
 

@@ -113,6 +113,12 @@ impl KvCache {
         let Some(scorer) = scorer::scorer(options) else {
             return Ok(Self { block: options.block, ..Self::new(cfg, limit, dtype, device)? });
         };
+        let mut options = options.clone();
+        if options.budget.is_none() {
+            // A small context is not to be all slack.
+            options.block = options.block.min(limit / 4).max(1);
+            options.every = options.every.min(limit / 4).max(1);
+        }
         let beside = options.slack() + scratch;
         let budget = options.budget.unwrap_or(limit.saturating_sub(beside));
         let capacity = budget + beside;
@@ -128,7 +134,7 @@ impl KvCache {
         cache.layers = layers(cfg, cache.shape, capacity, scorer.watch(), dtype, device)?;
         cache.block = options.block;
         let rope = Rope::table(cfg, limit, device)?;
-        cache.bound = Some(Bound { options: options.clone(), scorer, budget, scratch, limit, rope });
+        cache.bound = Some(Bound { options, scorer, budget, scratch, limit, rope });
         Ok(cache)
     }
 

@@ -37,10 +37,14 @@ impl MoveRows<'_> {
         if heads != self.kept.len() || self.len > rows || !self.kept.iter().all(fits) {
             bail!("rows to keep do not fit a buffer of {heads} heads with {} of {rows} rows in use", self.len);
         }
-        if buffer.device().is_cpu() {
-            return buffer.inplace_op1(self);
-        }
-        // One gather over all heads; what it returns lies elsewhere, so that writing it back is safe.
+        if buffer.device().is_cpu() { buffer.inplace_op1(self) } else { self.gather(buffer) }
+    }
+
+    /// The same on any device: one gather over all heads, which returns rows that lie elsewhere, so that writing them
+    /// back is safe.
+    pub(crate) fn gather(&self, buffer: &Tensor) -> Result<()> {
+        let (heads, rows, dim) = buffer.dims3()?;
+        let n = self.kept.first().map_or(0, Vec::len);
         let index = self
             .kept
             .iter()
