@@ -165,6 +165,11 @@ impl CoachSession {
         self.cache.len()
     }
 
+    /// Type of the numbers it computes with.
+    pub fn dtype(&self) -> DType {
+        self.model.decoder.dtype()
+    }
+
     /// What it remembers.
     pub fn cache(&self) -> &KvCache {
         &self.cache

@@ -27,6 +27,7 @@ use layer::{EMPTY, Queries, Shape};
 pub use options::{Anchor, Base, CacheOptions, Policy, Positions};
 use scorer::{Entries, Scorer, Watch};
 use select::{Keep, select};
+use std::time::{Duration, Instant};
 use steps::Step;
 pub use steps::{Columns, Commit};
 
@@ -51,6 +52,7 @@ pub struct KvCache {
     steps: Vec<Step>,
     bound: Option<Bound>,
     evictions: u64,
+    evicting: Duration,
 }
 
 /// What bounds a cache.
@@ -89,6 +91,7 @@ impl KvCache {
             steps: Vec::new(),
             bound: None,
             evictions: 0,
+            evicting: Duration::ZERO,
         })
     }
 
@@ -166,6 +169,11 @@ impl KvCache {
     /// Evictions since it was empty.
     pub fn evictions(&self) -> u64 {
         self.evictions
+    }
+
+    /// Time spent on evictions, in all.
+    pub fn time_evicting(&self) -> Duration {
+        self.evicting
     }
 
     /// Bytes allocated now.
@@ -292,6 +300,7 @@ impl KvCache {
         if !self.steps.is_empty() {
             bail!("nothing can be dropped while a step is open");
         }
+        let begun = Instant::now();
         let kept = self.choose(bound)?;
         let len = kept.first().and_then(|layer| layer.first()).map_or(0, Vec::len);
         for (layer, kept) in self.layers.iter_mut().zip(&kept) {
@@ -307,6 +316,7 @@ impl KvCache {
             }
             self.position = len;
         }
+        self.evicting += begun.elapsed();
         Ok(())
     }
 

@@ -59,6 +59,15 @@ impl Policy {
         let wrapped = |make: fn(Base) -> Self| BASES.iter().map(move |(_, base)| make(*base));
         PLAIN.iter().map(|(_, p)| *p).chain(wrapped(Self::Caote)).chain(wrapped(Self::FastCaote)).collect()
     }
+
+    /// It looks at queries or attention weights, which costs every step a little.
+    pub fn watches(self) -> bool {
+        match self {
+            Self::None | Self::Window | Self::Random | Self::KeyDiff => false,
+            Self::H2o | Self::Tova | Self::SnapKv => true,
+            Self::Caote(base) | Self::FastCaote(base) => base != Base::KeyDiff,
+        }
+    }
 }
 
 impl fmt::Display for Policy {
