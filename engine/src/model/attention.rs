@@ -1,7 +1,7 @@
 //! Causal self-attention with rotary positions and grouped key heads.
 
 use super::{
-    cache::{LayerCache, scorer::Watch, window_mask},
+    cache::{LayerCache, Visible, scorer::Watch},
     config::DecoderConfig,
     layers::{INIT_STD, Linear, Mode, RopeRows},
 };
@@ -138,7 +138,8 @@ impl Attention {
     /// the new columns themselves the mask of the pass decides.
     fn own_window(&self, cache: &LayerCache, pass: &Pass, n: usize) -> Result<Tensor> {
         let device = cache.entries(1)?.0.device().clone();
-        let held = window_mask(cache, &pass.positions, self.window, self.kv_heads, pass.len, &device)?;
+        let view = Visible { window: self.window, blind_see_all: false };
+        let held = view.mask(cache, &pass.positions, pass.len, &device)?;
         let fresh = pass.positions.iter().flat_map(|query| {
             let first = self.window.map_or(0, |w| (*query as usize + 1).saturating_sub(w));
             pass.positions.iter().map(move |p| if (*p as usize) < first { f32::NEG_INFINITY } else { 0.0 })

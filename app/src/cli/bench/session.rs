@@ -178,7 +178,7 @@ impl Stream {
     }
 
     /// The next frame of whoever trains now.
-    fn next(&mut self) -> Result<Sight> {
+    fn sight(&mut self) -> Result<Sight> {
         let fps = self.coach.manifest().frame_rate;
         while self.bodies.is_empty() {
             let options = SessionOptions { split: Split::Validation, fps, ..SessionOptions::default() };
@@ -199,7 +199,7 @@ impl Stream {
     fn hour(&mut self, hour: usize, frames: usize) -> Result<Hour> {
         let (mut times, mut utterances) = (Vec::with_capacity(frames), 0);
         for _ in 0..frames {
-            let sight = self.next()?;
+            let sight = self.sight()?;
             let begun = Instant::now();
             let step = self.coach.observe(&sight, &mut |_| true)?;
             times.push(begun.elapsed().as_secs_f64() * 1e3);

@@ -128,6 +128,11 @@ impl LayerCache {
         self.positions.get(head).map_or(&[], Vec::as_slice)
     }
 
+    /// Key heads.
+    pub(crate) fn heads(&self) -> usize {
+        self.shape.heads
+    }
+
     /// Whether the scorer wants to see queries.
     pub(crate) fn watch(&self) -> Watch {
         self.watch
@@ -304,7 +309,7 @@ impl LayerCache {
             self.positions.iter().flat_map(|head| head.get(first..len).unwrap_or(&[])).copied().collect();
         let same: Vec<u8> = old.iter().enumerate().map(|(i, p)| u8::from(first + i % n == *p as usize)).collect();
         let old = Tensor::from_vec(old, heads * n, device)?;
-        let same = Tensor::from_vec(same, (heads, n, 1), device)?.broadcast_as((heads, n, 2 * half))?;
+        let same = Tensor::from_vec(same, (heads, n, 1), device)?.broadcast_as((heads, n, 2 * half))?.contiguous()?;
         let rows = |table: &Tensor| table.index_select(&old, 0)?.reshape((heads, n, half));
         let (cos_old, sin_old) = (rows(cos)?, rows(sin)?);
         let (cos_new, sin_new) = (cos.narrow(0, first, n)?.unsqueeze(0)?, sin.narrow(0, first, n)?.unsqueeze(0)?);

@@ -383,8 +383,8 @@ impl KvCache {
         if queries.positions.len() == 1 && self.model_window.is_none() {
             return Ok(None);
         }
-        window_mask(layer, &queries.positions, self.model_window, self.shape.heads, self.len, queries.rows.device())
-            .map(Some)
+        let view = Visible { window: self.model_window, blind_see_all: true };
+        view.mask(layer, &queries.positions, self.len, queries.rows.device()).map(Some)
     }
 
     /// Where to cut a run of `n` positions: lengths of the passes.
@@ -502,26 +502,31 @@ fn layers(
     (0..cfg.layers).map(|_| LayerCache::new(shape, capacity, watch, dtype, device)).collect()
 }
 
-/// What queries at `queries` (positions) may see of the first `len` entries of every head: those at or before their own
-/// position and, under a model's `window`, not further back. `[heads, queries, len]`, 0 or minus infinity.
-pub(crate) fn window_mask(
-    layer: &LayerCache,
-    queries: &[u32],
-    window: Option<usize>,
-    heads: usize,
-    len: usize,
-    device: &Device,
-) -> Result<Tensor> {
-    let mut mask = Vec::with_capacity(heads * queries.len() * len);
-    for head in 0..heads {
-        let positions = layer.positions(head);
-        for query in queries {
-            let first = window.map_or(0, |w| (*query as usize + 1).saturating_sub(w));
-            let seen = |p: &u32| *p <= *query && *p as usize >= first;
-            // A query that outlived all it could see looks at everything: softmax of nothing is no number.
-            let blind = !positions.iter().take(len).any(seen);
-            mask.extend(positions.iter().take(len).map(|p| if blind || seen(p) { 0.0 } else { f32::NEG_INFINITY }));
+/// Which entries a query may see: those at or before its own position and, under a model's window, not further back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Visible {
+    /// The model's window.
+    pub(crate) window: Option<usize>,
+    /// A query that would see nothing, because it outlived all it could see, sees everything: softmax of nothing is
+    /// no number.
+    pub(crate) blind_see_all: bool,
+}
+
+impl Visible {
+    /// For queries at `queries` (positions) and the first `len` entries of every head: `[heads, queries, len]`, 0 or
+    /// minus infinity.
+    pub(crate) fn mask(self, layer: &LayerCache, queries: &[u32], len: usize, device: &Device) -> Result<Tensor> {
+        let heads = layer.heads();
+        let mut mask = Vec::with_capacity(heads * queries.len() * len);
+        for head in 0..heads {
+            let positions = layer.positions(head).get(..len).unwrap_or(&[]);
+            for query in queries {
+                let first = self.window.map_or(0, |w| (*query as usize + 1).saturating_sub(w));
+                let seen = |p: &u32| *p <= *query && *p as usize >= first;
+                let all = self.blind_see_all && !positions.iter().any(seen);
+                mask.extend(positions.iter().map(|p| if all || seen(p) { 0.0 } else { f32::NEG_INFINITY }));
+            }
         }
+        Tensor::from_vec(mask, (heads, queries.len(), len), device)
     }
-    Tensor::from_vec(mask, (heads, queries.len(), len), device)
 }
