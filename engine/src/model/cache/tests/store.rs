@@ -191,7 +191,7 @@ fn closed_up_keys_are_those_of_the_new_positions() {
             assert_eq!(*pinned.get_or_insert_with(|| first.clone()), first, "pinned keys change no bit");
             plain = cache.positions(0, 1).to_vec();
         }
-        assert!(closed > if positions == Positions::Shrink { 100 } else { 4 }, "{closed}");
+        assert!(closed > if positions == Positions::Shrink { 100 } else { 3 }, "{closed}");
         assert!(plain.windows(2).all(|p| p[0] < p[1]));
         for layer in 0..2 {
             let (keys, values) = cache.entries(layer).unwrap();
