@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use candle_core::Device;
 use clap::ValueEnum;
 use spotter_engine::coach::{
-    CoachOptions,
+    CacheChoice, CoachOptions,
     load::load,
     manifest::{LensKind, Manifest},
     session::CoachSession,
@@ -57,6 +57,7 @@ pub(crate) struct CoachChoice {
     pub(crate) cooldown: Option<Duration>,
     pub(crate) max_tokens: Option<usize>,
     pub(crate) lens: LensChoice,
+    pub(crate) cache: CacheChoice,
 }
 
 /// A coach and its lens, and what was settled for them.
@@ -87,6 +88,7 @@ pub(crate) fn prepare(choice: &CoachChoice) -> anyhow::Result<Prepared> {
         seed: choice.seed,
         language: choice.language.clone(),
         exercise: choice.exercise.clone(),
+        cache: choice.cache,
     };
     let model = load(&folder, &device()).with_context(|| format!("model {}", folder.display()))?;
     let side = model.picture_side;

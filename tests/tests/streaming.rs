@@ -1,7 +1,10 @@
 //! Any LLaVA checkpoint can be streamed: the tiny parity checkpoints, which know no action tokens, with verbalisers.
 
 use candle_core::Device;
-use spotter_engine::coach::{CoachOptions, load::load, session::CoachSession};
+use spotter_engine::{
+    coach::{CacheChoice, CoachOptions, load::load, session::CoachSession},
+    model::Policy,
+};
 use spotter_vision::{
     Frame,
     lens::{Sight, View},
@@ -49,6 +52,7 @@ fn options(talkativeness: f32) -> CoachOptions {
         seed: 1,
         language: "en".into(),
         exercise: Some("squats".into()),
+        cache: CacheChoice::default(),
     }
 }
 
@@ -80,11 +84,45 @@ fn checkpoints_without_action_tokens_are_streamed() {
         assert!(silent.is_empty());
         assert!(p.iter().all(|p| p.is_finite() && (0.0..=1.0).contains(p)));
         assert!(longest <= 256, "{name}: {longest}");
-        assert!(longest > 200, "{name}: the context was never full ({longest})");
+        assert!(longest > 150, "{name}: the cache was never full ({longest})");
         let (said, _, _) = stream(name, 1e9, 12);
         // A cooldown of 2 s at 2 frames a second lets at most every fourth frame speak.
         assert!((1..=3).contains(&said.len()), "{name}: {said:?}");
         assert_eq!(said, stream(name, 1e9, 12).0, "{name}: the same stream says the same");
+    }
+}
+
+/// Every policy streams a model past its context, says the same twice, and stays within its budget.
+#[test]
+fn every_cache_policy_goes_on_without_end() {
+    let folder = folder("clip-llama", MANIFEST);
+    for policy in Policy::all() {
+        let run = || {
+            let model = load(folder.path(), &Device::Cpu).expect("a model");
+            let cache = CacheChoice { policy: Some(policy), budget: Some(60) };
+            let mut coach = CoachSession::new(model, CoachOptions { cache, ..options(0.3) }).expect("a session");
+            let (mut p, mut longest) = (Vec::new(), 0);
+            for i in 0..120 {
+                match coach.observe(&sight(i), &mut |_| true) {
+                    Ok(step) => p.push((step.p_speak, step.feedback)),
+                    Err(e) => return Err(e.to_string()),
+                }
+                longest = longest.max(coach.context_len());
+                assert!(coach.cache().position() <= 256, "{policy}");
+            }
+            Ok((p, longest))
+        };
+        match run() {
+            Err(e) => {
+                assert!(policy == Policy::None && e.contains("the context of 256 tokens is full"), "{policy}: {e}")
+            }
+            Ok((p, longest)) => {
+                assert_ne!(policy, Policy::None);
+                assert!(longest < 60 + 64, "{policy}: {longest}");
+                assert!(p.iter().all(|(p, _)| p.is_finite()));
+                assert_eq!(Ok((p, longest)), run(), "{policy}");
+            }
+        }
     }
 }
 
@@ -118,6 +156,8 @@ fn manifests_that_do_not_fit_are_named() {
     };
     check("average = 2", "average = 99", "vision.pooling");
     check("context = 256", "context = 8", "context 8");
+    check("[vision]", "[cache]\nbudget = 250\n[vision]", "a cache budget of 250 entries");
+    check("[vision]", "[cache]\nbudget = 3\n[vision]", "raise the budget");
     check("[vision]", "[vision]\ndelta = true", "delta");
     check("kind = \"verbalisers\"", "kind = \"actions\"", "spotter.toml");
 }

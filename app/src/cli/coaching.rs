@@ -2,6 +2,7 @@
 
 use crate::parts::{CoachChoice, LensChoice};
 use clap::{Args, ValueEnum};
+use spotter_engine::{coach::CacheChoice, model::Policy};
 use std::{path::PathBuf, time::Duration};
 
 /// A language that the coach speaks.
@@ -51,6 +52,13 @@ pub(crate) struct CoachArgs {
     /// What the model looks through
     #[arg(long, value_enum, default_value_t)]
     lens: LensChoice,
+    /// Which entries of a full cache stay: none, window, random, keydiff, h2o, tova, snapkv, or caote(...) or
+    /// fastcaote(...) around one of the last four. Left out, the model's own default
+    #[arg(long, value_name = "POLICY")]
+    cache_policy: Option<Policy>,
+    /// Entries that stay in the cache; left out, the model's own default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    cache_budget: Option<u32>,
     /// Say the lines of a file instead of asking a model: seconds and words on each
     #[arg(long, value_name = "FILE", hide = true, conflicts_with = "model")]
     script: Option<PathBuf>,
@@ -68,6 +76,7 @@ impl CoachArgs {
             cooldown: self.cooldown,
             max_tokens: self.max_tokens.map(usize::from),
             lens: self.lens,
+            cache: CacheChoice { policy: self.cache_policy, budget: self.cache_budget.map(|n| n as usize) },
         }
     }
 }

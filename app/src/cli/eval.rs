@@ -96,6 +96,7 @@ fn coach(folder: &Path, args: &EvalArgs, lang: Lang) -> Result<(CoachSession, us
         seed: 0,
         language: lang.code().to_owned(),
         exercise: None,
+        cache: Default::default(),
     };
     Ok((CoachSession::new(model, options)?, side))
 }

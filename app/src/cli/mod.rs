@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand.
 
+mod bench;
 mod coaching;
 mod doctor;
 #[cfg(feature = "training")]
@@ -45,6 +46,7 @@ enum Command {
     Live(Box<live::LiveArgs>),
     /// Say what a model is, and what it would say next
     Models(models::ModelsArgs),
+    Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
     #[cfg(feature = "training")]
     Eval(eval::EvalArgs),
@@ -102,6 +104,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Live(args) => live::run(&args),
         Command::Models(args) => models::run(args),
+        Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         #[cfg(feature = "training")]
         Command::Eval(args) => eval::run(&args),

@@ -1,6 +1,6 @@
 //! `spotter.toml`: how a checkpoint is streamed.
 
-use crate::model::Pooling;
+use crate::model::{CacheOptions, Pooling};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -20,8 +20,11 @@ pub struct Manifest {
     pub speaking: Speaking,
     /// What it is told.
     pub prompt: Prompt,
-    /// Positions kept: prompt and stream.
+    /// Positions stay below this: as far back as the model was trained to look, prompt and stream together.
     pub context: usize,
+    /// How the cache is bounded.
+    #[serde(default)]
+    pub cache: CacheOptions,
     /// Defaults of the user's knobs.
     #[serde(default)]
     pub defaults: Defaults,
@@ -167,6 +170,9 @@ impl Manifest {
         if !(self.defaults.cooldown_seconds >= 0.0 && self.defaults.cooldown_seconds.is_finite()) {
             return Some(format!("cooldown_seconds {} must be 0 or more", self.defaults.cooldown_seconds));
         }
+        if let Some(problem) = self.cache.problem() {
+            return Some(problem);
+        }
         match &self.speaking {
             Speaking::Verbalisers { speak, silent, .. } if speak.is_empty() || silent.is_empty() => {
                 Some("speaking.speak and speaking.silent need a word each".into())
@@ -197,6 +203,9 @@ mod tests {
         check(|g| g.replace("8.0", "-1"), "frame_rate -1");
         check(|g| g.replace("512", "3"), "context 3");
         check(|g| g.replace("frame_rate", "frame_rat"), "frame_rat");
+        check(|g| format!("{g}[cache]\npolicy = \"caote(h2o)\"\nbudget = 9"), "a squats");
+        check(|g| format!("{g}[cache]\npolicy = \"oldest\""), "`oldest` is no cache policy");
+        check(|g| format!("{g}[cache]\nevery = 0"), "cache.every 0");
         check(|_| "\u{0}".into(), "spotter.toml");
     }
 }

@@ -5,6 +5,7 @@ pub mod load;
 pub mod manifest;
 pub mod session;
 
+use crate::model::Policy;
 use serde::Serialize;
 use spotter_vision::lens::View;
 use std::time::Duration;
@@ -49,6 +50,17 @@ pub struct CoachOptions {
     pub language: String,
     /// Exercise told to the model, in words; `None` lets it recognise.
     pub exercise: Option<String>,
+    /// How the context is bounded, where that is not left to the model.
+    pub cache: CacheChoice,
+}
+
+/// What the user says about the cache; the model's own manifest says the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheChoice {
+    /// Which entries stay.
+    pub policy: Option<Policy>,
+    /// How many stay.
+    pub budget: Option<usize>,
 }
 
 /// One step of the coach: a frame was seen.

@@ -2,6 +2,9 @@
 //!
 //! Training sees the same sequence (see `training::coach`): prompt, frame, frame, `<feedback>` words `</feedback>`,
 //! frame, ... The action is read off the last token of a frame; `<next>` itself never enters the context.
+//!
+//! The context is a bounded cache. What is said is an open step of it, so a cancelled utterance leaves no trace, and
+//! entries are dropped between frames and utterances only.
 
 use super::{
     CoachOptions, Feedback, Kind, Step,
@@ -9,14 +12,14 @@ use super::{
     manifest::{Manifest, Speaking},
 };
 use crate::{
-    model::{Decoder, KvCache},
+    model::{CacheOptions, Commit, Decoder, KvCache},
     sampler,
 };
 use candle_core::{DType, Error, Result, Tensor, bail};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use spotter_vision::lens::Sight;
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 use tokenizers::Tokenizer;
 
 /// A model ready to be streamed.
@@ -39,16 +42,24 @@ enum Gate {
     Verbalisers { question: Vec<u32>, speak: Vec<u32>, silent: Vec<u32>, lead: Vec<u32>, ends: Vec<u32> },
 }
 
+/// How the cache is bounded: what the manifest says, and what the user says instead.
+fn bounds(manifest: &Manifest, options: &CoachOptions) -> CacheOptions {
+    let mut cache = manifest.cache.clone();
+    cache.policy = options.cache.policy.unwrap_or(cache.policy);
+    cache.budget = options.cache.budget.or(cache.budget);
+    cache
+}
+
 /// A stream with its context.
 pub struct CoachSession {
     model: StreamModel,
     gate: Gate,
     options: CoachOptions,
     cache: KvCache,
+    /// Embeddings `[1, k, d]` of the prompt, which is never dropped.
     prompt: Tensor,
-    /// Embeddings `[1, k, d]` of what followed the prompt, oldest first, so that a full context can be begun anew.
-    stream: VecDeque<Tensor>,
-    stream_len: usize,
+    /// The longest utterance that an open step of the cache has room for.
+    longest: usize,
     last_start: Option<Duration>,
     last_frame: Option<Duration>,
     rng: ChaCha8Rng,
@@ -89,6 +100,14 @@ impl Gate {
             },
         })
     }
+
+    /// Positions of the longest step that may be undone: an utterance, or the question.
+    fn scratch(&self, max_tokens: usize) -> usize {
+        match self {
+            Self::Actions { .. } => max_tokens + 2,
+            Self::Verbalisers { question, lead, .. } => question.len().max(lead.len() + max_tokens + 1),
+        }
+    }
 }
 
 impl CoachSession {
@@ -101,27 +120,21 @@ impl CoachSession {
             bail!("spotter.toml: the prompt is empty; the model needs at least one token before the first frame");
         }
         let (decoder, context) = (&model.decoder, model.manifest.context);
-        if prompt_ids.len() * 2 + options.max_tokens + 16 > context {
-            bail!(
-                "the prompt of {} tokens leaves no room in a context of {context}; shorten it or raise `context`",
-                prompt_ids.len()
-            );
-        }
+        let n = prompt_ids.len();
         let prompt = decoder.embed(&Tensor::new(prompt_ids, decoder.device())?.unsqueeze(0)?)?;
-        let cache = KvCache::new(decoder.config(), context, decoder.dtype(), decoder.device())?;
+        let bounds = bounds(&model.manifest, &options);
+        let scratch = gate.scratch(options.max_tokens);
+        let mut cache =
+            KvCache::bounded(decoder.config(), &bounds, context, scratch, decoder.dtype(), decoder.device())?;
+        let room = cache.budget().unwrap_or(cache.capacity() / 2);
+        if n * 2 > room {
+            bail!("the prompt of {n} tokens fills more than half of a cache of {room}; shorten it or raise the budget");
+        }
+        cache.pin(n)?;
         let rng = ChaCha8Rng::seed_from_u64(options.seed);
-        let mut session = Self {
-            model,
-            gate,
-            options,
-            cache,
-            prompt,
-            stream: VecDeque::new(),
-            stream_len: 0,
-            last_start: None,
-            last_frame: None,
-            rng,
-        };
+        let longest = options.max_tokens;
+        let mut session =
+            Self { model, gate, options, cache, prompt, longest, last_start: None, last_frame: None, rng };
         session.reset()?;
         Ok(session)
     }
@@ -138,20 +151,28 @@ impl CoachSession {
 
     /// Forgets the stream.
     pub fn reset(&mut self) -> Result<()> {
-        self.stream.clear();
-        self.stream_len = 0;
         self.last_start = None;
         self.last_frame = None;
         self.rng = ChaCha8Rng::seed_from_u64(self.options.seed);
         self.model.eye.reset();
-        self.cache.clear();
+        self.cache.clear()?;
         self.model.decoder.forward(&self.prompt, Some(&mut self.cache))?;
         Ok(())
     }
 
-    /// Positions in the context.
+    /// Entries in the context.
     pub fn context_len(&self) -> usize {
         self.cache.len()
+    }
+
+    /// Type of the numbers it computes with.
+    pub fn dtype(&self) -> DType {
+        self.model.decoder.dtype()
+    }
+
+    /// What it remembers.
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
     }
 
     /// Sees one frame and decides. While it speaks, each piece of text goes to `emit`; when that answers `false` the
@@ -160,7 +181,6 @@ impl CoachSession {
         let t = sight.frame.t;
         self.fill_gap(t)?;
         let seen = self.model.eye.see(&sight.frame)?.to_dtype(self.model.decoder.dtype())?;
-        self.make_room(seen.dim(1)? + self.options.max_tokens + 2)?;
         let hidden = self.append(seen)?;
         let margin = self.margin(&hidden)?;
         let p_speak = 1.0 / (1.0 + (-margin).exp());
@@ -183,19 +203,15 @@ impl CoachSession {
         let missing = (t.saturating_sub(before).as_secs_f64() * rate).round() - 1.0;
         for _ in 0..missing.clamp(0.0, rate) as usize {
             let Some(again) = self.model.eye.again()? else { return Ok(()) };
-            self.make_room(again.dim(1)? + self.options.max_tokens + 2)?;
             self.append(again.to_dtype(self.model.decoder.dtype())?)?;
         }
         Ok(())
     }
 
-    /// Appends embeddings to context and stream; the last hidden state `[1, 1, d]` comes back.
+    /// Appends embeddings to the context; the last hidden state `[1, 1, d]` comes back.
     fn append(&mut self, x: Tensor) -> Result<Tensor> {
         let hidden = self.model.decoder.forward(&x, Some(&mut self.cache))?;
-        let n = x.dim(1)?;
-        self.stream_len += n;
-        self.stream.push_back(x);
-        hidden.narrow(1, n - 1, 1)
+        hidden.narrow(1, x.dim(1)? - 1, 1)
     }
 
     fn append_token(&mut self, id: u32) -> Result<Tensor> {
@@ -222,10 +238,11 @@ impl CoachSession {
             }
             Gate::Verbalisers { question, speak, silent, .. } => {
                 let (speak, silent) = (speak.clone(), silent.clone());
-                let (question, before) = (self.embed(question)?, self.cache.len());
-                let asked = self.model.decoder.forward(&question, Some(&mut self.cache))?;
-                self.cache.truncate(before);
-                let logits = self.logits(&asked.narrow(1, asked.dim(1)? - 1, 1)?)?;
+                let question = self.embed(question)?;
+                self.cache.begin()?;
+                let asked = self.append(question);
+                self.cache.rollback()?;
+                let logits = self.logits(&asked?)?;
                 let best = |ids: &[u32]| ids.iter().map(|id| at(&logits, *id)).fold(f32::NEG_INFINITY, f32::max);
                 Ok(best(&speak) - best(&silent))
             }
@@ -234,7 +251,17 @@ impl CoachSession {
 
     /// Generates an utterance; `None` when it was cancelled or has no words, and then the context is as before.
     fn speak(&mut self, emit: &mut dyn FnMut(&str) -> bool) -> Result<Option<String>> {
-        let (len, pieces, stream_len) = (self.cache.len(), self.stream.len(), self.stream_len);
+        self.cache.begin()?;
+        let said = self.utter(emit);
+        match said {
+            Ok(Some(_)) => self.cache.commit(Commit::All)?,
+            _ => self.cache.rollback()?,
+        }
+        said
+    }
+
+    /// The words, with the context as they leave it.
+    fn utter(&mut self, emit: &mut dyn FnMut(&str) -> bool) -> Result<Option<String>> {
         let (lead, ends, never) = match &self.gate {
             Gate::Actions { next, feedback, end } => (vec![*feedback], vec![*end], vec![*next, *feedback]),
             Gate::Verbalisers { lead, ends, .. } => (lead.clone(), ends.clone(), Vec::new()),
@@ -243,7 +270,7 @@ impl CoachSession {
         let mut hidden = self.append(x)?;
         let (mut tokens, mut text) = (Vec::new(), String::new());
         let mut kept = true;
-        while tokens.len() < self.options.max_tokens {
+        while tokens.len() < self.options.max_tokens.min(self.longest) {
             let mut logits = self.logits(&hidden)?;
             for id in &never {
                 if let Some(l) = logits.get_mut(*id as usize) {
@@ -269,34 +296,11 @@ impl CoachSession {
         }
         let words = text.trim();
         if !kept || words.is_empty() {
-            self.cache.truncate(len);
-            self.stream.truncate(pieces);
-            self.stream_len = stream_len;
             return Ok(None);
         }
         if let Some(end) = ends.first() {
             self.append_token(*end)?;
         }
         Ok(Some(words.to_owned()))
-    }
-
-    /// Makes room for `need` positions: a full context begins anew with the prompt and the newer half of the stream.
-    ///
-    /// The embeddings are passed through the decoder again, so the result equals a fresh context of the same length.
-    fn make_room(&mut self, need: usize) -> Result<()> {
-        let context = self.model.manifest.context;
-        if self.cache.len() + need <= context {
-            return Ok(());
-        }
-        let keep = (context - self.prompt.dim(1)?) / 2;
-        while self.stream_len > keep.min(context.saturating_sub(self.prompt.dim(1)? + need)) {
-            let Some(oldest) = self.stream.pop_front() else { break };
-            self.stream_len -= oldest.dim(1)?;
-        }
-        self.cache.clear();
-        let mut pieces = vec![self.prompt.clone()];
-        pieces.extend(self.stream.iter().cloned());
-        self.model.decoder.forward(&Tensor::cat(&pieces, 1)?, Some(&mut self.cache))?;
-        Ok(())
     }
 }

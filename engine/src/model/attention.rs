@@ -1,7 +1,7 @@
 //! Causal self-attention with rotary positions and grouped key heads.
 
 use super::{
-    cache::LayerCache,
+    cache::{LayerCache, Visible, scorer::Watch},
     config::DecoderConfig,
     layers::{INIT_STD, Linear, Mode, RopeRows},
 };
@@ -17,6 +17,10 @@ pub(crate) struct Pass {
     pub(crate) mask: Option<Tensor>,
     /// Entries in the cache before this pass.
     pub(crate) len: usize,
+    /// Positions of the new columns, where there is a cache.
+    pub(crate) positions: Vec<u32>,
+    /// Slots of the cache are positions.
+    pub(crate) contiguous: bool,
 }
 
 /// Attention of one layer.
@@ -86,7 +90,7 @@ impl Attention {
     }
 
     /// `x [b, n, width]` to the same shape.
-    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, cache: Option<&LayerCache>) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, mut cache: Option<&mut LayerCache>) -> Result<Tensor> {
         let (b, n, _) = x.dims3()?;
         let group = self.heads / self.kv_heads;
         let (q, k, v) = self.project(x)?;
@@ -94,27 +98,53 @@ impl Attention {
         let q = by_head(&pass.rope.apply(&q)?)?.reshape((b * self.kv_heads, group * n, self.head_dim))?;
         let k = by_head(&pass.rope.apply(&k)?)?.reshape((b * self.kv_heads, n, self.head_dim))?;
         let v = by_head(&v)?.reshape((b * self.kv_heads, n, self.head_dim))?;
-        let cache_free = cache.is_none();
-        let (mut k, mut v) = match cache {
+        let watched = cache.as_ref().is_some_and(|cache| cache.watch() != Watch::default());
+        let (mut k, mut v) = match &cache {
             Some(cache) => cache.append(&k, &v, pass.len)?,
             None => (k, v),
         };
         let mut seen = k.dim(1)?;
-        if let (1, Some(window)) = (n, self.window.filter(|w| *w < seen)) {
+        // A watched cache needs a weight for every slot, so there the window becomes a mask.
+        let masked = cache.is_some() && (watched || !pass.contiguous);
+        if let (1, false, Some(window)) = (n, masked, self.window.filter(|w| *w < seen)) {
             (k, v) = (k.narrow(1, seen - window, window)?, v.narrow(1, seen - window, window)?);
             seen = window;
         }
-        if self.mode == Mode::Train && cache_free && self.window.is_none() && group == 1 && q.dtype() == DType::F32 {
+        if self.mode == Mode::Train && cache.is_none() && self.window.is_none() && group == 1 && q.dtype() == DType::F32
+        {
             // Scale, mask and softmax in one pass, which halves the time of a training step.
             return self.finish(&nn::attention(&q, &k, &v, 1.0 / (self.head_dim as f32).sqrt(), true)?, b, n);
         }
-        let mut scores = ((q * (1.0 / (self.head_dim as f64).sqrt()))?).matmul(&k.t()?)?;
+        let mut scores = ((&q * (1.0 / (self.head_dim as f64).sqrt()))?).matmul(&k.t()?)?;
+        let apart = |scores: Tensor| scores.reshape((b * self.kv_heads, group, n, seen));
+        let together = |scores: Tensor| scores.reshape((b * self.kv_heads, group * n, seen));
         if let Some(mask) = &pass.mask {
-            let mask = mask.to_dtype(scores.dtype())?;
-            scores = scores.reshape((b * self.kv_heads, group, n, seen))?.broadcast_add(&mask)?;
-            scores = scores.reshape((b * self.kv_heads, group * n, seen))?;
+            scores = together(apart(scores)?.broadcast_add(&mask.to_dtype(q.dtype())?)?)?;
         }
-        self.finish(&self.softmax(&scores)?.matmul(&v)?, b, n)
+        if let (Some(cache), Some(_), true) = (&cache, self.window, masked) {
+            let mask = self.own_window(cache, pass, n)?.to_dtype(q.dtype())?;
+            scores = together(apart(scores)?.broadcast_add(&mask)?)?;
+        }
+        let weights = self.softmax(&scores)?;
+        if let (Some(cache), true) = (&mut cache, watched) {
+            let queries = q.reshape((self.kv_heads, group, n, self.head_dim))?;
+            cache.observe(pass.len, &pass.positions, &queries, &apart(weights.clone())?)?;
+        }
+        self.finish(&weights.matmul(&v)?, b, n)
+    }
+
+    /// What the model's sliding window hides in a cache whose slots are not positions, `[kv_heads, 1, n, seen]`. Among
+    /// the new columns themselves the mask of the pass decides.
+    fn own_window(&self, cache: &LayerCache, pass: &Pass, n: usize) -> Result<Tensor> {
+        let device = cache.entries(1)?.0.device().clone();
+        let view = Visible { window: self.window, blind_see_all: false };
+        let held = view.mask(cache, &pass.positions, pass.len, &device)?;
+        let fresh = pass.positions.iter().flat_map(|query| {
+            let first = self.window.map_or(0, |w| (*query as usize + 1).saturating_sub(w));
+            pass.positions.iter().map(move |p| if (*p as usize) < first { f32::NEG_INFINITY } else { 0.0 })
+        });
+        let fresh = Tensor::from_iter(fresh, &device)?.reshape((1, n, n))?.broadcast_as((self.kv_heads, n, n))?;
+        Tensor::cat(&[&held, &fresh.contiguous()?], 2)?.unsqueeze(1)
     }
 
     /// Mixed values `[b * kv_heads, group * n, head_dim]` to `[b, n, width]`.

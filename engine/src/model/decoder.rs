@@ -5,7 +5,7 @@
 
 use super::{
     attention::{Attention, Pass, causal_mask},
-    cache::{KvCache, LayerCache},
+    cache::{Columns, KvCache, LayerCache},
     config::DecoderConfig,
     layers::{INIT_STD, Linear, Mode, RmsNorm, Rope},
     mlp::Mlp,
@@ -30,7 +30,7 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, pass: &Pass, cache: Option<&LayerCache>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, pass: &Pass, cache: Option<&mut LayerCache>) -> Result<Tensor> {
         let x = (x + self.attention.forward(&self.attention_norm.forward(x)?, pass, cache)?)?;
         &x + self.mlp.forward(&self.mlp_norm.forward(&x)?)?
     }
@@ -99,38 +99,92 @@ impl Decoder {
     /// Hidden states after the last norm, `[b, n, width]`, for embeddings `x` of the same shape.
     ///
     /// Without a cache this is one causal pass from position 0 over a batch. With one, `x` (batch 1) is appended to
-    /// what the cache holds. An error leaves the cache as it was.
+    /// what the cache holds, in passes no longer than its block, between which a bounded cache evicts. A pass that
+    /// fails leaves the cache as it was before it.
     pub fn forward(&self, x: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor> {
-        let (b, n, _) = x.dims3()?;
+        let (_, n, _) = x.dims3()?;
         if n == 0 {
             candle_core::bail!("a pass needs at least one position");
         }
-        let Some(cache) = cache else {
-            let rope = self.rope.rows(0, n, x.dtype())?;
-            let mask = causal_mask(n, 0, self.config.window, x.device())?;
-            let mut x = x.contiguous()?;
-            let pass = Pass { rope, mask, len: 0 };
-            for layer in &self.layers {
-                x = layer.forward(&x, &pass, None)?;
-            }
-            return self.norm.forward(&x);
-        };
+        let Some(cache) = cache else { return self.at_once(x) };
+        cache.check(n)?;
+        let passes = cache.passes(n);
+        if passes.len() == 1 {
+            return self.pass(x, Columns::Chain, cache);
+        }
+        let (mut start, mut hidden) = (0, Vec::with_capacity(passes.len()));
+        for n in passes {
+            hidden.push(self.pass(&x.narrow(1, start, n)?, Columns::Chain, cache)?);
+            start += n;
+        }
+        Tensor::cat(&hidden, 1)
+    }
+
+    /// The same for positions that form a tree in the open step of `cache`: each sees what was there before the step
+    /// and the columns it stands behind.
+    ///
+    /// # Errors
+    /// No step is open, or the tree does not hold together.
+    pub fn forward_tree(&self, x: &Tensor, parents: &[Option<usize>], cache: &mut KvCache) -> Result<Tensor> {
+        self.pass(x, Columns::Tree(parents), cache)
+    }
+
+    /// One causal pass from position 0.
+    fn at_once(&self, x: &Tensor) -> Result<Tensor> {
+        let (_, n, _) = x.dims3()?;
+        let rope = self.rope.rows(0, n, x.dtype())?;
+        let mask = causal_mask(n, 0, self.config.window, x.device())?;
+        let mut x = x.contiguous()?;
+        let pass = Pass { rope, mask, len: 0, positions: Vec::new(), contiguous: true };
+        for layer in &self.layers {
+            x = layer.forward(&x, &pass, None)?;
+        }
+        self.norm.forward(&x)
+    }
+
+    /// One pass over a cache.
+    fn pass(&self, x: &Tensor, columns: Columns, cache: &mut KvCache) -> Result<Tensor> {
+        let (b, n, _) = x.dims3()?;
         if b != 1 {
             candle_core::bail!("a cache holds one sequence, but the batch is {b}");
         }
-        let rope = self.rope.rows(cache.position(), n, x.dtype())?;
-        cache.reserve(n)?;
-        let mask = causal_mask(n, cache.len(), self.config.window, x.device())?;
-        let pass = Pass { rope, mask, len: cache.len() };
+        if cache.layers_mut().len() != self.layers.len() {
+            candle_core::bail!(
+                "the cache was made for another model: it has {} layers, the model {}",
+                cache.layers_mut().len(),
+                self.layers.len()
+            );
+        }
+        let positions = cache.prepare(n, columns)?;
+        let hidden = self.through_layers(x, &positions, cache);
+        match hidden {
+            Ok(hidden) => {
+                cache.advance(&positions)?;
+                self.norm.forward(&hidden)
+            }
+            Err(error) => {
+                cache.abandon(n);
+                Err(error)
+            }
+        }
+    }
+
+    fn through_layers(&self, x: &Tensor, positions: &[u32], cache: &mut KvCache) -> Result<Tensor> {
+        let n = positions.len();
+        let rope = self.rope.rows_at(positions, x.dtype())?;
+        let (len, contiguous) = (cache.len(), cache.is_contiguous());
+        // Where slots are not positions, a model's own window differs between heads: each layer masks for itself.
+        let window = self.config.window.filter(|_| contiguous);
+        let mask = match cache.tree_mask(n, x.device())? {
+            Some(mask) => Some(mask),
+            None => causal_mask(n, len, window, x.device())?,
+        };
+        let pass = Pass { rope, mask, len, positions: positions.to_vec(), contiguous };
         let mut x = x.contiguous()?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let Some(entries) = cache.layer(i) else {
-                candle_core::bail!("the cache was made for another model: it has no layer {i}");
-            };
+        for (layer, entries) in self.layers.iter().zip(cache.layers_mut()) {
             x = layer.forward(&x, &pass, Some(entries))?;
         }
-        cache.advance(n);
-        self.norm.forward(&x)
+        Ok(x)
     }
 
     /// Logits `[b, n, vocab]` of hidden states `[b, n, width]`.

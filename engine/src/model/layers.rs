@@ -113,6 +113,33 @@ impl Rope {
         Ok(Self { cos: table(cos)?, sin: table(sin)?, mode })
     }
 
+    /// The tables alone, in f32, for `positions` positions.
+    pub(crate) fn table(cfg: &DecoderConfig, positions: usize, device: &Device) -> Result<Self> {
+        Self::new(&DecoderConfig { max_positions: positions, ..cfg.clone() }, Mode::Infer, DType::F32, device)
+    }
+
+    /// Cosines and sines, `[positions, head_dim / 2]` each.
+    pub(crate) fn tables(&self) -> (&Tensor, &Tensor) {
+        (&self.cos, &self.sin)
+    }
+
+    /// The rows for any positions, in the type of the activations.
+    pub(crate) fn rows_at(&self, positions: &[u32], dtype: DType) -> Result<RopeRows> {
+        let start = positions.first().map_or(0, |p| *p as usize);
+        if positions.iter().enumerate().all(|(i, p)| *p as usize == start + i) {
+            return self.rows(start, positions.len(), dtype);
+        }
+        if let Some(past) = positions.iter().find(|p| **p as usize >= self.cos.dims()[0]) {
+            candle_core::bail!("position {past} does not fit the model's {}", self.cos.dims()[0]);
+        }
+        let index = Tensor::new(positions, self.cos.device())?;
+        Ok(RopeRows {
+            cos: cast(&self.cos.index_select(&index, 0)?, dtype)?,
+            sin: cast(&self.sin.index_select(&index, 0)?, dtype)?,
+            mode: self.mode,
+        })
+    }
+
     /// The rows for positions `start .. start + n`, in the type of the activations.
     pub(crate) fn rows(&self, start: usize, n: usize, dtype: DType) -> Result<RopeRows> {
         let max = self.cos.dim(0)?;

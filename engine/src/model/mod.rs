@@ -14,7 +14,7 @@ pub mod plan;
 pub mod probe;
 pub mod projector;
 
-pub use cache::KvCache;
+pub use cache::{CacheOptions, Commit, KvCache, Policy};
 pub use config::{ConfigError, DecoderConfig, DecoderKind, HfDecoderConfig};
 pub use decoder::Decoder;
 pub use layers::Mode;

@@ -1,0 +1,182 @@
+//! KeyDiff (arXiv 2504.15364): entries stay whose keys point away from the mean key of their head.
+//!
+//! `score_i = -cos(mean, k_i)`, where the mean is of the keys at length 1, over all entries that compete, window and
+//! pinned ones included. Neither queries nor values nor attention weights are looked at, so it goes with any kernel.
+
+use super::{
+    options::Anchor,
+    scorer::{Entries, Scorer, Watch, Weights, wide},
+};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
+
+/// Keys shorter than this have no direction: their score is 0, and they add nothing to the mean.
+const SHORTEST: f32 = 1e-12;
+
+/// The scorer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KeyDiff {
+    /// What the mean is taken of.
+    pub anchor: Anchor,
+}
+
+impl Scorer for KeyDiff {
+    fn scores(&self, entries: &Entries) -> Result<Tensor> {
+        scores(entries.keys, entries.valid, self.anchor)
+    }
+}
+
+impl Weights for KeyDiff {
+    fn watch(&self) -> Watch {
+        Watch::default()
+    }
+
+    /// `(1 - cos) / sum(1 - cos)`: Spotter's own way to make weights of it, with one weight for all query heads.
+    fn weights(&self, entries: &Entries) -> Result<Tensor> {
+        let raised = (scores(entries.keys, entries.valid, self.anchor)? + 1.0)?.relu()?;
+        let raised = match entries.valid {
+            Some(valid) => (raised * valid)?,
+            None => raised,
+        };
+        raised.broadcast_div(&raised.sum_keepdim(1)?.maximum(f64::from(f32::MIN_POSITIVE))?)?.unsqueeze(1)
+    }
+}
+
+/// Scores `[heads, n]` in f32 of keys `[heads, n, dim]` (any float type, any strides). Slots of which `valid`
+/// (`[heads, n]`, 0 or 1) says no count nowhere. All-zero keys give 0, never NaN; a NaN in a key gives NaN.
+///
+/// # Errors
+/// Of the device.
+pub fn scores(keys: &Tensor, valid: Option<&Tensor>, anchor: Anchor) -> Result<Tensor> {
+    let rows_in_order = keys.layout().stride().last() == Some(&1);
+    if keys.device().is_cpu() && keys.dtype() == DType::F32 && valid.is_none() && rows_in_order {
+        return keys.apply_op1_no_bwd(&OneSweep { anchor });
+    }
+    composed(keys, valid, anchor)
+}
+
+/// The same of plain operations, for other devices and types.
+pub(crate) fn composed(keys: &Tensor, valid: Option<&Tensor>, anchor: Anchor) -> Result<Tensor> {
+    let shortest = f64::from(SHORTEST);
+    let keys = wide(&keys.contiguous()?)?;
+    let norm = keys.sqr()?.sum_keepdim(2)?.sqrt()?;
+    let long = norm.gt(shortest)?.to_dtype(DType::F32)?;
+    // NaN is not greater than anything: it must not pass for a short key.
+    let unit = keys.broadcast_mul(&(long / norm.maximum(shortest)?)?)?;
+    let unit = (unit + (&norm - &norm)?.broadcast_as(keys.shape())?)?;
+    let counted = if anchor == Anchor::Raw { &keys } else { &unit };
+    let mean = match valid {
+        None => counted.sum_keepdim(1)?,
+        Some(valid) => {
+            let valid = valid.unsqueeze(2)?;
+            let nothing = counted.zeros_like()?;
+            valid.broadcast_as(counted.shape())?.ne(0.0)?.where_cond(counted, &nothing)?.sum_keepdim(1)?
+        }
+    };
+    let length = mean.sqr()?.sum_keepdim(2)?.sqrt()?.maximum(shortest)?;
+    unit.broadcast_mul(&mean.broadcast_div(&length)?)?.sum(2)?.neg()
+}
+
+/// Two passes over the keys where they lie, without copies of them.
+struct OneSweep {
+    anchor: Anchor,
+}
+
+/// Lanes of a sum: independent, so that it is vectorised, and in a fixed order, so that equal rows give equal bits.
+const LANES: usize = 16;
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (mut left, mut right) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    for (a, b) in left.by_ref().zip(right.by_ref()) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    let rest: f32 = left.remainder().iter().zip(right.remainder()).map(|(a, b)| a * b).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
+impl OneSweep {
+    /// Scores of the rows of one head.
+    fn head<'a>(&self, rows: impl Iterator<Item = &'a [f32]> + Clone, dim: usize, scores: &mut [f32]) {
+        let mut mean = vec![0f32; dim];
+        for (row, inverse) in rows.clone().zip(scores.iter_mut()) {
+            let norm = dot(row, row).sqrt();
+            *inverse = if norm <= SHORTEST { 0.0 } else { 1.0 / norm };
+            let weight = if self.anchor == Anchor::Raw { 1.0 } else { *inverse };
+            mean.iter_mut().zip(row).for_each(|(m, v)| *m += v * weight);
+        }
+        let length = dot(&mean, &mean).sqrt().max(SHORTEST);
+        mean.iter_mut().for_each(|m| *m /= length);
+        for (row, score) in rows.zip(scores.iter_mut()) {
+            *score *= -dot(row, &mean);
+        }
+    }
+}
+
+impl CustomOp1 for OneSweep {
+    fn name(&self) -> &'static str {
+        "keydiff"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (CpuStorage::F32(data), [heads, n, dim], [by_head, by_row, 1]) = (storage, layout.dims(), layout.stride())
+        else {
+            bail!("keydiff: f32 keys [heads, n, dim] with whole rows expected");
+        };
+        let (heads, n, dim) = (*heads, *n, *dim);
+        let mut scores = vec![0f32; heads * n];
+        for (head, scores) in scores.chunks_exact_mut(n.max(1)).enumerate() {
+            let start = layout.start_offset() + head * by_head;
+            let rows = (0..n).map(|i| data.get(start + i * by_row..start + i * by_row + dim).unwrap_or(&[]));
+            self.head(rows, dim, scores);
+        }
+        Ok((CpuStorage::F32(scores), Shape::from((heads, n))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{D, Device};
+
+    #[test]
+    fn one_sweep_equals_plain_operations() {
+        for (heads, rows, n, dim) in [(1, 5, 5, 8), (3, 40, 33, 32), (2, 20, 17, 100), (1, 1, 1, 4)] {
+            let keys = Tensor::randn(0.3f32, 1.0, (heads, rows, dim), &Device::Cpu).unwrap().narrow(1, 0, n).unwrap();
+            for anchor in [Anchor::Normalised, Anchor::Raw] {
+                let (a, b) = (scores(&keys, None, anchor).unwrap(), composed(&keys, None, anchor).unwrap());
+                let off = (a - b).unwrap().abs().unwrap().max(D::Minus1).unwrap().max(0).unwrap();
+                assert!(off.to_scalar::<f32>().unwrap() < 2e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn empty_slots_count_nowhere_and_nan_shows() {
+        let data = |garbage: f32| {
+            let mut rows: Vec<f32> = (0..6 * 4).map(|i| ((i * 7 + 3) % 11) as f32 - 4.0).collect();
+            rows[8..12].fill(garbage);
+            Tensor::from_vec(rows, (1, 6, 4), &Device::Cpu).unwrap()
+        };
+        let valid = Tensor::new(&[[1f32, 1.0, 0.0, 1.0, 1.0, 1.0]], &Device::Cpu).unwrap();
+        let masked = |garbage| {
+            let s = scores(&data(garbage), Some(&valid), Anchor::Normalised).unwrap();
+            let mut s = s.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            s.remove(2);
+            s
+        };
+        assert_eq!(masked(0.0), masked(7.0));
+        assert_eq!(masked(0.0), masked(f32::NAN));
+        let two =
+            scores(&data(7.0), None, Anchor::Normalised).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!((masked(0.0)[0] - two[0]).abs() > 1e-3, "an unmasked slot does count");
+        let zero = Tensor::zeros((2, 3, 8), DType::F32, &Device::Cpu).unwrap();
+        for s in [scores(&zero, None, Anchor::Raw).unwrap(), composed(&zero, None, Anchor::Normalised).unwrap()] {
+            assert!(s.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|s| *s == 0.0));
+        }
+        for s in [scores(&data(f32::NAN), None, Anchor::Raw), composed(&data(f32::NAN), None, Anchor::Normalised)] {
+            assert!(s.unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()[2].is_nan());
+        }
+    }
+}

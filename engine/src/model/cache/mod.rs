@@ -1,0 +1,532 @@
+//! Keys and values of what a decoder has seen, in a memory that can be bounded.
+//!
+//! **Length and position are different things.** `len` counts slots in use: it drives memory and attention, and is
+//! bounded. `position` counts what the stream has had: it drives rotation and runs on. Every entry remembers its own
+//! position, for each layer and key head by itself, because each head keeps different entries.
+//!
+//! A bounded cache holds a budget of N entries a head. Passes longer than a block of B are cut up. After a pass that
+//! makes N + E or more entries, every head is cut back to N: see [`CacheOptions`]. Inside an open step (see
+//! [`KvCache::begin`]) nothing is ever dropped, so the step can be undone; `scratch` slots are there for it.
+
+pub mod attentive;
+pub mod caote;
+pub mod keydiff;
+mod layer;
+mod moves;
+pub mod options;
+pub mod scorer;
+pub mod select;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use super::{config::DecoderConfig, layers::Rope};
+use candle_core::{DType, Device, Result, Tensor, bail};
+pub(crate) use layer::LayerCache;
+use layer::{EMPTY, Queries, Shape};
+pub use options::{Anchor, Base, CacheOptions, Policy, Positions};
+use scorer::{Entries, Scorer, Watch};
+use select::{Keep, select};
+use std::time::{Duration, Instant};
+use steps::Step;
+pub use steps::{Columns, Commit};
+
+/// The memory of one running sequence (batch 1).
+///
+/// Buffers are allocated ahead and written in place, so a step copies only its own rows. They start small and
+/// double up to the capacity.
+#[derive(Debug)]
+pub struct KvCache {
+    layers: Vec<LayerCache>,
+    shape: Shape,
+    len: usize,
+    position: usize,
+    seen: u64,
+    capacity: usize,
+    /// Longest pass.
+    block: usize,
+    /// The first entries, which are never dropped.
+    pinned: usize,
+    /// Of the model: a query sees this many positions back.
+    model_window: Option<usize>,
+    steps: Vec<Step>,
+    bound: Option<Bound>,
+    evictions: u64,
+    evicting: Duration,
+}
+
+/// What bounds a cache.
+#[derive(Debug)]
+struct Bound {
+    options: CacheOptions,
+    scorer: Box<dyn Scorer>,
+    budget: usize,
+    scratch: usize,
+    /// Positions stay below this.
+    limit: usize,
+    rope: Rope,
+}
+
+impl KvCache {
+    /// An empty cache for at most `capacity` entries, from which nothing is dropped.
+    ///
+    /// # Errors
+    /// A capacity of 0.
+    pub fn new(cfg: &DecoderConfig, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
+        if capacity == 0 {
+            bail!("a cache needs room for at least one entry");
+        }
+        let shape = Shape { heads: cfg.kv_heads, group: cfg.heads / cfg.kv_heads.max(1), dim: cfg.head_dim };
+        let layers = layers(cfg, shape, capacity, Watch::default(), dtype, device)?;
+        Ok(Self {
+            layers,
+            shape,
+            len: 0,
+            position: 0,
+            seen: 0,
+            capacity,
+            block: usize::MAX,
+            pinned: 0,
+            model_window: cfg.window,
+            steps: Vec::new(),
+            bound: None,
+            evictions: 0,
+            evicting: Duration::ZERO,
+        })
+    }
+
+    /// An empty cache that `options` bound. Positions stay below `context` (at most what the model has), and an open
+    /// step may have at least `scratch` positions. Without a budget it gets what the context has room for. With the
+    /// policy `none` it holds `context` entries and drops nothing.
+    ///
+    /// # Errors
+    /// Options that are wrong by themselves, or for which the context is too small.
+    pub fn bounded(
+        cfg: &DecoderConfig,
+        options: &CacheOptions,
+        context: usize,
+        scratch: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        if let Some(problem) = options.problem() {
+            bail!("{problem}");
+        }
+        let limit = context.min(cfg.max_positions);
+        let Some(scorer) = scorer::scorer(options) else {
+            return Ok(Self { block: options.block, ..Self::new(cfg, limit, dtype, device)? });
+        };
+        let mut options = options.clone();
+        if options.budget.is_none() {
+            // A small context is not to be all slack.
+            options.block = options.block.min(limit / 4).max(1);
+            options.every = options.every.min(limit / 4).max(1);
+        }
+        let beside = options.slack() + scratch;
+        let budget = options.budget.unwrap_or(limit.saturating_sub(beside));
+        let capacity = budget + beside;
+        if budget == 0 || capacity > limit {
+            bail!(
+                "a cache budget of {budget} entries, {} more between evictions (the larger of cache.block and \
+                 cache.every) and {scratch} for an open step do not fit {limit} positions: lower them or raise the \
+                 context",
+                options.slack()
+            );
+        }
+        let mut cache = Self::new(cfg, capacity, dtype, device)?;
+        cache.layers = layers(cfg, cache.shape, capacity, scorer.watch(), dtype, device)?;
+        cache.block = options.block;
+        let rope = Rope::table(cfg, limit, device)?;
+        cache.bound = Some(Bound { options, scorer, budget, scratch, limit, rope });
+        Ok(cache)
+    }
+
+    /// Entries held in each head.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Position of the next token.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// The most entries it will hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The most entries that stay after an eviction; `None` where nothing is dropped.
+    pub fn budget(&self) -> Option<usize> {
+        self.bound.as_ref().map(|b| b.budget)
+    }
+
+    /// Evictions since it was empty.
+    pub fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
+    /// Time spent on evictions, in all.
+    pub fn time_evicting(&self) -> Duration {
+        self.evicting
+    }
+
+    /// Bytes allocated now.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(LayerCache::bytes).sum()
+    }
+
+    /// Bytes once it has grown to its capacity: layers x key heads x capacity x (2 x head size x bytes of a number, 4
+    /// for the position, and 4 for each query head whose attention is summed).
+    pub fn bytes_at_capacity(&self, dtype: DType) -> usize {
+        let mass = self.layers.first().is_some_and(|l| l.watch().mass);
+        let slot = 2 * self.shape.dim * dtype.size_in_bytes() + 4 + if mass { 4 * self.shape.group } else { 0 };
+        self.layers.len() * self.shape.heads * self.capacity * slot
+    }
+
+    /// Positions of the entries of a layer and key head, ascending.
+    pub fn positions(&self, layer: usize, head: usize) -> &[u32] {
+        self.layers.get(layer).map_or(&[], |l| l.positions(head))
+    }
+
+    /// Keys and values of a layer, `[key heads, len, head size]` each.
+    ///
+    /// # Errors
+    /// A layer that it does not have.
+    pub fn entries(&self, layer: usize) -> Result<(Tensor, Tensor)> {
+        match self.layers.get(layer) {
+            Some(layer) => layer.entries(self.len),
+            None => bail!("the cache has {} layers, and no layer {layer}", self.layers.len()),
+        }
+    }
+
+    /// Never drops the first `n` entries from now on.
+    ///
+    /// # Errors
+    /// When the budget has no room for them and one more.
+    pub fn pin(&mut self, n: usize) -> Result<()> {
+        if let Some(bound) = &self.bound
+            && n >= bound.budget
+        {
+            bail!("{n} pinned entries leave no room in a cache budget of {}: raise cache.budget", bound.budget);
+        }
+        self.pinned = n;
+        Ok(())
+    }
+
+    /// Forgets everything; keeps the buffers and the number of pinned entries.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn clear(&mut self) -> Result<()> {
+        (self.len, self.position, self.seen, self.evictions) = (0, 0, 0, 0);
+        self.steps.clear();
+        self.layers.iter_mut().try_for_each(LayerCache::clear)
+    }
+
+    /// Opens a step: whatever follows can be undone by [`Self::rollback`], or in part by [`Self::commit`]. Steps nest;
+    /// nothing is dropped while one is open.
+    ///
+    /// # Errors
+    /// Inside a step that is a tree.
+    pub fn begin(&mut self) -> Result<()> {
+        if self.steps.last().is_some_and(|step| !step.is_chain()) {
+            bail!("a step can't begin behind a tree: commit a path of it first");
+        }
+        self.steps.push(Step::new(self.len, self.position));
+        Ok(())
+    }
+
+    /// Closes the innermost step and keeps what `commit` says. When it was the outermost, an eviction may follow.
+    ///
+    /// # Errors
+    /// No step is open, or what is to be kept is not one way through the step; then the step stays open.
+    pub fn commit(&mut self, commit: Commit) -> Result<()> {
+        let Some(step) = self.steps.last() else { bail!("no step is open that could be committed") };
+        let path = step.path(commit)?;
+        let (start, position) = (step.start, step.position);
+        for layer in &mut self.layers {
+            layer.keep_path(start, self.len, &path)?;
+        }
+        self.steps.pop();
+        self.seen -= (self.len - start - path.len()) as u64;
+        self.len = start + path.len();
+        self.position = position + path.len();
+        match self.steps.last_mut() {
+            Some(outer) => {
+                outer.shorten(start - outer.start);
+                outer.extend(path.len(), Columns::Chain)?;
+                Ok(())
+            }
+            None => self.settle(),
+        }
+    }
+
+    /// Undoes the innermost step.
+    ///
+    /// # Errors
+    /// No step is open.
+    pub fn rollback(&mut self) -> Result<()> {
+        let Some(step) = self.steps.pop() else { bail!("no step is open that could be undone") };
+        self.layers.iter_mut().for_each(|layer| layer.cut(step.start));
+        self.seen -= (self.len - step.start) as u64;
+        (self.len, self.position) = (step.start, step.position);
+        if let Some(outer) = self.steps.last_mut() {
+            outer.shorten(step.start - outer.start);
+        }
+        Ok(())
+    }
+
+    /// How many positions can be committed before the next eviction: what a speculative round may go for, so that it
+    /// drops the same entries at the same points as a plain run. `None` where nothing is dropped.
+    pub fn room(&self) -> Option<usize> {
+        self.bound.as_ref().map(|b| (b.budget + b.options.every).saturating_sub(self.len))
+    }
+
+    /// Cuts every head back to the budget now, where it holds more.
+    ///
+    /// # Errors
+    /// Inside a step; a key, value or weight that is NaN.
+    pub fn evict(&mut self) -> Result<()> {
+        let Some(bound) = &self.bound else { return Ok(()) };
+        if self.len <= bound.budget {
+            return Ok(());
+        }
+        if !self.steps.is_empty() {
+            bail!("nothing can be dropped while a step is open");
+        }
+        let begun = Instant::now();
+        let kept = self.choose(bound)?;
+        let len = kept.first().and_then(|layer| layer.first()).map_or(0, Vec::len);
+        for (layer, kept) in self.layers.iter_mut().zip(&kept) {
+            layer.compact(kept, self.len)?;
+        }
+        self.len = len;
+        self.evictions += 1;
+        let bound_to_pass = self.position + bound.options.slack() + bound.scratch > bound.limit;
+        if bound.options.positions == Positions::Shrink || bound_to_pass {
+            let (cos, sin) = bound.rope.tables();
+            for layer in &mut self.layers {
+                layer.close_up(len, cos, sin)?;
+            }
+            self.position = len;
+        }
+        self.evicting += begun.elapsed();
+        Ok(())
+    }
+
+    /// The entries that stay, for each layer and head.
+    fn choose(&self, bound: &Bound) -> Result<Vec<Vec<Vec<u32>>>> {
+        let mut scores =
+            self.layers.iter().enumerate().map(|(i, l)| self.scores(bound, i, l)).collect::<Result<Vec<_>>>()?;
+        let heads = self.shape.heads;
+        if bound.options.shared {
+            let mut mean = vec![0f32; self.len];
+            for head in scores.iter().flat_map(|layer| layer.chunks_exact(self.len)) {
+                mean.iter_mut().zip(head).for_each(|(m, s)| *m += s);
+            }
+            scores = vec![mean.repeat(heads); self.layers.len()];
+        }
+        let sinks = self.pinned.min(bound.budget);
+        let window = ((bound.options.window * bound.budget as f64) as usize).max(self.watched_window());
+        let keep = Keep { budget: bound.budget, window: window.min(bound.budget - sinks), sinks };
+        let mut kept = Vec::with_capacity(self.layers.len());
+        for (i, (layer, scores)) in self.layers.iter().zip(&scores).enumerate() {
+            let mut of_layer = Vec::with_capacity(heads);
+            for (head, scores) in scores.chunks_exact(self.len).enumerate() {
+                let positions = layer.positions(head);
+                let valid = |slot: usize| positions.get(slot).is_some_and(|p| *p != EMPTY);
+                let kept = select(scores, keep, valid);
+                of_layer.push(kept.map_err(|e| candle_core::Error::Msg(format!("layer {i}, key head {head}: {e}")))?);
+            }
+            kept.push(of_layer);
+        }
+        Ok(kept)
+    }
+
+    /// SnapKV's observed entries are not scored by themselves: they stay.
+    fn watched_window(&self) -> usize {
+        match self.layers.first().map(|l| l.watch().queries) {
+            Some(n) if n > 1 => n,
+            _ => 0,
+        }
+    }
+
+    fn scores(&self, bound: &Bound, index: usize, layer: &LayerCache) -> Result<Vec<f32>> {
+        let (keys, values) = layer.entries(self.len)?;
+        let (mass, queries) = (layer.mass(self.len)?, layer.queries()?);
+        let hidden = queries.as_ref().map(|q| self.hidden(layer, q)).transpose()?.flatten();
+        let entries = Entries {
+            layer: index,
+            seen: self.seen,
+            keys: &keys,
+            values: &values,
+            valid: None,
+            queries: queries.as_ref().map(|q| &q.rows),
+            hidden: hidden.as_ref(),
+            mass: mass.as_ref(),
+        };
+        let scores = bound.scorer.scores(&entries)?.flatten_all()?.to_vec1::<f32>()?;
+        if scores.len() != self.shape.heads * self.len {
+            bail!("{:?} gave {} scores for {} entries", bound.scorer, scores.len(), self.shape.heads * self.len);
+        }
+        Ok(scores)
+    }
+
+    /// What watched queries may see of the entries; `None` where the one query sees all.
+    fn hidden(&self, layer: &LayerCache, queries: &Queries) -> Result<Option<Tensor>> {
+        if queries.positions.len() == 1 && self.model_window.is_none() {
+            return Ok(None);
+        }
+        let view = Visible { window: self.model_window, blind_see_all: true };
+        view.mask(layer, &queries.positions, self.len, queries.rows.device()).map(Some)
+    }
+
+    /// Where to cut a run of `n` positions: lengths of the passes.
+    pub(crate) fn passes(&self, n: usize) -> Vec<usize> {
+        let whole = if self.steps.is_empty() { self.block } else { usize::MAX };
+        let mut rest = n;
+        std::iter::from_fn(|| {
+            let next = rest.min(whole);
+            rest -= next;
+            (next > 0).then_some(next)
+        })
+        .collect()
+    }
+
+    /// An error where `n` positions can't be held, before any is computed.
+    pub(crate) fn check(&self, n: usize) -> Result<()> {
+        let free = self.capacity - self.len;
+        match (&self.bound, self.steps.last()) {
+            (None, _) if n > free => bail!(
+                "the context of {} tokens is full: {} are held and {n} more do not fit; a cache policy other than \
+                 none lets a stream go on",
+                self.capacity,
+                self.len
+            ),
+            (Some(_), Some(_)) if n > free => {
+                bail!("an open step of a cache with {} entries has no room for {n} more: {free} are free", self.len)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Prepares a pass over `n` positions: evicts where they would not fit, allocates, and gives their positions.
+    pub(crate) fn prepare(&mut self, n: usize, columns: Columns) -> Result<Vec<u32>> {
+        self.check(n)?;
+        if self.steps.is_empty() {
+            if columns != Columns::Chain {
+                bail!("a tree needs an open step");
+            }
+            if let Some(bound) = &self.bound
+                && self.len + n > bound.budget + bound.options.slack()
+            {
+                self.evict()?;
+            }
+        }
+        for layer in &mut self.layers {
+            layer.reserve(self.len + n, self.len, self.capacity)?;
+        }
+        match self.steps.last_mut() {
+            Some(step) => {
+                let before = step.len();
+                let positions = step.extend(n, columns);
+                if positions.is_err() {
+                    step.shorten(before);
+                }
+                positions
+            }
+            None => Ok((self.position..self.position + n).map(|p| p as u32).collect()),
+        }
+    }
+
+    /// What the newest `n` columns of a tree may see, `[n, len + n]`: 0 or minus infinity. `None` for a chain.
+    pub(crate) fn tree_mask(&self, n: usize, device: &Device) -> Result<Option<Tensor>> {
+        let Some(step) = self.steps.last().filter(|step| !step.is_chain()) else { return Ok(None) };
+        let mut mask = Vec::with_capacity(n * (self.len + n));
+        for row in step.sees(n) {
+            mask.extend(std::iter::repeat_n(0f32, step.start));
+            mask.extend(row.iter().map(|seen| if *seen { 0.0 } else { f32::NEG_INFINITY }));
+        }
+        Tensor::from_vec(mask, (n, self.len + n), device).map(Some)
+    }
+
+    /// The layers, to be written by a pass.
+    pub(crate) fn layers_mut(&mut self) -> &mut [LayerCache] {
+        &mut self.layers
+    }
+
+    /// Whether slots and positions are the same, so that a model's own window is a run of slots.
+    pub(crate) fn is_contiguous(&self) -> bool {
+        self.evictions == 0 && self.steps.iter().all(Step::is_chain)
+    }
+
+    /// Counts a pass at `positions` that every layer has written. Outside of a step an eviction may follow.
+    pub(crate) fn advance(&mut self, positions: &[u32]) -> Result<()> {
+        self.layers.iter_mut().for_each(|layer| layer.count(positions));
+        self.len += positions.len();
+        self.seen += positions.len() as u64;
+        self.position = positions.iter().max().map_or(self.position, |p| self.position.max(*p as usize + 1));
+        if self.steps.is_empty() { self.settle() } else { Ok(()) }
+    }
+
+    /// Takes back what a failed pass of `n` positions left.
+    pub(crate) fn abandon(&mut self, n: usize) {
+        let len = self.len;
+        self.layers.iter_mut().for_each(|layer| layer.forget_from(len));
+        if let Some(step) = self.steps.last_mut() {
+            step.shorten(step.len().saturating_sub(n));
+        }
+    }
+
+    /// What is held is committed: it counts for the scorer, and may be evicted.
+    fn settle(&mut self) -> Result<()> {
+        self.layers.iter_mut().try_for_each(LayerCache::settle)?;
+        if self.room() == Some(0) { self.evict() } else { Ok(()) }
+    }
+}
+
+fn layers(
+    cfg: &DecoderConfig,
+    shape: Shape,
+    capacity: usize,
+    watch: Watch,
+    dtype: DType,
+    device: &Device,
+) -> Result<Vec<LayerCache>> {
+    (0..cfg.layers).map(|_| LayerCache::new(shape, capacity, watch, dtype, device)).collect()
+}
+
+/// Which entries a query may see: those at or before its own position and, under a model's window, not further back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Visible {
+    /// The model's window.
+    pub(crate) window: Option<usize>,
+    /// A query that would see nothing, because it outlived all it could see, sees everything: softmax of nothing is
+    /// no number.
+    pub(crate) blind_see_all: bool,
+}
+
+impl Visible {
+    /// For queries at `queries` (positions) and the first `len` entries of every head: `[heads, queries, len]`, 0 or
+    /// minus infinity.
+    pub(crate) fn mask(self, layer: &LayerCache, queries: &[u32], len: usize, device: &Device) -> Result<Tensor> {
+        let heads = layer.heads();
+        let mut mask = Vec::with_capacity(heads * queries.len() * len);
+        for head in 0..heads {
+            let positions = layer.positions(head).get(..len).unwrap_or(&[]);
+            for query in queries {
+                let first = self.window.map_or(0, |w| (*query as usize + 1).saturating_sub(w));
+                let seen = |p: &u32| *p <= *query && *p as usize >= first;
+                let all = self.blind_see_all && !positions.iter().any(seen);
+                mask.extend(positions.iter().map(|p| if all || seen(p) { 0.0 } else { f32::NEG_INFINITY }));
+            }
+        }
+        Tensor::from_vec(mask, (heads, queries.len(), len), device)
+    }
+}
