@@ -31,7 +31,7 @@ impl MoveRows<'_> {
 
     /// Moves the rows of `buffer`, which must be contiguous.
     pub(crate) fn apply(&self, buffer: &Tensor) -> Result<()> {
-        let (heads, rows, dim) = buffer.dims3()?;
+        let (heads, rows, _) = buffer.dims3()?;
         let n = self.kept.first().map_or(0, Vec::len);
         let fits = |head: &Vec<u32>| head.len() == n && head.last().is_none_or(|last| (*last as usize) < self.len);
         if heads != self.kept.len() || self.len > rows || !self.kept.iter().all(fits) {

@@ -141,7 +141,8 @@ fn one_weight_that_takes_all_stays_finite() {
             logits[heavy] += gap;
             for c in [exact(&logits, &values), fast(&logits, &values)] {
                 assert!(c.iter().all(|c| c.is_finite()), "{c:?}");
-                assert_eq!(order(&c).last(), Some(&heavy), "{gap}: {c:?}");
+                // A little more weight may still lie near the output; nearly all of it can't.
+                assert!(gap < 20.0 || order(&c).last() == Some(&heavy), "{gap}: {c:?}");
             }
             if gap < 61.0 {
                 let o = output(&softmax(&logits), &values);
