@@ -4,6 +4,7 @@
 
 pub mod coach;
 pub mod device;
+pub mod gguf;
 pub mod model;
 pub mod prompt;
 pub mod sampler;

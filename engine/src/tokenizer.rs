@@ -25,6 +25,14 @@ impl Tokenizer {
         Ok(Self { inner })
     }
 
+    /// Reads the text of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn from_json(json: &str) -> Result<Self, TokenizerError> {
+        json.parse().map(|inner| Self { inner }).map_err(|e: tokenizers::Error| TokenizerError(e.to_string()))
+    }
+
     /// Checks that no token lies outside the model's embedding, and that the image token is what it should be.
     pub fn check(&self, vocab: usize, image_token: Option<u32>) -> Result<(), WeightsError> {
         let wrong = |what: &str, expected: String, found: String| WeightsError::Tokenizer {

@@ -6,6 +6,7 @@ pub mod config;
 pub mod decoder;
 #[cfg(test)]
 mod decoder_tests;
+pub mod language;
 pub mod layers;
 pub mod llava;
 pub mod llava_config;
@@ -17,6 +18,7 @@ pub mod projector;
 pub use cache::{CacheOptions, Commit, KvCache, Policy};
 pub use config::{ConfigError, DecoderConfig, DecoderKind, HfDecoderConfig};
 pub use decoder::Decoder;
+pub use language::LanguageModel;
 pub use layers::Mode;
 pub use llava::{Llava, LlavaEncoder};
 pub use plan::Plan;

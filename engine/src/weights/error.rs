@@ -1,6 +1,6 @@
 //! What can be wrong with a checkpoint.
 
-use crate::model::ConfigError;
+use crate::{gguf::GgufError, model::ConfigError};
 use spotter_vision::preprocess::PreprocessError;
 use std::path::{Path, PathBuf};
 
@@ -63,6 +63,9 @@ pub enum WeightsError {
         /// In the file.
         found: String,
     },
+    /// A GGUF file.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// A field of `config.json`.
     #[error(transparent)]
     Config(#[from] ConfigError),

@@ -1,0 +1,89 @@
+//! GGUF, the single-file format of llama.cpp (version 2 and 3): weights, numbers and tokenizer of a language model.
+//!
+//! Weights are unpacked to floats as they are loaded.
+
+mod model;
+mod read;
+#[cfg(test)]
+mod tests;
+mod tokenizer;
+
+pub use model::{decoder_config, decoder_tensors};
+pub use read::{Gguf, TensorEntry, Value};
+pub use tokenizer::tokenizer;
+
+use std::path::PathBuf;
+
+/// A GGUF file that can't be used; the message names the key or tensor, what was expected and what was found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {problem}", path.display())]
+pub struct GgufError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Gguf {
+    fn value<'a, T>(&'a self, key: &str, kind: &str, get: impl Fn(&'a Value) -> Option<T>) -> Result<T, GgufError> {
+        match self.metadata().get(key) {
+            None => Err(self.error(format!("{key}: expected {kind}, found nothing"))),
+            Some(value) => {
+                get(value).ok_or_else(|| self.error(format!("{key}: expected {kind}, found {}", value.kind())))
+            }
+        }
+    }
+
+    /// An integer that is not negative.
+    ///
+    /// # Errors
+    /// It is not there, or no such number.
+    pub fn size(&self, key: &str) -> Result<usize, GgufError> {
+        self.value(key, "a number from 0 on", |v| match v {
+            Value::Integer(n) => usize::try_from(*n).ok(),
+            _ => None,
+        })
+    }
+
+    /// The same where it may be missing.
+    ///
+    /// # Errors
+    /// It is no such number.
+    pub fn size_if_present(&self, key: &str) -> Result<Option<usize>, GgufError> {
+        self.metadata().contains_key(key).then(|| self.size(key)).transpose()
+    }
+
+    /// A number.
+    ///
+    /// # Errors
+    /// It is not there, or no number.
+    pub fn float(&self, key: &str) -> Result<f64, GgufError> {
+        self.value(key, "a number", |v| match v {
+            Value::Float(f) => Some(*f),
+            Value::Integer(n) => Some(*n as f64),
+            _ => None,
+        })
+    }
+
+    /// A text.
+    ///
+    /// # Errors
+    /// It is not there, or no text.
+    pub fn text(&self, key: &str) -> Result<&str, GgufError> {
+        self.value(key, "a text", |v| match v {
+            Value::Text(t) => Some(t.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Texts.
+    ///
+    /// # Errors
+    /// They are not there, or something else.
+    pub fn texts(&self, key: &str) -> Result<&[String], GgufError> {
+        self.value(key, "texts", |v| match v {
+            Value::Texts(t) => Some(t.as_slice()),
+            _ => None,
+        })
+    }
+}
