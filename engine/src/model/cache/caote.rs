@@ -6,7 +6,7 @@
 //! outputs side by side.
 
 use super::scorer::{Entries, Scorer, Watch, Weights, wide};
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
 
 /// The fast form keeps weights this far from 0 and 1: at 1 its factor has no bound.
 const EDGE: f64 = 1e-6;
@@ -58,7 +58,7 @@ pub fn changes(weights: &Tensor, values: &Tensor, valid: Option<&Tensor>) -> Res
     let total = others.sum_keepdim(D::Minus1)?;
     let without = others.matmul(&values)?.broadcast_div(&total.maximum(f64::from(f32::MIN_POSITIVE))?)?;
     // Where the others vanish altogether, they count alike.
-    let mean = values.mean_keepdim(1)?.broadcast_as(without.shape())?;
+    let mean = mean(&values)?.broadcast_as(without.shape())?;
     let vanished = total.le(0.0)?.broadcast_as(without.shape())?;
     let without = vanished.where_cond(&mean, &without)?;
     let direct = (weights * distances(&values, &without)?)?;
@@ -73,7 +73,7 @@ pub fn fast_changes(weights: &Tensor, values: &Tensor, valid: Option<&Tensor>) -
     let values = centred(values, valid)?;
     let (heads, n, _) = values.dims3()?;
     let mean = match valid {
-        None => values.mean_keepdim(1)?,
+        None => mean(&values)?,
         Some(valid) => {
             let count = valid.sum_keepdim(1)?.maximum(1.0)?.reshape((heads, 1, 1))?;
             values.broadcast_mul(&valid.unsqueeze(2)?)?.sum_keepdim(1)?.broadcast_div(&count)?
@@ -90,7 +90,11 @@ fn centred(values: &Tensor, valid: Option<&Tensor>) -> Result<Tensor> {
     let values = wide(&values.contiguous()?)?;
     let (heads, n, dim) = values.dims3()?;
     let Some(valid) = valid else {
-        return values.broadcast_sub(&values.narrow(1, n - 1, 1)?);
+        let newest = values.narrow(1, n - 1, 1)?.contiguous()?;
+        if values.device().is_cpu() {
+            return values.apply_op2_no_bwd(&newest, &LessRow);
+        }
+        return values.broadcast_sub(&newest);
     };
     let slots = Tensor::arange(1f32, n as f32 + 1.0, values.device())?.unsqueeze(0)?;
     let newest = valid.broadcast_mul(&slots)?.argmax_keepdim(1)?.reshape((heads, 1, 1))?;
@@ -100,10 +104,93 @@ fn centred(values: &Tensor, valid: Option<&Tensor>) -> Result<Tensor> {
     mask.where_cond(&shifted, &shifted.zeros_like()?)
 }
 
+/// The plain mean of values `[heads, n, dim]` over their entries: `[heads, 1, dim]`, as a product.
+fn mean(values: &Tensor) -> Result<Tensor> {
+    let (heads, n, _) = values.dims3()?;
+    Tensor::full(1.0 / n as f32, (heads, 1, n), values.device())?.matmul(values)
+}
+
 /// `|from - v_j|` for values `[heads, n, dim]` and points `from [heads, group, dim]`: `[heads, group, n]`.
 fn distances(values: &Tensor, from: &Tensor) -> Result<Tensor> {
+    if values.device().is_cpu() {
+        return values.contiguous()?.apply_op2_no_bwd(&from.contiguous()?, &Distances);
+    }
+    composed_distances(values, from)
+}
+
+/// The same of plain operations, for other devices.
+fn composed_distances(values: &Tensor, from: &Tensor) -> Result<Tensor> {
     let off = values.unsqueeze(1)?.broadcast_sub(&from.unsqueeze(2)?)?;
     off.sqr()?.sum(D::Minus1)?.sqrt()
+}
+
+/// Rows of `[heads, n, dim]` and of `[heads, m, dim]`, both contiguous f32, with the dimensions `(n, m, dim)`.
+type Rows<'a> = (&'a [f32], &'a [f32], (usize, usize, usize));
+
+fn rows<'a>(a: &'a CpuStorage, la: &Layout, b: &'a CpuStorage, lb: &Layout) -> Result<Rows<'a>> {
+    let (CpuStorage::F32(a), CpuStorage::F32(b)) = (a, b) else { bail!("caote: f32 expected") };
+    let (Some(at), Some(bt)) = (la.contiguous_offsets(), lb.contiguous_offsets()) else {
+        bail!("caote: contiguous tensors expected");
+    };
+    match (la.dims(), lb.dims(), a.get(at.0..at.1), b.get(bt.0..bt.1)) {
+        ([h, n, d], [k, m, e], Some(a), Some(b)) if h == k && d == e && *d > 0 => Ok((a, b, (*n, *m, *d))),
+        _ => bail!("caote: {:?} and {:?} do not fit together", la.dims(), lb.dims()),
+    }
+}
+
+/// `values [heads, n, dim]` less one row for each head, `[heads, 1, dim]`, in one sweep.
+struct LessRow;
+
+impl CustomOp2 for LessRow {
+    fn name(&self) -> &'static str {
+        "caote-centre"
+    }
+
+    fn cpu_fwd(&self, v: &CpuStorage, lv: &Layout, r: &CpuStorage, lr: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (values, newest, (n, _, dim)) = rows(v, lv, r, lr)?;
+        let mut out = values.to_vec();
+        for (head, newest) in out.chunks_exact_mut((n * dim).max(1)).zip(newest.chunks_exact(dim)) {
+            for row in head.chunks_exact_mut(dim) {
+                row.iter_mut().zip(newest).for_each(|(v, r)| *v -= r);
+            }
+        }
+        Ok((CpuStorage::F32(out), lv.shape().clone()))
+    }
+}
+
+/// See [`distances`]; one sweep over the values for each point.
+struct Distances;
+
+impl CustomOp2 for Distances {
+    fn name(&self) -> &'static str {
+        "caote-distances"
+    }
+
+    fn cpu_fwd(&self, v: &CpuStorage, lv: &Layout, p: &CpuStorage, lp: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (values, points, (n, group, dim)) = rows(v, lv, p, lp)?;
+        let mut out = Vec::with_capacity(points.len() / dim * n);
+        for (head, points) in values.chunks_exact((n * dim).max(1)).zip(points.chunks_exact(group * dim)) {
+            for point in points.chunks_exact(dim) {
+                out.extend(head.chunks_exact(dim).map(|v| distance(v, point)));
+            }
+        }
+        Ok((CpuStorage::F32(out), Shape::from((lv.dims().first().copied().unwrap_or(0), group, n))))
+    }
+}
+
+/// Lanes of a sum, so that it is vectorised.
+const LANES: usize = 16;
+
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (mut left, mut right) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    for (a, b) in left.by_ref().zip(right.by_ref()) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += (a - b) * (a - b);
+        }
+    }
+    let rest: f32 = left.remainder().iter().zip(right.remainder()).map(|(a, b)| (a - b) * (a - b)).sum();
+    (lanes.iter().sum::<f32>() + rest).sqrt()
 }
 
 /// How far the output moves when all entries of `dropped` leave at once, for one head: weights `[n]` that sum to 1 and
@@ -121,4 +208,27 @@ pub fn joint_change(weights: &[f64], values: &[Vec<f64>], dropped: &[usize]) -> 
         sum.iter_mut().zip(v).zip(&output).for_each(|((s, v), o)| *s += a * (o - v));
     }
     sum.iter().map(|s| s * s).sum::<f64>().sqrt() / (1.0 - mass)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn one_sweep_equals_plain_operations() {
+        for (heads, n, group, dim) in [(1, 5, 1, 8), (3, 33, 2, 32), (2, 17, 4, 100)] {
+            let random = |rows| Tensor::randn(0.3f32, 1.0, (heads, rows, dim), &Device::Cpu).unwrap();
+            let (values, points) = (random(n), random(group));
+            let apart = |a: Tensor, b: Tensor| {
+                (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
+            };
+            let found = distances(&values, &points).unwrap();
+            assert_eq!(found.dims(), [heads, group, n]);
+            assert!(apart(found, composed_distances(&values, &points).unwrap()) < 1e-5);
+            let plainly = values.broadcast_sub(&values.narrow(1, n - 1, 1).unwrap()).unwrap();
+            assert_eq!(apart(centred(&values, None).unwrap(), plainly), 0.0);
+            assert!(apart(mean(&values).unwrap(), values.mean_keepdim(1).unwrap()) < 1e-6);
+        }
+    }
 }
