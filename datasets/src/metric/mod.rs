@@ -1,7 +1,14 @@
 //! Metrics over timed strings. They know no model, no video and no file.
 
 pub mod content;
+pub mod meteor;
+pub mod porter;
+pub mod punkt;
+pub mod resource;
+pub mod rouge;
 pub mod timing;
+pub mod wordnet;
+pub mod words;
 
 use serde::{Deserialize, Serialize};
 
