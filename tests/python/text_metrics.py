@@ -11,6 +11,7 @@ import argparse
 import json
 import pathlib
 import random
+import shutil
 import tempfile
 
 import nltk
@@ -18,11 +19,19 @@ import rouge_score
 from nltk.corpus.reader.wordnet import WordNetCorpusReader
 from nltk.stem.porter import PorterStemmer
 from nltk.tokenize import NLTKWordTokenizer
-from nltk.tokenize.punkt import PunktSentenceTokenizer, load_punkt_params
+from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 from nltk.translate.meteor_score import single_meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 
 OUT = pathlib.Path(__file__).parent.parent / "goldens" / "text_metrics"
+
+
+class Reader(WordNetCorpusReader):
+    def map_wn(self, version="wordnet"):
+        """Other versions of WordNet are not at hand, nor asked for."""
+        return None
+
+
 PARTS = ["noun", "verb", "adj", "adv"]
 
 FIXED = [
@@ -94,6 +103,18 @@ def pairs():
     return out
 
 
+def punkt_parameters(folder):
+    lines = lambda name: [l for l in (folder / name).read_text().split("\n") if l]
+    parameters = PunktParameters()
+    parameters.abbrev_types = set(lines("abbrev_types.txt"))
+    parameters.collocations = {tuple(l.split("\t")) for l in lines("collocations.tab")}
+    parameters.sent_starters = set(lines("sent_starters.txt"))
+    for line in lines("ortho_context.tab"):
+        word, flags = line.split("\t")
+        parameters.ortho_context[word] = int(flags)
+    return parameters
+
+
 def parts_of_wordnet(folder, words, reader):
     """Index, data and exception lines for `words`; pointers are dropped, so places are counted anew."""
     small = OUT / "wordnet"
@@ -136,14 +157,14 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         # NLTK asks for a list of lexicographer files that Debian leaves out; METEOR never looks at it.
         for file in args.wordnet.iterdir():
-            (pathlib.Path(work) / file.name).symlink_to(file.resolve())
+            shutil.copy(file, work)
         names = pathlib.Path(work) / "lexnames"
         if not names.exists():
             names.write_text("".join(f"{i:02d}\tx{i}\t1\n" for i in range(45)))
         nltk.data.path.append(work)
-        reader = WordNetCorpusReader(work, None)
+        reader = Reader(work, None)
         sentences = PunktSentenceTokenizer()
-        sentences._params = load_punkt_params(str(args.punkt))
+        sentences._params = punkt_parameters(args.punkt)
         words = lambda text: [w for s in sentences.tokenize(text) for w in NLTKWordTokenizer().tokenize(s)]
         rouge = RougeScorer(["rougeL"], use_stemmer=False)
         stemmer, seen, rows = PorterStemmer(), set(), []
