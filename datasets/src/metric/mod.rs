@@ -1,6 +1,8 @@
 //! Metrics over timed strings. They know no model, no video and no file.
 
+pub mod bootstrap;
 pub mod content;
+pub mod corrective;
 pub mod meteor;
 pub mod porter;
 pub mod punkt;
