@@ -1,7 +1,16 @@
 //! Metrics over timed strings. They know no model, no video and no file.
 
+pub mod bootstrap;
 pub mod content;
+pub mod corrective;
+pub mod meteor;
+pub mod porter;
+pub mod punkt;
+pub mod resource;
+pub mod rouge;
 pub mod timing;
+pub mod wordnet;
+pub mod words;
 
 use serde::{Deserialize, Serialize};
 

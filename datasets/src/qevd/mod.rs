@@ -3,7 +3,9 @@
 //! Frame times in `.npy` files are eight hours behind `feedback_timestamps`; [`ZONE_SHIFT`] brings them together. The
 //! two protocols read different truths out of the same file; see [`Protocol`].
 
+mod clips;
 mod error;
+mod foreign;
 mod loader;
 mod npy;
 mod predictions;
@@ -11,7 +13,9 @@ mod protocol;
 mod schema;
 mod writer;
 
+pub use clips::{CLIP_FILES, Clip, Questions, load_clips};
 pub use error::{Problem, QevdError};
+pub use foreign::{Predictions, read_any_predictions};
 pub use loader::{Dataset, Episode, Session, load};
 pub use npy::{read_timestamps, write_timestamps};
 pub use predictions::{Aligned, Prediction, align, read_predictions, write_predictions};
