@@ -2,6 +2,8 @@
 
 mod assets;
 mod cli;
+mod eval;
+mod parallel;
 mod parts;
 mod pipeline;
 mod timeline;

@@ -2,6 +2,7 @@
 //!
 //! The engine sees frames only through an encoder of `spotter-vision`. A model family is one readable file.
 
+pub mod bert;
 pub mod coach;
 pub mod device;
 pub mod gguf;

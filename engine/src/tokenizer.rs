@@ -70,6 +70,23 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Token ids of a text with the special tokens around it, at most `most` of them, and which ones are special. The end
+    /// of a text that is too long is left out.
+    pub fn encode_marked(&self, text: &str, most: usize) -> Result<(Vec<u32>, Vec<bool>), TokenizerError> {
+        let encoding = self.inner.encode(text, true).map_err(|e| TokenizerError(e.to_string()))?;
+        let mut all: Vec<(u32, bool)> = encoding
+            .get_ids()
+            .iter()
+            .zip(encoding.get_special_tokens_mask())
+            .map(|(id, special)| (*id, *special == 1))
+            .collect();
+        if let Some(last) = all.last().copied().filter(|_| all.len() > most) {
+            all.truncate(most.saturating_sub(1));
+            all.push(last);
+        }
+        Ok(all.into_iter().unzip())
+    }
+
     /// Text of some tokens, without special ones.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         self.inner.decode(ids, true).map_err(|e| TokenizerError(e.to_string()))

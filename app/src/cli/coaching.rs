@@ -81,6 +81,25 @@ impl CoachArgs {
     }
 }
 
+impl CoachArgs {
+    /// What was chosen, in words; what was left to the model is left out.
+    pub(crate) fn described(&self) -> Vec<(String, String)> {
+        let lens = self.lens.to_possible_value().map(|v| v.get_name().to_owned());
+        let given = [
+            ("exercise", self.exercise.clone()),
+            ("language", Some(self.lang.code().to_owned())),
+            ("talkativeness", self.talkativeness.map(|t| t.to_string())),
+            ("cooldown", self.cooldown.map(|c| c.as_secs_f64().to_string())),
+            ("max tokens", self.max_tokens.map(|n| n.to_string())),
+            ("seed", Some(self.seed.to_string())),
+            ("lens", lens),
+            ("cache policy", self.cache_policy.map(|p| p.to_string())),
+            ("cache budget", self.cache_budget.map(|n| n.to_string())),
+        ];
+        given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+}
+
 fn bias(text: &str) -> Result<f32, String> {
     let bias: f32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
     if bias.abs() <= 20.0 { Ok(bias) } else { Err(format!("{bias} is out of range: -20 to 20 expected")) }

@@ -3,7 +3,6 @@
 mod bench;
 mod coaching;
 mod doctor;
-#[cfg(feature = "training")]
 mod eval;
 mod live;
 mod models;
@@ -48,8 +47,7 @@ enum Command {
     Models(models::ModelsArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
-    #[cfg(feature = "training")]
-    Eval(eval::EvalArgs),
+    Eval(Box<eval::EvalArgs>),
     #[cfg(feature = "training")]
     Synth(synth::SynthArgs),
     #[cfg(feature = "training")]
@@ -106,7 +104,6 @@ pub(crate) fn main() -> ExitCode {
         Command::Models(args) => models::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
-        #[cfg(feature = "training")]
         Command::Eval(args) => eval::run(&args),
         #[cfg(feature = "training")]
         Command::Synth(args) => synth::run(&args),

@@ -4,6 +4,7 @@
 //! a run that was split among machines join to the very report of a single one.
 
 pub(crate) mod html;
+pub(crate) mod judge;
 pub(crate) mod play;
 pub(crate) mod plots;
 pub(crate) mod report;

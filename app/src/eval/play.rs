@@ -53,14 +53,7 @@ impl Reel {
         let number: Option<u32> = session.id.parse().ok();
         let info = source.info();
         let turned = number.is_some_and(|n| n <= LAST_ROTATED) && info.width > info.height;
-        Ok(Self {
-            source,
-            times: session.frame_times.clone(),
-            turned,
-            next: 0,
-            kept: VecDeque::new(),
-            ended: false,
-        })
+        Ok(Self { source, times: session.frame_times.clone(), turned, next: 0, kept: VecDeque::new(), ended: false })
     }
 
     /// The frame of a number, at its own time; frames from `keep` on stay for the next episode.
@@ -226,7 +219,8 @@ impl Player {
 /// Cuts what was said in a whole session at the begins of its episodes.
 fn by_episode(episodes: &[Episode], said: &[Timed], begin: f64) -> Vec<Vec<Timed>> {
     let nexts = episodes.iter().skip(1).map(|e| e.start).chain([f64::INFINITY]);
-    let within = |from: f64, to: f64| said.iter().filter(|s| s.t + begin >= from && s.t + begin < to).cloned().collect();
+    let within =
+        |from: f64, to: f64| said.iter().filter(|s| s.t + begin >= from && s.t + begin < to).cloned().collect();
     episodes.iter().zip(nexts).map(|(e, next)| within(e.start, e.end.min(next))).collect()
 }
 

@@ -56,8 +56,8 @@ impl TextMetrics {
         Ok(pairs)
     }
 
-    /// An episode with what was said in it.
-    pub(crate) fn episode(&self, episode: &qevd::Episode, said: Vec<Timed>) -> Result<Episode> {
+    /// An episode of a session whose first frame is at `begin`, with what was said in it.
+    pub(crate) fn episode(&self, episode: &qevd::Episode, begin: f64, said: Vec<Timed>) -> Result<Episode> {
         let (start, end) = (episode.start - episode.origin, episode.end - episode.origin);
         let ticks = metronome(start, end, PHRASE_PERIOD, PHRASE_PERIOD);
         let blind = matches(&episode.truth, &ticks, TOLERANCE);
@@ -67,6 +67,7 @@ impl TextMetrics {
             exercise: episode.exercise.clone(),
             start,
             end,
+            offset: episode.origin - begin,
             pairs: self.pairs(&matched(&episode.truth, &said))?,
             phrase: truths.map(|truth| self.pair(&truth.text, &self.phrase)).collect::<Result<_>>()?,
             truth: episode.truth.clone(),

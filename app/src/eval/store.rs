@@ -33,8 +33,6 @@ pub(crate) struct RunInfo {
     pub(crate) judge: Option<String>,
     /// The most frequent truth.
     pub(crate) phrase: String,
-    /// Whether a model's words are also scored against another session.
-    pub(crate) shuffled: bool,
     /// Matched pairs alone were given: times can't be scored.
     pub(crate) pairs_only: bool,
     /// What was odd about the data.
@@ -60,6 +58,8 @@ pub(crate) struct Episode {
     pub(crate) exercise: String,
     pub(crate) start: f64,
     pub(crate) end: f64,
+    /// Added to its times, they are seconds since the first frame of the session.
+    pub(crate) offset: f64,
     pub(crate) truth: Vec<Timed>,
     pub(crate) said: Vec<Timed>,
     /// What was said met these truths.
@@ -148,6 +148,11 @@ impl Store {
     pub(crate) fn get(&self, index: usize) -> Result<Session> {
         read(&self.path(index))
     }
+
+    /// A file of the report.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
 }
 
 /// Names of the fields in which two runs differ.
@@ -157,6 +162,7 @@ pub(crate) fn differences(a: &RunInfo, b: &RunInfo) -> String {
     else {
         return "unlike".to_owned();
     };
-    let differing: Vec<&str> = a.iter().filter(|(key, value)| b.get(*key) != Some(value)).map(|(k, _)| k.as_str()).collect();
+    let differing: Vec<&str> =
+        a.iter().filter(|(key, value)| b.get(*key) != Some(value)).map(|(k, _)| k.as_str()).collect();
     format!("unlike in: {}", differing.join(", "))
 }

@@ -5,7 +5,7 @@
 //! their own scan. Scores published for QEVD come from this scan, with all that is odd about it.
 
 use super::Timed;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::ops::AddAssign;
 
 /// Width of the window in seconds: half of it on either side, the ends excluded.
@@ -40,7 +40,7 @@ pub fn matches(a: &[Timed], b: &[Timed], tolerance: f64) -> Vec<(usize, usize)> 
 }
 
 /// Counts of matches, summed over episodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
     /// Truths that found a prediction.
     pub matched_gt: usize,

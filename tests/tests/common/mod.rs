@@ -26,11 +26,13 @@ pub(crate) fn spotter(args: &[&str]) -> Output {
 }
 
 /// What it printed.
+#[allow(dead_code, reason = "not every test reads it")]
 pub(crate) fn stdout(out: &Output) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
 /// What it logged.
+#[allow(dead_code, reason = "not every test reads it")]
 pub(crate) fn stderr(out: &Output) -> String {
     String::from_utf8_lossy(&out.stderr).into_owned()
 }

@@ -1,6 +1,6 @@
-//! `spotter eval`: a model on synthetic sessions that training never saw, beside the blind baselines.
+//! `spotter eval synthetic`: a model on synthetic sessions that training never saw, beside the blind baselines.
 
-use super::train::parallel::in_parallel;
+use crate::parallel::{in_parallel, workers};
 use anyhow::{Context as _, Result};
 use candle_core::Device;
 use clap::Args;
@@ -29,7 +29,7 @@ use std::{
     after_help = "The table shows the model beside the best blind metronome (all periods from 1 to 6 s), the silent coach and the \
                         same model fed the video of another session. Times count from the frame to the first word."
 )]
-pub(crate) struct EvalArgs {
+pub(crate) struct SyntheticArgs {
     /// Model folder.
     #[arg(long, value_name = "DIR", default_value = "assets/spotter-mini")]
     model: PathBuf,
@@ -64,7 +64,7 @@ struct Played {
 }
 
 /// Runs the evaluation.
-pub(crate) fn run(args: &EvalArgs) -> Result<()> {
+pub(crate) fn run(args: &SyntheticArgs) -> Result<()> {
     let lang = Lang::from_code(&args.lang).with_context(|| format!("--lang {}: en or ko expected", args.lang))?;
     let played = play_all(args, lang)?;
     let report = report(&played, lang);
@@ -73,18 +73,19 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     {
         show(first);
     }
-    if args.json { super::print_json(&report) } else { print_table(&report) }
+    if args.json { crate::cli::print_json(&report) } else { print_table(&report) }
 }
 
-fn play_all(args: &EvalArgs, lang: Lang) -> Result<Vec<Played>> {
+fn play_all(args: &SyntheticArgs, lang: Lang) -> Result<Vec<Played>> {
     let bar = indicatif::ProgressBar::new(args.sessions as u64);
-    let played = in_parallel(args.sessions, |index| play(args, args.seed + index as u64, lang), |_| bar.inc(1))?;
+    let played =
+        in_parallel(workers(), args.sessions, |index| play(args, args.seed + index as u64, lang), |_| bar.inc(1))?;
     bar.finish_and_clear();
     Ok(played)
 }
 
 /// A session of a model folder.
-fn coach(folder: &Path, args: &EvalArgs, lang: Lang) -> Result<(CoachSession, usize)> {
+fn coach(folder: &Path, args: &SyntheticArgs, lang: Lang) -> Result<(CoachSession, usize)> {
     let model = load(folder, &Device::Cpu)?;
     let defaults = model.manifest.defaults.clone();
     let side = model.picture_side;
@@ -101,7 +102,7 @@ fn coach(folder: &Path, args: &EvalArgs, lang: Lang) -> Result<(CoachSession, us
     Ok((CoachSession::new(model, options)?, side))
 }
 
-fn play(args: &EvalArgs, seed: u64, lang: Lang) -> Result<Played> {
+fn play(args: &SyntheticArgs, seed: u64, lang: Lang) -> Result<Played> {
     let (mut coach, side) = coach(&args.model, args, lang)?;
     let fps = coach.manifest().frame_rate;
     let session =

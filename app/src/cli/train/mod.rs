@@ -3,7 +3,6 @@
 mod coach;
 mod encoder;
 mod export;
-pub(crate) mod parallel;
 mod recipe;
 mod streams;
 mod vocabulary;
@@ -97,7 +96,7 @@ impl Run {
         };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         // On a card one thread feeds it; the products may be rounded to 10 bits of mantissa, which training never feels.
-        let workers = if choice.device.is_cpu() { parallel::workers() } else { 1 };
+        let workers = if choice.device.is_cpu() { crate::parallel::workers() } else { 1 };
         candle_core::cuda::set_gemm_reduced_precision_f32(true);
         Ok(Self { out: args.out.clone(), device: choice.device, library, until, workers, makers: threads })
     }

@@ -1,0 +1,151 @@
+//! A report as one page that needs nothing else: style and plots are inside, there is no script.
+
+use super::{
+    plots::{escaped, histogram, talkativeness, timeline},
+    report::{GAP_STEP, Report},
+    store::Session,
+    table::cells,
+};
+use std::fmt::Write as _;
+
+const STYLE: &str = "
+:root { color-scheme: light dark; --ink: #1c2128; --paper: #fff; --soft: #667; --line: #d5d9e0; --truth: #2f6fb5; --said: #d9622b; --band: #eef1f5; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --paper: #14171c; --soft: #9aa3b0; --line: #333a45; --truth: #6fb0f2; --said: #f2935f; --band: #1e232b; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 60rem; padding: 1rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
+h1 { font-size: 1.4rem; margin: .2rem 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem; }
+p, dl { margin: .4rem 0; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
+th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; } th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 11rem; }
+tr:nth-child(2) td { font-weight: 600; }
+svg { width: 100%; height: auto; display: block; } .grid { stroke: var(--line); } .tick { font-size: 11px; fill: var(--soft); } .name { font-size: 12px; fill: var(--ink); }
+.blind { fill: none; stroke: var(--soft); stroke-width: 2; stroke-dasharray: 5 4; } .coach { stroke: var(--paper); fill: var(--said); }
+.c1 { fill: #3b8; } .c2 { fill: #85c; } .c3 { fill: #c5a000; } .c4 { fill: #289; } .c5 { fill: #c36; }
+.truth { fill: var(--truth); stroke: var(--truth); } .said { fill: var(--said); stroke: var(--said); } .missed { fill: none; } .episode { fill: var(--band); }
+.key::before { content: ''; display: inline-block; width: .7em; height: .7em; margin-right: .3em; } .key.t::before { background: var(--truth); } .key.s::before { background: var(--said); }
+details { margin: .3rem 0; } summary { cursor: pointer; } ol { padding-left: 1.2rem; margin: .3rem 0; list-style: none; } li { font-size: .9rem; } li.t { color: var(--truth); } li.s { color: var(--said); }
+.warning { border-left: 3px solid var(--said); padding-left: .6rem; }
+";
+
+fn table(cells: &[Vec<String>]) -> String {
+    let mut html = "<div class=\"scroll\"><table>".to_owned();
+    for (i, row) in cells.iter().enumerate() {
+        let tag = if i == 0 { "th" } else { "td" };
+        html.push_str("<tr>");
+        for cell in row {
+            let _ = write!(html, "<{tag}>{}</{tag}>", escaped(cell));
+        }
+        html.push_str("</tr>");
+    }
+    html.push_str("</table></div>");
+    html
+}
+
+fn page(title: &str, body: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <title>{title}</title><style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n",
+        title = escaped(title)
+    )
+}
+
+/// The page of a report.
+pub(crate) fn report(report: &Report, sessions: &[Session]) -> String {
+    let run = &report.run;
+    let mut body = format!("<h1>{}</h1>\n", escaped(&run.source));
+    let truths = |n: Option<usize>| n.map_or_else(|| "unreadable".to_owned(), |n| n.to_string());
+    let mut facts = vec![
+        ("data", run.data.join(", ")),
+        ("protocol", run.protocol.name().to_owned()),
+        ("truths", format!("{} (fitcoach2024), {} (var2026)", truths(run.truths[0]), truths(run.truths[1]))),
+        ("size", format!("{} sessions, {} episodes, {:.2} h", report.sessions.len(), report.episodes, report.hours)),
+        ("program", format!("Spotter {}", run.version)),
+    ];
+    facts.extend(run.options.iter().map(|(name, value)| (name.as_str(), value.clone())));
+    facts.extend(run.judge.iter().map(|judge| ("judge", judge.clone())));
+    facts.extend(run.bert.iter().map(|bert| ("BERTScore", bert.clone())));
+    body.push_str("<dl>");
+    for (name, value) in facts {
+        let _ = write!(body, "<dt>{}</dt><dd>{}</dd>", escaped(name), escaped(&value));
+    }
+    body.push_str("</dl>\n");
+    for warning in &report.warnings {
+        let _ = writeln!(body, "<p class=\"warning\">{}</p>", escaped(warning));
+    }
+    body.push_str("<h2>Scores</h2>\n");
+    body.push_str(&table(&cells(report.rows.iter(), &run.meteor)));
+    body.push_str(
+        "\n<p>Scores of texts are means over matched pairs; ranges hold 95 % of drawings over sessions. A T-F below the best \
+         metronome, which never looks, shows no skill in timing.</p>\n",
+    );
+    if !run.pairs_only {
+        let coaches: Vec<(String, f64, f64)> = report
+            .rows
+            .iter()
+            .take(2)
+            .filter_map(|r| Some((r.coach.clone(), r.predictions_per_minute?, r.temporal_f?.value)))
+            .collect();
+        let _ = write!(
+            body,
+            "<h2>Score against talkativeness</h2>\n<p>Dashed: blind metronomes of all periods, each at its best phase.</p>\n{}\n\
+             <h2>Silence between utterances</h2>\n<p><span class=\"key t\">truth</span> <span class=\"key s\">said</span>; the last bar has all \
+             longer ones</p>\n{}\n<h2>Sessions</h2>\n<p><span class=\"key t\">truth</span> above, <span class=\"key s\">said</span> below; hollow \
+             marks met nothing within 1.5 s.</p>\n",
+            talkativeness(&report.metronomes, &coaches),
+            histogram(&report.gaps.truth, &report.gaps.said, GAP_STEP)
+        );
+        for (row, session) in report.sessions.iter().zip(sessions) {
+            let _ = write!(
+                body,
+                "<details><summary>{} &middot; {:.0} s &middot; T-F {:.3}</summary>{}{}</details>\n{}\n",
+                escaped(&row.id),
+                row.duration,
+                row.temporal_f,
+                String::new(),
+                lines(session),
+                timeline(session)
+            );
+        }
+    }
+    page(&format!("{} on {}", run.source, run.data.join(", ")), &body)
+}
+
+/// What was due and said, in order.
+fn lines(session: &Session) -> String {
+    let mut all: Vec<(f64, &str, &str)> = Vec::new();
+    for episode in &session.episodes {
+        all.extend(episode.truth.iter().map(|s| (s.t + episode.offset, "t", s.text.as_str())));
+        all.extend(episode.said.iter().map(|s| (s.t + episode.offset, "s", s.text.as_str())));
+    }
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let items: Vec<String> = all
+        .iter()
+        .map(|(t, class, text)| format!("<li class=\"{class}\">{t:.1} s &nbsp;{}</li>", escaped(text)))
+        .collect();
+    format!("<ol>{}</ol>", items.concat())
+}
+
+/// A page that sets several runs side by side.
+pub(crate) fn comparison(reports: &[(String, Report)], cells: &[Vec<String>], warnings: &[String]) -> String {
+    let mut body = "<h1>Runs side by side</h1>\n".to_owned();
+    for warning in warnings {
+        let _ = writeln!(body, "<p class=\"warning\">{}</p>", escaped(warning));
+    }
+    body.push_str(&table(cells));
+    let coaches: Vec<(String, f64, f64)> = reports
+        .iter()
+        .filter_map(|(name, r)| {
+            let row = r.rows.first()?;
+            Some((name.clone(), row.predictions_per_minute?, row.temporal_f?.value))
+        })
+        .collect();
+    if let Some((_, first)) = reports.first() {
+        let _ = write!(
+            body,
+            "<h2>Score against talkativeness</h2>\n<p>Dashed: blind metronomes on the data of the first run.</p>\n{}",
+            talkativeness(&first.metronomes, &coaches)
+        );
+    }
+    page("Runs side by side", &body)
+}
