@@ -1,6 +1,7 @@
 //! CLIP's vision tower ("Learning Transferable Visual Models From Natural Language Supervision", Radford et al. 2021),
 //! with the names of the Hugging Face checkpoints.
 
+use super::tosa::Tosa;
 use super::tower::{
     Activation, LayerNorm, Layers, PatchEmbedding, TensorSpec, TowerConfig, VisionTower, add_positions,
 };
@@ -30,6 +31,7 @@ pub struct Clip {
     positions: Tensor,
     norm: LayerNorm,
     layers: Layers,
+    tosa: Option<Tosa>,
     config: TowerConfig,
 }
 
@@ -44,8 +46,14 @@ impl Clip {
             positions: embeddings.pp("position_embedding").get((cfg.patches() + 1, cfg.hidden_size), "weight")?,
             norm: LayerNorm::new(cfg, vb.pp("pre_layrnorm"))?, // spelled so in every checkpoint
             layers: Layers::new(cfg, depth, vb.pp("encoder").pp("layers"))?,
+            tosa: None,
             config: cfg.clone(),
         })
+    }
+
+    /// Lets its layers skip tokens, or no longer.
+    pub fn set_tosa(&mut self, tosa: Option<Tosa>) {
+        self.tosa = tosa;
     }
 
     /// What [`Self::new`] reads; `prefix` ends in a dot or is empty.
@@ -69,7 +77,7 @@ impl VisionTower for Clip {
         let (b, _, width) = patches.dims3()?;
         let class = self.class.reshape((1, 1, width))?.expand((b, 1, width))?;
         let tokens = add_positions(&Tensor::cat(&[&class, &patches], 1)?, &self.positions)?;
-        self.layers.forward(self.norm.forward(&tokens.contiguous()?)?)
+        self.layers.forward(&self.norm.forward(&tokens.contiguous()?)?, self.tosa.as_ref())
     }
 
     fn has_class_token(&self) -> bool {

@@ -2,6 +2,7 @@
 
 pub mod clip;
 pub mod siglip;
+pub mod tosa;
 mod tower;
 pub mod vit;
 

@@ -1,6 +1,7 @@
 //! SigLIP's vision tower ("Sigmoid Loss for Language Image Pre-Training", Zhai et al. 2023), with the names of the
 //! Hugging Face checkpoints. It has no class token, and LLaVA does not use its pooling head.
 
+use super::tosa::Tosa;
 use super::tower::{Activation, Layers, PatchEmbedding, TensorSpec, TowerConfig, VisionTower, add_positions};
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -26,6 +27,7 @@ pub struct Siglip {
     patches: PatchEmbedding,
     positions: Tensor,
     layers: Layers,
+    tosa: Option<Tosa>,
     config: TowerConfig,
 }
 
@@ -37,8 +39,14 @@ impl Siglip {
             patches: PatchEmbedding::new(cfg, true, embeddings.pp("patch_embedding"))?,
             positions: embeddings.pp("position_embedding").get((cfg.patches(), cfg.hidden_size), "weight")?,
             layers: Layers::new(cfg, depth, vb.pp("encoder").pp("layers"))?,
+            tosa: None,
             config: cfg.clone(),
         })
+    }
+
+    /// Lets its layers skip tokens, or no longer.
+    pub fn set_tosa(&mut self, tosa: Option<Tosa>) {
+        self.tosa = tosa;
     }
 
     /// What [`Self::new`] reads; `prefix` ends in a dot or is empty.
@@ -57,7 +65,7 @@ impl Siglip {
 impl VisionTower for Siglip {
     fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
         let tokens = add_positions(&self.patches.forward(pixels)?, &self.positions)?;
-        self.layers.forward(tokens.contiguous()?)
+        self.layers.forward(&tokens.contiguous()?, self.tosa.as_ref())
     }
 
     fn has_class_token(&self) -> bool {

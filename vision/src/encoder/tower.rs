@@ -3,6 +3,7 @@
 //! Only the layers that are asked for are loaded and run, so a model that reads the last but one layer never pays for
 //! the last.
 
+use super::tosa::{self, Block, Tosa};
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -239,21 +240,40 @@ impl Layer {
         })
     }
 
-    fn attend(&self, x: &Tensor) -> Result<Tensor> {
+    /// Queries (already scaled), keys and values, `[b, heads, n, dim]`.
+    fn split(&self, x: &Tensor) -> Result<[Tensor; 3]> {
         let (b, n, width) = x.dims3()?;
         let dim = width / self.heads;
+        let x = self.norm1.forward(x)?;
         let split = |t: Tensor| t.reshape((b, n, self.heads, dim))?.transpose(1, 2)?.contiguous();
-        let (q, k, v) = (split(self.q.forward(x)?)?, split(self.k.forward(x)?)?, split(self.v.forward(x)?)?);
-        let scores = (q * (1.0 / (dim as f64).sqrt()))?.matmul(&k.t()?)?;
-        // Half types lose the sum of many small weights.
-        let weights = candle_nn::ops::softmax_last_dim(&scores.to_dtype(DType::F32)?)?.to_dtype(v.dtype())?;
-        self.out.forward(&weights.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((b, n, width))?)
+        let q = (split(self.q.forward(&x)?)? * (1.0 / (dim as f64).sqrt()))?;
+        Ok([q, split(self.k.forward(&x)?)?, split(self.v.forward(&x)?)?])
+    }
+}
+
+impl Block for Layer {
+    fn heads(&self) -> usize {
+        self.heads
+    }
+
+    fn scores(&self, x: &Tensor) -> Result<Tensor> {
+        let [q, k, _] = self.split(x)?;
+        q.matmul(&k.t()?)?.to_dtype(DType::F32)
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = (x + self.attend(&self.norm1.forward(x)?)?)?;
+        Ok(self.forward_scored(x)?.0)
+    }
+
+    fn forward_scored(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        let [q, k, v] = self.split(x)?;
+        // Half types lose the sum of many small weights.
+        let scores = q.matmul(&k.t()?)?.to_dtype(DType::F32)?;
+        let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(v.dtype())?;
+        let mixed = weights.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape(x.shape())?;
+        let x = (x + self.out.forward(&mixed)?)?;
         let inner = self.act.forward(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
-        x + self.fc2.forward(&inner)?
+        Ok(((&x + self.fc2.forward(&inner)?)?, scores))
     }
 }
 
@@ -266,8 +286,8 @@ impl Layers {
         Ok(Self((0..depth).map(|i| Layer::new(cfg, vb.pp(i))).collect::<Result<_>>()?))
     }
 
-    pub(super) fn forward(&self, x: Tensor) -> Result<Tensor> {
-        self.0.iter().try_fold(x, |x, layer| layer.forward(&x))
+    pub(super) fn forward(&self, x: &Tensor, tosa: Option<&Tosa>) -> Result<Tensor> {
+        tosa::run(&self.0, x, tosa, None)
     }
 
     /// What [`Self::new`] reads under `prefix`.

@@ -2,7 +2,10 @@
 //!
 //! Small and plain: it looks at drawn bodies, not at photographs.
 
-use super::Encoder;
+use super::{
+    Encoder,
+    tosa::{self, Block, Tosa, TosaOptions},
+};
 use crate::{Frame, nn};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
@@ -25,6 +28,9 @@ pub struct VitConfig {
     pub num_attention_heads: usize,
     /// Of layer normalisation.
     pub layer_norm_eps: f32,
+    /// Layers that work on some tokens only; left out, all work on all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tosa: Option<TosaOptions>,
 }
 
 impl Default for VitConfig {
@@ -37,6 +43,7 @@ impl Default for VitConfig {
             num_hidden_layers: 6,
             num_attention_heads: 4,
             layer_norm_eps: 1e-5,
+            tosa: None,
         }
     }
 }
@@ -58,7 +65,7 @@ impl VitConfig {
                 "hidden_size {hidden_size} must be a multiple of num_attention_heads {num_attention_heads}"
             ));
         }
-        None
+        self.tosa.as_ref().and_then(|t| t.problem(self.num_hidden_layers))
     }
 }
 
@@ -128,20 +135,46 @@ impl Layer {
         })
     }
 
-    /// `[b, n, d]` to the same shape.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = (x + self.attention(&self.norm1.forward(x)?)?)?;
+    /// Queries, keys and values, `[b, heads, n, width]`.
+    fn split(&self, x: &Tensor) -> Result<[Tensor; 3]> {
+        let (b, n, d) = x.dims3()?;
+        let shape = (b, n, 3, self.heads, d / self.heads);
+        let qkv = self.qkv.forward(&self.norm1.forward(x)?)?.reshape(shape)?.permute((2, 0, 3, 1, 4))?.contiguous()?;
+        Ok([qkv.get(0)?, qkv.get(1)?, qkv.get(2)?])
+    }
+
+    fn scale(&self, q: &Tensor) -> f32 {
+        1.0 / (q.dims().last().copied().unwrap_or(1) as f32).sqrt()
+    }
+
+    /// `x` with attention's `mixed [b, heads, n, width]` and the MLP added.
+    fn finish(&self, x: &Tensor, mixed: &Tensor) -> Result<Tensor> {
+        let mixed = mixed.transpose(1, 2)?.contiguous()?.reshape(x.shape())?;
+        let x = (x + self.out.forward(&mixed)?)?;
         let hidden = self.fc1.forward(&self.norm2.forward(&x)?)?.relu()?;
         &x + self.fc2.forward(&hidden)?
     }
+}
 
-    fn attention(&self, x: &Tensor) -> Result<Tensor> {
-        let (b, n, d) = x.dims3()?;
-        let width = d / self.heads;
-        let qkv = self.qkv.forward(x)?.reshape((b, n, 3, self.heads, width))?.permute((2, 0, 3, 1, 4))?.contiguous()?;
-        let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
-        let mixed = nn::attention(&q, &k, &v, 1.0 / (width as f32).sqrt(), false)?;
-        self.out.forward(&mixed.transpose(1, 2)?.contiguous()?.reshape((b, n, d))?)
+impl Block for Layer {
+    fn heads(&self) -> usize {
+        self.heads
+    }
+
+    fn scores(&self, x: &Tensor) -> Result<Tensor> {
+        let [q, k, _] = self.split(x)?;
+        (&q * f64::from(self.scale(&q)))?.matmul(&k.t()?)
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let [q, k, v] = self.split(x)?;
+        self.finish(x, &nn::attention(&q, &k, &v, self.scale(&q), false)?)
+    }
+
+    fn forward_scored(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        let [q, k, v] = self.split(x)?;
+        let scores = (&q * f64::from(self.scale(&q)))?.matmul(&k.t()?)?;
+        Ok((self.finish(x, &nn::softmax(&scores, 1.0, false)?.matmul(&v)?)?, scores))
     }
 }
 
@@ -154,6 +187,7 @@ pub struct Vit {
     positions: Tensor,
     layers: Vec<Layer>,
     norm: LayerNorm,
+    tosa: Option<Tosa>,
     device: Device,
 }
 
@@ -173,6 +207,12 @@ impl Vit {
                 .map(|i| Layer::new(config, vb.pp(format!("layers.{i}"))))
                 .collect::<Result<_>>()?,
             norm: LayerNorm::new(config, vb.pp("norm"))?,
+            tosa: match &config.tosa {
+                Some(options) => {
+                    Some(Tosa::new(options, config.num_hidden_layers, config.num_attention_heads, &vb.pp("layers"))?)
+                }
+                None => None,
+            },
             device: vb.device().clone(),
             config: config.clone(),
         })
@@ -228,11 +268,18 @@ impl Vit {
         let b = patches.dim(0)?;
         let x = self.patch.forward(patches)?;
         let class = self.class.broadcast_as((b, 1, self.config.hidden_size))?;
-        let mut x = Tensor::cat(&[&class, &x], 1)?.broadcast_add(&self.positions)?;
-        for layer in &self.layers {
-            x = layer.forward(&x)?;
-        }
-        self.norm.forward(&x)
+        let x = Tensor::cat(&[&class, &x], 1)?.broadcast_add(&self.positions)?;
+        self.norm.forward(&tosa::run(&self.layers, &x, self.tosa.as_ref(), None)?)
+    }
+
+    /// Skips tokens in another way, or not at all; for measurements.
+    pub fn set_tosa(&mut self, tosa: Option<Tosa>) {
+        self.tosa = tosa;
+    }
+
+    /// Layers, for training selectors.
+    pub fn blocks(&self) -> &[impl Block] {
+        &self.layers
     }
 
     /// The class tokens alone: `[b, d]`.

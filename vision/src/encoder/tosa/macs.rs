@@ -1,0 +1,60 @@
+//! Multiply-accumulates of a tower (specs: tosa, section 3).
+
+use super::{TosaOptions, keep};
+
+/// The shape of a tower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Tokens, class and registers included.
+    pub tokens: u64,
+    /// Patches that are embedded.
+    pub patches: u64,
+    /// Numbers of a patch.
+    pub patch_numbers: u64,
+    /// Width of a token.
+    pub width: u64,
+    /// Width inside the MLP.
+    pub mlp: u64,
+    /// Attention heads.
+    pub heads: u64,
+    /// Layers.
+    pub depth: usize,
+}
+
+/// What a tower costs a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// One standard layer.
+    pub layer: u64,
+    /// One selector.
+    pub selector: u64,
+    /// All of the tower without skipping.
+    pub dense: u64,
+    /// All of the tower with skipping.
+    pub selective: u64,
+}
+
+impl Shape {
+    /// A layer over `tokens`: projections, MLP, and both products of attention.
+    fn layer(&self, tokens: u64) -> u64 {
+        let (d, m) = (self.width, self.mlp);
+        4 * tokens * d * d + 2 * tokens * d * m + 2 * tokens * tokens * d
+    }
+
+    /// Cost with and without skipping.
+    pub fn cost(&self, tosa: &TosaOptions) -> Cost {
+        let layer = self.layer(self.tokens);
+        let selector = 2 * tosa.kernel as u64 * self.tokens * self.tokens * self.heads * self.heads;
+        let embedding = self.patches * self.patch_numbers * self.width;
+        let selective = tosa.selective(self.depth).len() as u64;
+        let k = keep(tosa.ratio, self.tokens as usize, tosa.protected) as u64;
+        let standard = self.depth as u64 - selective;
+        let skipping = if k < self.tokens { self.layer(k) + selector } else { layer };
+        Cost {
+            layer,
+            selector,
+            dense: embedding + self.depth as u64 * layer,
+            selective: embedding + standard * layer + selective * skipping,
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Token selective attention (ToSA, arXiv 2406.08816): in some layers only the tokens that the next attention map would
+//! look at are worked on; the others pass unchanged. The number of tokens that leave the encoder stays the same.
+//!
+//! The published mechanism is followed; what it leaves open is decided as in specs: tosa, sections 2 and 5. No figure of
+//! the paper is claimed.
+
+mod macs;
+mod rank;
+mod selector;
+#[cfg(test)]
+mod tests;
+
+pub use macs::{Cost, Shape};
+pub use rank::{Ranking, Score, keep};
+pub use selector::Selector;
+
+use crate::nn::pick_rows;
+use candle_core::{Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A transformer layer that tokens may skip. Tokens are `[b, n, d]`, contiguous.
+pub trait Block {
+    /// Attention heads.
+    fn heads(&self) -> usize;
+
+    /// Products of queries and keys over the root of the head's width, before softmax: `[b, heads, n, n]`.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn scores(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// The layer with norm, attention, MLP and both residuals.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn forward(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// Both at once, without computing the products twice.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn forward_scored(&self, x: &Tensor) -> Result<(Tensor, Tensor)>;
+}
+
+/// How tokens are skipped; `tosa` in the configuration of a tower.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TosaOptions {
+    /// Share of the tokens that are not protected which every selective layer works on, above 0, at most 1.
+    pub ratio: f64,
+    /// The selective layers; each stands behind a standard one. Left out, 1, 3, 5, ...
+    pub layers: Option<Vec<usize>>,
+    /// Keys that a selector looks at side by side: 1 or 3.
+    pub kernel: usize,
+    /// What a predicted map says of a token.
+    pub score: Score,
+    /// Tokens at the beginning that are always worked on: class and register tokens.
+    pub protected: usize,
+}
+
+impl Default for TosaOptions {
+    fn default() -> Self {
+        Self { ratio: 0.7, layers: None, kernel: 1, score: Score::ColSum, protected: 1 }
+    }
+}
+
+impl TosaOptions {
+    /// The selective layers of a tower of `depth` layers.
+    pub fn selective(&self, depth: usize) -> Vec<usize> {
+        self.layers.clone().unwrap_or_else(|| (1..depth).step_by(2).collect())
+    }
+
+    /// The reason why no tower of `depth` layers can skip so, if so.
+    pub fn problem(&self, depth: usize) -> Option<String> {
+        if !(self.ratio > 0.0 && self.ratio <= 1.0) {
+            return Some(format!("tosa.ratio: expected a number above 0 and at most 1, found {}", self.ratio));
+        }
+        if ![1, 3].contains(&self.kernel) {
+            return Some(format!("tosa.kernel: expected 1 or 3, found {}", self.kernel));
+        }
+        let layers = self.selective(depth);
+        let apart = layers.windows(2).all(|pair| pair[0] + 2 <= pair[1]);
+        if layers.iter().any(|l| *l == 0 || *l >= depth) || !apart {
+            return Some(format!(
+                "tosa.layers: expected rising numbers from 1 to {}, no two of them neighbours, found {layers:?}",
+                depth.saturating_sub(1)
+            ));
+        }
+        None
+    }
+}
+
+/// Token selective attention of a tower.
+#[derive(Clone, Debug)]
+pub struct Tosa {
+    /// How.
+    pub options: TosaOptions,
+    /// Who chooses; controls take the place of the selectors in measurements.
+    pub ranking: Ranking,
+    selectors: BTreeMap<usize, Selector>,
+}
+
+/// Hears the layer and, for each picture, the tokens it worked on.
+pub type Watch<'a> = &'a mut dyn FnMut(usize, &[Vec<u32>]);
+
+impl Tosa {
+    /// Reads (or, for training, creates) the selectors of a tower: `{layer}.selector.*` under `vb`.
+    ///
+    /// # Errors
+    /// Options that do not fit the tower, or missing weights.
+    pub fn new(options: &TosaOptions, depth: usize, heads: usize, vb: &VarBuilder) -> Result<Self> {
+        if let Some(problem) = options.problem(depth) {
+            bail!("{problem}");
+        }
+        let selector = |layer: usize| Ok((layer, Selector::new(heads, options.kernel, vb.pp(layer).pp("selector"))?));
+        let selectors = options.selective(depth).into_iter().map(selector).collect::<Result<_>>()?;
+        Ok(Self { options: options.clone(), ranking: Ranking::Selector, selectors })
+    }
+
+    /// The same without selectors, for a ranking that asks none.
+    ///
+    /// # Errors
+    /// Options that do not fit the tower, or a ranking that needs selectors.
+    pub fn control(options: &TosaOptions, depth: usize, ranking: Ranking) -> Result<Self> {
+        if let Some(problem) = options.problem(depth) {
+            bail!("{problem}");
+        }
+        if ranking == Ranking::Selector {
+            bail!("a control has no selectors");
+        }
+        Ok(Self { options: options.clone(), ranking, selectors: BTreeMap::new() })
+    }
+
+    /// The selectors by the layer they choose for.
+    pub fn selectors(&self) -> &BTreeMap<usize, Selector> {
+        &self.selectors
+    }
+
+    /// For each picture the tokens that `layer` works on, rising. `before` has the products of the layer before it,
+    /// `x` its input.
+    fn choose<B: Block>(&self, index: usize, layer: &B, before: &Tensor, x: &Tensor) -> Result<Vec<Vec<u32>>> {
+        let n = x.dim(1)?;
+        let k = keep(self.options.ratio, n, self.options.protected);
+        let map = match self.ranking {
+            Ranking::Selector => match self.selectors.get(&index) {
+                Some(selector) => selector.map(before)?,
+                None => bail!("layer {index} has no selector"),
+            },
+            Ranking::Oracle => candle_nn::ops::softmax_last_dim(&layer.scores(x)?)?,
+            Ranking::Previous => candle_nn::ops::softmax_last_dim(before)?,
+            Ranking::Random(seed) => return Ok(rank::random(seed, index, x.dim(0)?, n, k, self.options.protected)),
+        };
+        let scores = self.options.score.of(&map.detach())?.to_vec2::<f32>()?;
+        Ok(scores.iter().map(|s| rank::top(s, k, self.options.protected)).collect())
+    }
+}
+
+/// Runs layers over tokens `[b, n, d]`; with `tosa` its layers skip tokens.
+///
+/// # Errors
+/// Those of the device.
+pub fn run<B: Block>(layers: &[B], x: &Tensor, tosa: Option<&Tosa>, mut watch: Option<Watch<'_>>) -> Result<Tensor> {
+    let n = x.dim(1)?;
+    // Where every token is kept, the dense model is run, bit for bit.
+    let tosa = tosa.filter(|t| keep(t.options.ratio, n, t.options.protected) < n);
+    let selective = tosa.map(|t| t.options.selective(layers.len())).unwrap_or_default();
+    let (mut x, mut before) = (x.clone(), None);
+    for (index, layer) in layers.iter().enumerate() {
+        if let (Some(tosa), Some(scores)) = (tosa, before.take()) {
+            let chosen = tosa.choose(index, layer, &scores, &x)?;
+            x = selectively(layer, &x, &chosen)?;
+            if let Some(watch) = watch.as_mut() {
+                watch(index, &chosen);
+            }
+        } else if selective.contains(&(index + 1)) {
+            // Only a layer that a selective one follows has to show its products.
+            let (next, scores) = layer.forward_scored(&x)?;
+            (x, before) = (next, Some(scores));
+        } else {
+            x = layer.forward(&x)?;
+        }
+    }
+    Ok(x)
+}
+
+/// The layer over the chosen tokens of each picture alone; the others stay as they are, bit for bit, in their places.
+///
+/// # Errors
+/// Pictures with different numbers of tokens, a token that is not there, or those of the device.
+pub fn selectively<B: Block>(layer: &B, x: &Tensor, chosen: &[Vec<u32>]) -> Result<Tensor> {
+    let (b, n, d) = x.dims3()?;
+    let k = chosen.first().map_or(0, Vec::len);
+    if chosen.len() != b || k == 0 || chosen.iter().any(|c| c.len() != k) {
+        bail!("{b} pictures need as many choices of one size");
+    }
+    let flat = x.reshape((b * n, d))?;
+    let rows: Vec<u32> =
+        chosen.iter().enumerate().flat_map(|(i, c)| c.iter().map(move |t| (i * n) as u32 + t)).collect();
+    let worked = layer.forward(&pick_rows(&flat, &rows)?.reshape((b, k, d))?)?.reshape((b * k, d))?;
+    let mut places: Vec<u32> = (0..(b * n) as u32).collect();
+    for (from, row) in rows.iter().enumerate() {
+        if let Some(place) = places.get_mut(*row as usize) {
+            *place = (b * n + from) as u32;
+        }
+    }
+    pick_rows(&Tensor::cat(&[&flat, &worked], 0)?, &places)?.reshape((b, n, d))
+}
