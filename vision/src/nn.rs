@@ -94,7 +94,7 @@ impl CustomOp1 for Softmax {
 }
 
 /// `exp` for arguments up to 0, accurate to 2e-7 relative; plain enough for the compiler to vectorise.
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     let x = x.max(-87.0) * std::f32::consts::LOG2_E;
     let whole = (x + 12_582_912.0) - 12_582_912.0;
     let f = (x - whole) * std::f32::consts::LN_2;

@@ -265,11 +265,16 @@ impl Vit {
 
     /// Patches `[b, patches, patch * patch * 3]` to tokens `[b, 1 + patches, d]`, the class token first.
     pub fn forward(&self, patches: &Tensor) -> Result<Tensor> {
+        let x = self.embed(patches)?;
+        self.norm.forward(&tosa::run(&self.layers, &x, self.tosa.as_ref(), None)?)
+    }
+
+    /// Patches to the tokens that enter the first layer, `[b, 1 + patches, d]`.
+    pub fn embed(&self, patches: &Tensor) -> Result<Tensor> {
         let b = patches.dim(0)?;
         let x = self.patch.forward(patches)?;
         let class = self.class.broadcast_as((b, 1, self.config.hidden_size))?;
-        let x = Tensor::cat(&[&class, &x], 1)?.broadcast_add(&self.positions)?;
-        self.norm.forward(&tosa::run(&self.layers, &x, self.tosa.as_ref(), None)?)
+        Tensor::cat(&[&class, &x], 1)?.broadcast_add(&self.positions)
     }
 
     /// Skips tokens in another way, or not at all; for measurements.

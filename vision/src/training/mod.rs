@@ -2,6 +2,7 @@
 //! checkpoints. The encoder's own training is beside it; the coach's is in the engine.
 
 pub mod encoder;
+pub mod selectors;
 
 use candle_core::{DType, Device, Error, Result, Shape, Tensor, Var, backprop::GradStore, bail, safetensors};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};

@@ -1,10 +1,10 @@
 //! `spotter bench cache`: what eviction costs a step.
 
-use super::quantile;
+use super::{noise::Noise, quantile};
 use crate::{cli::print_json, parts};
 use anyhow::{Context as _, Result, bail};
-use candle_core::{DType, Device, Shape, Tensor};
-use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use spotter_engine::model::{CacheOptions, Decoder, DecoderConfig, HfDecoderConfig, KvCache, Mode, Policy};
@@ -158,31 +158,6 @@ fn config(size: Size, positions: usize) -> Result<DecoderConfig> {
         }
     };
     Ok(DecoderConfig { max_positions: positions, ..config })
-}
-
-/// Weights that look drawn by chance, made as they are asked for.
-struct Noise;
-
-impl SimpleBackend for Noise {
-    fn get(&self, s: Shape, name: &str, _: Init, dtype: DType, dev: &Device) -> candle_core::Result<Tensor> {
-        let mut state = name.bytes().fold(1u32, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b)));
-        let numbers: Vec<f32> = (0..s.elem_count())
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                ((state >> 8) as f32 / (1u32 << 23) as f32 - 1.0) * 0.04
-            })
-            .collect();
-        let noise = Tensor::from_vec(numbers, s, dev)?;
-        if name.contains("norm") { (noise + 1.0)?.to_dtype(dtype) } else { noise.to_dtype(dtype) }
-    }
-
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        candle_core::bail!("{name}: noise needs a shape")
-    }
-
-    fn contains_tensor(&self, _: &str) -> bool {
-        true
-    }
 }
 
 /// Embeddings of running tokens.

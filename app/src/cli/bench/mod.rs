@@ -1,8 +1,10 @@
 //! `spotter bench`: what things cost on this machine.
 
 mod cache;
+mod noise;
 mod session;
 mod text;
+mod tosa;
 
 use clap::{Args, Subcommand};
 
@@ -18,6 +20,7 @@ enum Command {
     Cache(cache::CacheArgs),
     Session(session::SessionArgs),
     Text(text::TextArgs),
+    Tosa(tosa::TosaArgs),
 }
 
 /// Runs the command.
@@ -29,6 +32,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         Command::Cache(args) => cache::run(args),
         Command::Session(args) => session::run(args),
         Command::Text(args) => text::run(args),
+        Command::Tosa(args) => tosa::run(args),
     }
 }
 

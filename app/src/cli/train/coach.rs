@@ -104,7 +104,7 @@ impl<'a> Stage<'a> {
 }
 
 /// A checkpoint of an earlier part, which must be there.
-fn earlier(run: &Run, part: &str) -> Result<PathBuf> {
+pub(super) fn earlier(run: &Run, part: &str) -> Result<PathBuf> {
     let file = run.out.join(format!("{part}.safetensors"));
     if !file.exists() {
         anyhow::bail!("{}: not there; run `spotter train {part}` with the same --out first", file.display());

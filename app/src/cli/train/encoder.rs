@@ -13,7 +13,12 @@ use spotter_datasets::synthetic::{
 use spotter_vision::{
     avatar::{AvatarView, render},
     body::JOINTS,
-    training::encoder::{EncoderTraining, Sample, SampleSource, train as train_encoder},
+    encoder::{tosa::Tosa, vit::Vit},
+    training::{
+        Variables,
+        encoder::{EncoderTraining, Sample, SampleSource, train as train_encoder},
+        selectors::{SelectorTraining, train as train_selectors},
+    },
 };
 use std::{sync::Arc, time::Duration};
 
@@ -144,5 +149,43 @@ pub(super) fn train(recipe: &Recipe, run: &Run) -> Result<()> {
             &format!("joints {joints:.5}, exercise {exercise:.3}, phase {phase:.3}, mistakes {mistakes:.3}"),
         );
     })?;
+    super::super::print_json(&scores)
+}
+
+/// Trains selectors for the tower of a run, that of the joint stage where there is one; prints how well they choose.
+pub(super) fn selectors(recipe: &Recipe, run: &Run) -> Result<()> {
+    let joint = run.out.join("joint.safetensors");
+    let tower = if joint.exists() { joint } else { super::coach::earlier(run, "encoder")? };
+    let frozen = Variables::load(&tower, recipe.seed, &run.device)?;
+    let vit = Vit::new(&recipe.vision, frozen.builder().pp("vision_tower"))?;
+    let vars = Variables::seeded(recipe.seed, &run.device);
+    let (depth, heads) = (recipe.vision.num_hidden_layers, recipe.vision.num_attention_heads);
+    let tosa = Tosa::new(&recipe.selectors.tosa, depth, heads, &vars.builder().pp("vision_tower").pp("layers"))?;
+    let bodies = |split| Bodies {
+        side: recipe.vision.image_size,
+        split,
+        library: run.library.clone(),
+        recorded: recipe.recorded,
+    };
+    let cut = |bodies: &Bodies, seed: u64, count: usize| {
+        let samples = bodies.samples(seed, count);
+        Vit::cut(&recipe.vision, &samples.iter().map(|s| s.rgb.as_slice()).collect::<Vec<_>>())
+    };
+    let (seen, unseen) = (bodies(Split::Train), bodies(Split::Validation));
+    let settings = SelectorTraining {
+        optimiser: recipe.selectors.optimiser.settings(run.until),
+        makers: run.makers,
+        weights: run.out.join("selectors.safetensors"),
+    };
+    let mut meter = Meter::new(settings.optimiser.steps, 50);
+    let scores = train_selectors(
+        &vit,
+        &tosa,
+        &vars,
+        &settings,
+        |step| cut(&seen, recipe.seed.wrapping_add(step as u64), recipe.selectors.batch),
+        cut(&unseen, u64::MAX, 256)?,
+        &mut |step, divergence| meter.at(step, &format!("divergence {divergence:.4}")),
+    )?;
     super::super::print_json(&scores)
 }

@@ -30,13 +30,15 @@ enum Part {
     Coach,
     /// All three, on the same sessions.
     Joint,
+    /// The selectors of token selective attention, against the trained tower.
+    Selectors,
     /// Nothing: write the trained parts as a model folder.
     Export,
 }
 
 /// Train a model from a recipe. A run that was stopped is taken up where its last checkpoint was.
 #[derive(Debug, Args)]
-#[command(after_help = "Example, with PART = encoder, words, coach, joint in turn:\n  \
+#[command(after_help = "Example, with PART = encoder, words, coach, joint, selectors in turn:\n  \
                         spotter train PART   --config assets/recipes/mini.toml --out runs/mini\n  \
                         spotter train export --config assets/recipes/mini.toml --out runs/mini --to assets/spotter-mini")]
 pub(crate) struct TrainArgs {
@@ -111,6 +113,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
         Part::Words => coach::words(&recipe, &Run::new(args)?),
         Part::Coach => coach::coach(&recipe, &Run::new(args)?),
         Part::Joint => coach::joint(&recipe, &Run::new(args)?),
+        Part::Selectors => encoder::selectors(&recipe, &Run::new(args)?),
         Part::Export => {
             let to = args.to.as_deref().context("export needs --to DIR, the model folder to write")?;
             export::export(&recipe, &args.out, to)

@@ -3,7 +3,10 @@
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use spotter_engine::{coach::manifest::Manifest, model::HfDecoderConfig};
-use spotter_vision::{encoder::vit::VitConfig, training::AdamWSettings};
+use spotter_vision::{
+    encoder::{tosa::TosaOptions, vit::VitConfig},
+    training::AdamWSettings,
+};
 use std::{path::Path, time::Instant};
 
 /// A recipe file.
@@ -26,6 +29,8 @@ pub(crate) struct Recipe {
     pub(crate) coach: CoachRecipe,
     /// Training of all three.
     pub(crate) joint: JointRecipe,
+    /// Training of the selectors.
+    pub(crate) selectors: SelectorsRecipe,
     /// The manifest of the model folder.
     pub(crate) manifest: Manifest,
 }
@@ -47,6 +52,16 @@ pub(crate) struct JointRecipe {
     pub(crate) frames: usize,
     /// Windows a step.
     pub(crate) batch: usize,
+    pub(crate) optimiser: OptimiserRecipe,
+}
+
+/// Training of the selectors.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SelectorsRecipe {
+    /// Pictures a step.
+    pub(crate) batch: usize,
+    pub(crate) tosa: TosaOptions,
     pub(crate) optimiser: OptimiserRecipe,
 }
 
@@ -102,7 +117,14 @@ impl Recipe {
         if let Some(problem) = recipe.vision.problem() {
             bail!("{}: vision: {problem}", path.display());
         }
-        let batches = [recipe.encoder.batch, recipe.words.batch, recipe.coach.batch, recipe.joint.batch];
+        let batches =
+            [recipe.encoder.batch, recipe.words.batch, recipe.coach.batch, recipe.joint.batch, recipe.selectors.batch];
+        if recipe.vision.tosa.is_some() {
+            bail!("{}: vision.tosa: how tokens are skipped belongs into [selectors]", path.display());
+        }
+        if let Some(problem) = recipe.selectors.tosa.problem(recipe.vision.num_hidden_layers) {
+            bail!("{}: selectors.{problem}", path.display());
+        }
         if recipe.coach.korean_every == 0 || batches.contains(&0) {
             bail!("{}: every batch and korean_every must be at least 1", path.display());
         }

@@ -11,7 +11,7 @@ mod selector;
 mod tests;
 
 pub use macs::{Cost, Shape};
-pub use rank::{Ranking, Score, keep};
+pub use rank::{Ranking, Score, keep, top};
 pub use selector::Selector;
 
 use crate::nn::pick_rows;
@@ -144,15 +144,19 @@ impl Tosa {
         let n = x.dim(1)?;
         let k = keep(self.options.ratio, n, self.options.protected);
         let map = match self.ranking {
-            Ranking::Selector => match self.selectors.get(&index) {
-                Some(selector) => selector.map(before)?,
-                None => bail!("layer {index} has no selector"),
-            },
+            Ranking::Selector => {
+                let Some(selector) = self.selectors.get(&index) else { bail!("layer {index} has no selector") };
+                if self.options.score == Score::ColSum {
+                    let scores = selector.column_sums(before)?.to_vec2::<f32>()?;
+                    return Ok(scores.iter().map(|s| rank::top(s, k, self.options.protected)).collect());
+                }
+                selector.map(before)?
+            }
             Ranking::Oracle => candle_nn::ops::softmax_last_dim(&layer.scores(x)?)?,
             Ranking::Previous => candle_nn::ops::softmax_last_dim(before)?,
             Ranking::Random(seed) => return Ok(rank::random(seed, index, x.dim(0)?, n, k, self.options.protected)),
         };
-        let scores = self.options.score.of(&map.detach())?.to_vec2::<f32>()?;
+        let scores = self.options.score.tokens(&map)?;
         Ok(scores.iter().map(|s| rank::top(s, k, self.options.protected)).collect())
     }
 }

@@ -19,6 +19,14 @@ pub enum Score {
 }
 
 impl Score {
+    /// Scores of every token of every picture of a map `[b, heads, n, n]`.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn tokens(self, map: &Tensor) -> Result<Vec<Vec<f32>>> {
+        self.of(&map.detach())?.to_vec2::<f32>()
+    }
+
     /// Scores `[b, n]`.
     pub(super) fn of(self, map: &Tensor) -> Result<Tensor> {
         let (b, heads, n, _) = map.dims4()?;
@@ -59,7 +67,7 @@ pub fn keep(ratio: f64, n: usize, protected: usize) -> usize {
 }
 
 /// The `k` tokens of the highest scores, the first `protected` always among them; of equals the first. Rising.
-pub(super) fn top(scores: &[f32], k: usize, protected: usize) -> Vec<u32> {
+pub fn top(scores: &[f32], k: usize, protected: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (protected.min(k) as u32..scores.len() as u32).collect();
     let score = |i: &u32| scores.get(*i as usize).copied().unwrap_or(f32::NEG_INFINITY);
     order.sort_by(|a, b| score(b).total_cmp(&score(a)).then(a.cmp(b)));

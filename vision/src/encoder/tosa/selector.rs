@@ -1,6 +1,9 @@
 //! Predicts the next attention map from the products of the last: two convolutions over heads, along the keys.
 
-use candle_core::{D, Result, Tensor};
+use crate::nn;
+use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
 use candle_nn::{Init, VarBuilder};
 
 /// A selector: as many hidden channels as heads.
@@ -40,6 +43,24 @@ impl Selector {
         candle_nn::ops::softmax_last_dim(&self.logits(scores)?)
     }
 
+    /// Attention that each token receives under the predicted map, as a mean over heads: `[b, n]`. On the processor no map is
+    /// ever written: each row is predicted, normalised and added up while it is in the cache.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn column_sums(&self, scores: &Tensor) -> Result<Tensor> {
+        let fits = scores.device().is_cpu() && scores.dtype() == DType::F32 && self.kernel == 1;
+        if !fits {
+            return super::Score::ColSum.of(&self.map(scores)?);
+        }
+        let numbers = |t: &Tensor| t.detach().flatten_all()?.to_vec1::<f32>();
+        let one_sweep = OneSweep {
+            first: (numbers(&self.first.0)?, numbers(&self.first.1)?),
+            second: (numbers(&self.second.0)?, numbers(&self.second.1)?),
+        };
+        scores.detach().contiguous()?.apply_op1_no_bwd(&one_sweep)
+    }
+
     /// One product: heads are channels, and neighbouring keys lie side by side as more of them.
     fn convolve(&self, x: &Tensor, (weight, bias): &(Tensor, Tensor)) -> Result<Tensor> {
         let (b, heads, n, m) = x.dims4()?;
@@ -60,5 +81,79 @@ impl Selector {
             n * m,
         ))?)?;
         y.broadcast_add(&bias.reshape((1, (), 1))?)?.reshape((b, (), n, m))
+    }
+}
+
+/// Weights `[heads, heads]` and biases of both convolutions.
+struct OneSweep {
+    first: (Vec<f32>, Vec<f32>),
+    second: (Vec<f32>, Vec<f32>),
+}
+
+/// `out[c] = bias[c] + sum of weight[c, h] * rows[h]`, rows of `n` numbers.
+fn mixed<'a>(out: &mut [f32], n: usize, (weight, bias): &(Vec<f32>, Vec<f32>), row: impl Fn(usize) -> &'a [f32]) {
+    let heads = bias.len();
+    for ((out, bias), weights) in out.chunks_exact_mut(n).zip(bias).zip(weight.chunks_exact(heads)) {
+        out.fill(*bias);
+        for (h, w) in weights.iter().enumerate() {
+            out.iter_mut().zip(row(h)).for_each(|(o, x)| *o += w * x);
+        }
+    }
+}
+
+impl OneSweep {
+    /// Adds the predicted map's rows of one query to `sums`.
+    fn query(&self, scores: &[f32], n: usize, q: usize, (hidden, out): (&mut [f32], &mut [f32]), sums: &mut [f32]) {
+        mixed(hidden, n, &self.first, |h| scores.get((h * n + q) * n..(h * n + q + 1) * n).unwrap_or_default());
+        hidden.iter_mut().for_each(|v| *v = v.max(0.0));
+        let hidden = &*hidden;
+        mixed(out, n, &self.second, |h| hidden.get(h * n..(h + 1) * n).unwrap_or_default());
+        for row in out.chunks_exact_mut(n) {
+            let max = row.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+            row.iter_mut().for_each(|v| *v = nn::exp(*v - max));
+            let share = 1.0 / row.iter().sum::<f32>();
+            sums.iter_mut().zip(&*row).for_each(|(s, v)| *s += v * share);
+        }
+    }
+}
+
+impl CustomOp1 for OneSweep {
+    fn name(&self) -> &'static str {
+        "tosa-column-sums"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (CpuStorage::F32(data), [b, heads, n, _], Some((from, to))) =
+            (storage, layout.dims(), layout.contiguous_offsets())
+        else {
+            bail!("tosa: contiguous f32 products [b, heads, n, n] expected");
+        };
+        let (b, heads, n) = (*b, *heads, *n);
+        let size = heads * n * n;
+        let data = data.get(from..to).unwrap_or_default();
+        if n == 0 || heads != self.first.1.len() {
+            bail!("tosa: products of {heads} heads, but the selector has {}", self.first.1.len());
+        }
+        // Queries are summed in fixed groups, so that the number of threads changes no bit.
+        const GROUP: usize = 32;
+        let groups: Vec<(usize, usize)> = (0..b).flat_map(|i| (0..n).step_by(GROUP).map(move |q| (i, q))).collect();
+        let parts: Vec<Vec<f32>> = groups
+            .par_iter()
+            .map(|(i, first)| {
+                let picture = data.get(i * size..(i + 1) * size).unwrap_or_default();
+                let (mut hidden, mut out, mut sums) = (vec![0f32; heads * n], vec![0f32; heads * n], vec![0f32; n]);
+                for q in *first..(first + GROUP).min(n) {
+                    self.query(picture, n, q, (&mut hidden, &mut out), &mut sums);
+                }
+                sums
+            })
+            .collect();
+        let mut all = vec![0f32; b * n];
+        for ((i, _), part) in groups.iter().zip(parts) {
+            if let Some(sums) = all.get_mut(i * n..(i + 1) * n) {
+                sums.iter_mut().zip(part).for_each(|(s, v)| *s += v / heads as f32);
+            }
+        }
+        Ok((CpuStorage::F32(all), Shape::from((b, n))))
     }
 }

@@ -213,6 +213,17 @@ fn a_wider_kernel_looks_at_neighbours() {
 }
 
 #[test]
+fn one_sweep_equals_the_map() {
+    for (b, heads, n) in [(1, 2, 5), (3, 4, 50), (2, 3, 97)] {
+        let scores = random((b, heads, n, n), 9);
+        let selector = Selector::new(heads, 1, vb().pp("s")).unwrap();
+        let plain = Score::ColSum.of(&selector.map(&scores).unwrap()).unwrap();
+        let off = (selector.column_sums(&scores).unwrap() - plain).unwrap().abs().unwrap();
+        assert!(off.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-4);
+    }
+}
+
+#[test]
 fn towers_of_others_skip_too_and_controls_differ() {
     let cfg = crate::encoder::TowerConfig {
         hidden_size: 16,
