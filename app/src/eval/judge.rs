@@ -1,8 +1,8 @@
-//! LLM-Acc: a language model behind an OpenAI-compatible server rates each matched pair from 1 to 5.
+//! In the manner of LLM-Acc: a language model behind an OpenAI-compatible server rates each matched pair from 1 to 5.
 //!
 //! Sampling and parsing are those of the published evaluation (temperature 0.6, top-p 0.9, 64 tokens; the answer holds
 //! one `{...}` on one line, read as a Python dict with a `score`). An answer that can't be read is dropped and counted.
-//! The score is the published LLM-Acc with Meta-Llama-3-70B-Instruct alone; the table names any other judge.
+//! The words of the question are Spotter's own, so the score is never called by the published name, whoever judges.
 
 use crate::parallel::in_parallel;
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -62,9 +62,7 @@ impl Judge {
 
     /// What the table calls its score.
     pub(crate) fn name(&self) -> String {
-        let published = self.options.model.to_lowercase().contains("meta-llama-3-70b-instruct");
-        let label = if published { "LLM-Acc" } else { "not LLM-Acc" };
-        format!("{label} ({}, {} seeds)", self.options.model, self.options.seeds)
+        format!("{} with Spotter's own prompt, not LLM-Acc ({} seeds)", self.options.model, self.options.seeds)
     }
 
     /// For each pair of truth and prediction one score a seed; `None` where the answer could not be read.
