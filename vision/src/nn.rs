@@ -189,6 +189,13 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     y.reshape(shape)
 }
 
+/// Mean binary cross-entropy of logits against truths of 0 or 1 of the same shape.
+pub fn binary_cross_entropy(logits: &Tensor, truth: &Tensor) -> Result<Tensor> {
+    // max(x, 0) - x y + ln(1 + exp(-|x|))
+    let soft = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
+    ((logits.relu()? - (logits * truth)?)? + soft)?.mean_all()
+}
+
 struct Normalise {
     centre: bool,
     eps: f32,

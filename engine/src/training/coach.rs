@@ -1,8 +1,9 @@
-//! Trains projector and decoder on coached streams: the action after each frame, and the words. The tower may learn
-//! with them ([`Eyes`]).
+//! Trains projector and decoder on coached streams: the action after each frame, the words, and what is true of each
+//! frame ([`super::dense`]). The tower may learn with them ([`Eyes`]).
 //!
 //! Silence outnumbers speech some forty to one, so `<next>` counts a tenth (QEVD, BioCoach; specs: streaming, section 2).
 
+use super::dense::{self, FrameTruth, Heads, Kinds};
 use crate::{
     coach::eye::join_change,
     model::{Decoder, DecoderConfig, Mode, projector::Projector},
@@ -18,8 +19,8 @@ use std::{path::PathBuf, sync::Mutex};
 
 /// What is said in a session, and when.
 pub struct Stream {
-    /// Frames.
-    pub frames: usize,
+    /// What is true of each frame.
+    pub truths: Vec<FrameTruth>,
     /// Words and the frame after which they begin, in order.
     pub utterances: Vec<(usize, Vec<u32>)>,
     /// Exercises in order.
@@ -108,6 +109,8 @@ pub struct CoachTraining {
     pub makers: usize,
     /// Frames of a window at most.
     pub frames: usize,
+    /// What the truths of frames are told apart into.
+    pub kinds: Kinds,
     /// Weight of `<next>` in the loss.
     pub silence_weight: f32,
     /// Optimiser.
@@ -138,6 +141,19 @@ pub struct Progress {
     pub action: f64,
     /// Of the words.
     pub text: f64,
+    /// Of what is true of the frames.
+    pub dense: f64,
+}
+
+/// Three losses, each a mean over its weights.
+#[derive(Clone, Debug)]
+pub struct Losses<T> {
+    /// Of the actions.
+    pub action: T,
+    /// Of the words.
+    pub text: T,
+    /// Of what is true of the frames.
+    pub dense: T,
 }
 
 /// A window as the decoder sees it: rows of a table of token embeddings followed by frame embeddings.
@@ -146,9 +162,14 @@ struct Window {
     items: Vec<Item>,
     /// For each position the target id and its weight; weight 0 is no target.
     targets: Vec<(u32, f32)>,
+    /// What is true of its frames.
+    truths: Vec<FrameTruth>,
     from: usize,
     to: usize,
 }
+
+/// Frames that may be missed at the beginning of an exercise without losing count.
+const BEGIN: usize = 8;
 
 /// A window and its frames, from one before the first (where there is one).
 struct Prepared<F> {
@@ -184,7 +205,20 @@ impl Window {
             items.push(Item::Token(actions.end));
             targets.push((0, 0.0));
         }
-        Self { items, targets, from, to }
+        Self { items, targets, truths: Self::truths(stream, from, to), from, to }
+    }
+
+    /// What can be known after each frame by whoever saw the window only.
+    fn truths(stream: &Stream, from: usize, to: usize) -> Vec<FrameTruth> {
+        let seen_begin = |frame: usize| {
+            let now = stream.exercises.iter().rev().find(|s| s.begin <= frame);
+            now.is_none_or(|s| from <= s.begin + BEGIN)
+        };
+        let truth = |frame: usize| {
+            let truth = stream.truths.get(frame).copied().unwrap_or_default();
+            FrameTruth { count: truth.count.filter(|_| seen_begin(frame)), ..truth }
+        };
+        (from..to).map(truth).collect()
     }
 }
 
@@ -192,22 +226,30 @@ impl Window {
 pub struct CoachModel {
     projector: Projector,
     decoder: Decoder,
+    heads: Heads,
     actions: Actions,
 }
 
 impl CoachModel {
-    /// Names as in the checkpoint that ships. `tower_width` is doubled for the change since the last frame.
-    pub fn new(config: &DecoderConfig, tower_width: usize, actions: Actions, vars: &Variables) -> Result<Self> {
+    /// Names as in the checkpoint that ships, and `dense` for what ends with the training. `tower_width` is doubled for
+    /// the change since the last frame.
+    pub fn new(
+        config: &DecoderConfig,
+        tower_width: usize,
+        actions: Actions,
+        kinds: Kinds,
+        vars: &Variables,
+    ) -> Result<Self> {
         let vb = vars.builder();
         Ok(Self {
+            heads: Heads::new(config.width, kinds, &vb.pp("dense"))?,
             projector: Projector::new(2 * tower_width, config.width, true, vb.pp("multi_modal_projector"))?,
             decoder: Decoder::new(config, vb.pp("language_model"), Mode::Train)?,
             actions,
         })
     }
 
-    /// Action loss, text loss: mean over their weights.
-    fn losses<E: Eyes>(&self, eyes: &E, windows: Vec<Prepared<E::Frames>>) -> Result<(Tensor, Tensor)> {
+    fn losses<E: Eyes>(&self, eyes: &E, windows: Vec<Prepared<E::Frames>>) -> Result<Losses<Tensor>> {
         let device = self.decoder.device();
         let (mut ids, mut frames, mut rows) = (Vec::new(), Vec::new(), 0usize);
         let windows = windows.into_iter().map(|prepared| {
@@ -228,6 +270,7 @@ impl CoachModel {
             Tensor::cat(&[&tokens, &self.projector.forward(&Tensor::cat(&frames, 0)?.unsqueeze(0)?)?.squeeze(0)?], 0)?;
         let (mut token, mut frame) = (0u32, ids.len() as u32);
         let (mut index, mut places, mut truths, mut weights) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut after_frames = Vec::new();
         for (b, window) in windows.iter().enumerate() {
             for (i, (item, (truth, weight))) in window.items.iter().zip(&window.targets).enumerate() {
                 let next = match item {
@@ -236,6 +279,9 @@ impl CoachModel {
                 };
                 index.push(*next);
                 *next += 1;
+                if matches!(item, Item::Frame) {
+                    after_frames.push((b * rows + i) as u32);
+                }
                 if *weight > 0.0 {
                     places.push((b * rows + i) as u32);
                     truths.push(*truth);
@@ -255,7 +301,9 @@ impl CoachModel {
             let total = w.iter().sum::<f32>().max(1.0);
             (&nll * Tensor::new(w, device)?)?.sum_all()? / f64::from(total)
         };
-        Ok((part(true)?, part(false)?))
+        let seen: Vec<FrameTruth> = windows.iter().flat_map(|w| w.truths.iter().copied()).collect();
+        let dense = self.heads.loss(&pick_rows(&hidden, &after_frames)?, &seen)?;
+        Ok(Losses { action: part(true)?, text: part(false)?, dense })
     }
 
     fn window<E: Eyes>(
@@ -269,7 +317,7 @@ impl CoachModel {
         }
         let index = rng.random_range(0..corpus.streams.len());
         let stream = &corpus.streams[index];
-        let n = stream.frames;
+        let n = stream.truths.len();
         if n == 0 {
             bail!("a training session has no frames");
         }
@@ -299,20 +347,26 @@ impl CoachModel {
     }
 
     /// Mean losses over fixed windows of a corpus.
-    pub fn evaluate<E: Eyes>(&self, corpus: &Corpus<'_, E>, run: &CoachTraining, windows: usize) -> Result<(f64, f64)> {
+    pub fn evaluate<E: Eyes>(
+        &self,
+        corpus: &Corpus<'_, E>,
+        run: &CoachTraining,
+        windows: usize,
+    ) -> Result<Losses<f64>> {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut sums = (0.0, 0.0);
+        let mut mean = Losses { action: 0.0, text: 0.0, dense: 0.0 };
         for _ in 0..windows {
-            let (a, t) = self.losses(corpus.eyes, vec![self.window(corpus, run, &mut rng)?])?;
-            sums.0 += f64::from(a.to_scalar::<f32>()?);
-            sums.1 += f64::from(t.to_scalar::<f32>()?);
+            let Losses { action, text, dense } = self.losses(corpus.eyes, vec![self.window(corpus, run, &mut rng)?])?;
+            for (sum, loss) in [(&mut mean.action, action), (&mut mean.text, text), (&mut mean.dense, dense)] {
+                *sum += f64::from(loss.to_scalar::<f32>()?) / windows as f64;
+            }
         }
-        Ok((sums.0 / windows as f64, sums.1 / windows as f64))
+        Ok(mean)
     }
 }
 
 /// `-log p(truth)` for each row of `logits: [n, vocab]`.
-fn negative_log_likelihood(logits: &Tensor, truth: &Tensor) -> Result<Tensor> {
+pub(super) fn negative_log_likelihood(logits: &Tensor, truth: &Tensor) -> Result<Tensor> {
     let max = logits.max_keepdim(D::Minus1)?.detach();
     let shifted = logits.broadcast_sub(&max)?;
     let log_sum = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
@@ -391,8 +445,8 @@ fn step_rng(seed: u64, step: usize) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed ^ (step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
 }
 
-/// Trains all variables of `vars` until `optimiser.steps`; `progress` hears of each step. Returns validation losses
-/// (action, text).
+/// Trains all variables of `vars` until `optimiser.steps`; `progress` hears of each step. Returns validation losses, not
+/// a number where nothing is held out.
 pub fn train<E: Eyes>(
     config: &DecoderConfig,
     actions: Actions,
@@ -401,8 +455,8 @@ pub fn train<E: Eyes>(
     corpus: &Corpus<'_, E>,
     held_out: &Corpus<'_, E>,
     progress: &mut dyn FnMut(&Progress),
-) -> Result<(f64, f64)> {
-    let model = CoachModel::new(config, corpus.eyes.width(), actions, vars)?;
+) -> Result<Losses<f64>> {
+    let model = CoachModel::new(config, corpus.eyes.width(), actions, run.kinds, vars)?;
     let mut optimiser = AdamW::new(vars.all(), run.optimiser.clone())?;
     if run.resumes() {
         optimiser.restore(&run.state, model.decoder.device())?;
@@ -419,14 +473,15 @@ pub fn train<E: Eyes>(
     prefetch(optimiser.step..run.optimiser.steps, run.makers, make, |_, shares| {
         let (losses, grads) = data_parallel(workers, |worker| {
             let windows = shares.get(worker).and_then(|s| s.lock().ok().map(|mut w| std::mem::take(&mut *w)));
-            let (action, text) = model.losses(corpus.eyes, windows.unwrap_or_default())?;
-            let store = (&action + &text)?.backward()?;
-            let values = Tensor::stack(&[action, text], 0)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
+            let Losses { action, text, dense } = model.losses(corpus.eyes, windows.unwrap_or_default())?;
+            let store = ((&action + &text)? + (&dense * dense::WEIGHT)?)?.backward()?;
+            let values =
+                Tensor::stack(&[action, text, dense], 0)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
             Ok((values, optimiser.gradients(&store)?))
         })?;
         optimiser.step(&grads)?;
-        let [action, text] = losses[..] else { return Ok(false) };
-        progress(&Progress { step: optimiser.step, action, text });
+        let [action, text, dense] = losses[..] else { return Ok(false) };
+        progress(&Progress { step: optimiser.step, action, text, dense });
         let over = optimiser.over();
         if optimiser.step.is_multiple_of(run.save_every) || over {
             vars.save(&run.weights, DType::F32)?;
@@ -434,5 +489,8 @@ pub fn train<E: Eyes>(
         }
         Ok::<_, Error>(!over)
     })?;
-    if held_out.streams.is_empty() { Ok((f64::NAN, f64::NAN)) } else { model.evaluate(held_out, run, 64) }
+    if held_out.streams.is_empty() {
+        return Ok(Losses { action: f64::NAN, text: f64::NAN, dense: f64::NAN });
+    }
+    model.evaluate(held_out, run, 64)
 }

@@ -1,3 +1,4 @@
 //! Training of the coach, beside the model it trains.
 
 pub mod coach;
+pub mod dense;

@@ -178,7 +178,7 @@ impl EncoderModel {
             square(&out.joints, like(batch.joints, &out.joints)?)?,
             cross_entropy(&out.exercise, &Tensor::new(batch.exercise, &self.device)?)?,
             square(&out.phase, like(batch.phase, &out.phase)?)?,
-            binary_cross_entropy(&out.mistakes, &like(batch.mistakes, &out.mistakes)?)?,
+            nn::binary_cross_entropy(&out.mistakes, &like(batch.mistakes, &out.mistakes)?)?,
         ])
     }
 
@@ -216,13 +216,6 @@ impl EncoderModel {
             mistake_f1: 2.0 * hits as f64 / (found + due).max(1) as f64,
         })
     }
-}
-
-/// Mean binary cross-entropy of logits against truths of 0 or 1 of the same shape.
-fn binary_cross_entropy(logits: &Tensor, truth: &Tensor) -> Result<Tensor> {
-    // max(x, 0) - x y + ln(1 + exp(-|x|))
-    let soft = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
-    ((logits.relu()? - (logits * truth)?)? + soft)?.mean_all()
 }
 
 /// Mean cross-entropy of `logits: [n, classes]` against `truth: [n]`.

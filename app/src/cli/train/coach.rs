@@ -6,11 +6,14 @@ use super::{
     streams, vocabulary,
 };
 use anyhow::{Context as _, Result, anyhow};
-use spotter_datasets::synthetic::session::Split;
+use spotter_datasets::synthetic::{Exercise, Mistake, session::Split};
 use spotter_engine::{
     coach::{manifest::Speaking, session::action_id},
     model::DecoderConfig,
-    training::coach::{Actions, CoachTraining, Corpus, Eyes, Stream, train, train_text},
+    training::{
+        coach::{Actions, CoachTraining, Corpus, Eyes, Stream, train, train_text},
+        dense::Kinds,
+    },
 };
 use spotter_vision::{encoder::vit::Vit, training::Variables};
 use std::path::{Path, PathBuf};
@@ -59,6 +62,7 @@ impl<'a> Stage<'a> {
             workers: run.workers,
             makers: run.makers,
             frames: recipe.coach.frames,
+            kinds: Kinds { exercises: 1 + Exercise::ALL.len(), mistakes: Mistake::ALL.len() },
             silence_weight: recipe.coach.silence_weight,
             optimiser: optimiser.settings(run.until),
             seed: recipe.seed,
@@ -79,8 +83,8 @@ impl<'a> Stage<'a> {
 
     fn train<E: Eyes>(&self, vars: &Variables, seen: &(Vec<Stream>, E), held_out: &(Vec<Stream>, E)) -> Result<()> {
         let mut meter = Meter::new(self.settings.optimiser.steps, 100);
-        let mut smooth: Option<(f64, f64)> = None;
-        let (action, text) = train(
+        let mut smooth: Option<[f64; 3]> = None;
+        let losses = train(
             &self.config,
             self.actions,
             vars,
@@ -88,13 +92,18 @@ impl<'a> Stage<'a> {
             &Corpus { streams: &seen.0, eyes: &seen.1 },
             &Corpus { streams: &held_out.0, eyes: &held_out.1 },
             &mut |p| {
-                let (a, t) = smooth.get_or_insert((p.action, p.text));
-                *a += 0.05 * (p.action - *a);
-                *t += 0.05 * (p.text - *t);
-                meter.at(p.step, &format!("action {a:.4}, text {t:.4}"));
+                let now = [p.action, p.text, p.dense];
+                let mean = smooth.get_or_insert(now);
+                mean.iter_mut().zip(now).for_each(|(m, n)| *m += 0.05 * (n - *m));
+                let [action, text, dense] = mean;
+                meter.at(p.step, &format!("action {action:.4}, text {text:.4}, dense {dense:.3}"));
             },
         )?;
-        super::super::print_json(&serde_json::json!({ "validation_action_loss": action, "validation_text_loss": text }))
+        super::super::print_json(&serde_json::json!({
+            "validation_action_loss": losses.action,
+            "validation_text_loss": losses.text,
+            "validation_dense_loss": losses.dense,
+        }))
     }
 
     fn splits(&self) -> [(Split, usize); 2] {

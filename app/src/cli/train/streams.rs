@@ -9,7 +9,10 @@ use spotter_datasets::synthetic::{
     phrases::{self, Lang},
     session::{Session, SessionOptions, Split},
 };
-use spotter_engine::training::coach::{Encoded, Eyes, Stream, Stretch};
+use spotter_engine::training::{
+    coach::{Encoded, Eyes, Stream, Stretch},
+    dense::FrameTruth,
+};
 use spotter_vision::{
     Body,
     avatar::{AvatarView, render},
@@ -230,7 +233,30 @@ fn stream(recipe: &Recipe, session: &Session, frames: usize, tokenizer: &Tokeniz
         })
         .collect::<Result<_>>()?;
     let unnamed = ids(&recipe.manifest.prompt.render(lang.code(), None))?;
-    Ok(Stream { frames, utterances, exercises, unnamed })
+    let truths = (0..frames).map(|frame| truth(session, frame as f64 / fps)).collect();
+    Ok(Stream { truths, utterances, exercises, unnamed })
+}
+
+/// Seconds for which the mistakes of a complete repetition are news.
+const RECENT: f64 = 4.0;
+
+/// What is true at a time of a session.
+fn truth(session: &Session, t: f64) -> FrameTruth {
+    let Some(segment) = session.segments.iter().find(|s| (s.start..s.end).contains(&t)) else {
+        return FrameTruth::default();
+    };
+    let phase = segment.reps.iter().find(|rep| (rep.start..rep.end).contains(&t)).map(|rep| {
+        let part = |from: f64, to: f64| ((t - from) / (to - from).max(1e-6)) as f32 / 2.0;
+        if t < rep.peak { part(rep.start, rep.peak) } else { 0.5 + part(rep.peak, rep.end) }
+    });
+    let complete = segment.reps.iter().filter(|rep| rep.end <= t).count();
+    let recent = segment.reps.iter().filter(|rep| rep.end <= t && rep.end >= t - RECENT);
+    FrameTruth {
+        exercise: 1 + segment.exercise as u32,
+        phase,
+        count: Some(complete as u32),
+        mistakes: recent.flat_map(|rep| &rep.mistakes).fold(0, |bits, m| bits | 1 << *m as u32),
+    }
 }
 
 #[cfg(test)]
