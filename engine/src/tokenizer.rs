@@ -102,6 +102,11 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// The tokenizer itself.
+    pub fn into_inner(self) -> tokenizers::Tokenizer {
+        self.inner
+    }
+
     /// Number of tokens.
     pub fn len(&self) -> usize {
         self.inner.get_vocab_size(true)

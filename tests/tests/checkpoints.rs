@@ -134,7 +134,10 @@ fn architectures_that_are_not_known_are_named() {
     );
     check(
         |f| edit_json(f, "config.json", |c| c["vision_config"]["model_type"] = json!("resnet")),
-        &["`vision_config.model_type`: expected clip_vision_model or siglip_vision_model", "found `resnet`"],
+        &[
+            "`vision_config.model_type`: expected clip_vision_model, siglip_vision_model or spotter_vit",
+            "found `resnet`",
+        ],
     );
     check(
         |f| edit_json(f, "config.json", |c| c["text_config"]["rope_parameters"]["rope_type"] = json!("yarn")),
@@ -210,4 +213,32 @@ fn inspection_counts_what_is_there() {
     assert_eq!(p.unused, 4 * (32 * 32 + 32) + 2 * 48 * 32 + 48 + 32 + 4 * 32 + 2 * 32);
     assert_eq!((report.dtype.as_str(), report.memory.weights), ("f32", p.total * 4));
     assert_eq!(report.bytes_on_disk, (p.total + p.unused) * 4);
+}
+
+/// spotter-mini is a checkpoint like any other.
+#[test]
+fn breaks_of_spotters_own_tower_are_named() {
+    let mini = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../assets/spotter-mini");
+    let check = |break_it: &dyn Fn(&Path), expected: &[&str]| check_from(&mini, break_it, expected);
+    let class = "vision_tower.embeddings.class";
+    let lose = |header: &mut Value| {
+        let tensor = header.as_object_mut().unwrap().remove(class).unwrap();
+        header["elsewhere"] = tensor;
+    };
+    check(&|f| edit_header(f, lose), &[class, "found no such tensor"]);
+    let vision = |name: &'static str, value: Value| {
+        move |f: &Path| edit_json(f, "config.json", |c| c["vision_config"][name] = value.clone())
+    };
+    check(&vision("intermediate_size", json!(100)), &["vision_tower.layers.0.mlp.fc1.weight", "expected shape [100, "]);
+    check(&vision("patch_size", json!(15)), &["vision_config", "must be a multiple of patch_size 15"]);
+    check(&vision("num_hidden_layers", json!("six")), &["vision_config", "invalid type"]);
+    check(
+        &|f| edit_json(f, "config.json", |c| c["text_config"]["vocab_size"] = json!(1000)),
+        &["vocabulary", "below the model's vocab_size of 1000"],
+    );
+    let still = |f: &Path| {
+        let text = fs::read_to_string(f.join("spotter.toml")).unwrap();
+        fs::write(f.join("spotter.toml"), text.replace("delta = true", "delta = false")).unwrap();
+    };
+    check(&still, &["spotter.toml: vision.delta", "expected true, as the model was trained, found false"]);
 }

@@ -1,6 +1,6 @@
 //! `spotter.toml`: how a checkpoint is streamed.
 
-use crate::model::{CacheOptions, Pooling};
+use crate::model::{CacheOptions, projector::VisionManifest};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -39,18 +39,6 @@ pub enum LensKind {
     None,
     /// The person, drawn again.
     Avatar,
-}
-
-/// Visual tokens of a frame.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VisionManifest {
-    /// How the tower's tokens are pooled.
-    #[serde(default)]
-    pub pooling: Pooling,
-    /// Each token is joined by its change since the last frame before it is projected.
-    #[serde(default)]
-    pub delta: bool,
 }
 
 /// How a model decides to speak.

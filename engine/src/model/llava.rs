@@ -7,13 +7,13 @@ use super::{
     layers::Mode,
     llava_config::VisionConfig,
     plan::Plan,
-    projector::{Pooling, Projector, TokenGrid},
+    projector::{Projector, TokenGrid, VisionManifest, join_change},
 };
 use candle_core::{DType, Device, Error, Result, Tensor};
 use candle_nn::VarBuilder;
 use spotter_vision::{
     Frame,
-    encoder::{Encoder, VisionTower, clip::Clip, siglip::Siglip},
+    encoder::{Encoder, VisionTower, clip::Clip, siglip::Siglip, vit::Vit},
     preprocess::Preprocess,
 };
 
@@ -23,6 +23,8 @@ pub enum Tower {
     Clip(Clip),
     /// `siglip_vision_model`.
     Siglip(Siglip),
+    /// `spotter_vit`.
+    Spotter(Vit),
 }
 
 impl Tower {
@@ -31,6 +33,7 @@ impl Tower {
         Ok(match &plan.config.vision {
             VisionConfig::Clip(cfg) => Self::Clip(Clip::new(cfg, depth, vb)?),
             VisionConfig::Siglip(cfg) => Self::Siglip(Siglip::new(cfg, depth, vb)?),
+            VisionConfig::Spotter(cfg) => Self::Spotter(Vit::new(cfg, vb)?),
         })
     }
 
@@ -38,16 +41,17 @@ impl Tower {
         match self {
             Self::Clip(tower) => tower.forward(pixels),
             Self::Siglip(tower) => tower.forward(pixels),
+            Self::Spotter(tower) => tower.forward(pixels),
         }
     }
 }
 
-/// From frames to tokens of the language model's width: preprocessing, tower, pooling, projector.
+/// From frames to tokens of the language model's width: preprocessing, tower, pooling, change, projector.
 pub struct LlavaEncoder {
-    preprocess: Preprocess,
+    preprocess: Option<Preprocess>,
     tower: Tower,
     grid: TokenGrid,
-    pooling: Pooling,
+    vision: VisionManifest,
     projector: Projector,
     width: usize,
     dtype: DType,
@@ -55,20 +59,49 @@ pub struct LlavaEncoder {
 }
 
 impl LlavaEncoder {
-    /// Normalised pictures `[b, 3, h, w]` of any float type to `[b, tokens, width]`.
+    /// Normalised pictures `[b, 3, h, w]` of any float type (patches for Spotter's own tower) to `[b, tokens, width]`.
+    /// Pictures are the frames of a stream that begins with them, where the model sees change.
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.project(&self.pool(pixels)?, None)
+    }
+
+    /// The tower's tokens after pooling, `[b, tokens, hidden]`.
+    fn pool(&self, pixels: &Tensor) -> Result<Tensor> {
         let tokens = self.tower.forward(&pixels.to_dtype(self.dtype)?)?;
-        self.projector.forward(&self.pooling.forward(&tokens, self.grid)?)
+        self.vision.pooling.forward(&tokens, self.grid)
+    }
+
+    /// Frames to the tower's tokens after pooling, `[b, tokens, hidden]`.
+    pub fn look(&self, frames: &[Frame]) -> Result<Tensor> {
+        let pixels = match (&self.preprocess, &self.tower) {
+            (_, Tower::Spotter(vit)) => vit.prepare(frames)?,
+            (Some(preprocess), _) => preprocess.batch(frames, &self.device).map_err(Error::wrap)?,
+            (None, _) => candle_core::bail!("the vision tower has no preprocessing"),
+        };
+        self.pool(&pixels)
+    }
+
+    /// What [`look`](Self::look) gave to `[b, tokens, width]`; `before` is what it gave for the frame before.
+    pub fn project(&self, looked: &Tensor, before: Option<&Tensor>) -> Result<Tensor> {
+        if self.vision.delta {
+            return self.projector.forward(&join_change(looked, before)?);
+        }
+        self.projector.forward(looked)
+    }
+
+    /// Whether a frame looks different after another one.
+    pub fn sees_change(&self) -> bool {
+        self.vision.delta
     }
 }
 
 impl Encoder for LlavaEncoder {
     fn encode(&self, frames: &[Frame]) -> Result<Tensor> {
-        self.forward(&self.preprocess.batch(frames, &self.device).map_err(Error::wrap)?)
+        self.project(&self.look(frames)?, None)
     }
 
     fn shape(&self) -> (usize, usize) {
-        (self.pooling.tokens(self.grid), self.width)
+        (self.vision.pooling.tokens(self.grid), self.width)
     }
 }
 
@@ -78,7 +111,7 @@ pub struct Llava {
     pub encoder: LlavaEncoder,
     /// Tokens to logits.
     pub decoder: Decoder,
-    image_token: u32,
+    image_token: Option<u32>,
 }
 
 impl Llava {
@@ -86,12 +119,12 @@ impl Llava {
     pub fn new(plan: &Plan, vb: VarBuilder) -> Result<Self> {
         let (cfg, layout) = (&plan.config, &plan.layout);
         let (dtype, device) = (vb.dtype(), vb.device().clone());
-        let from = cfg.vision.tower().hidden_size;
+        let from = plan.vision.joined(cfg.vision.hidden_size());
         let encoder = LlavaEncoder {
             preprocess: plan.preprocess.clone(),
             tower: Tower::new(plan, vb.pp(&layout.vision))?,
             grid: plan.grid(),
-            pooling: plan.pooling,
+            vision: plan.vision.clone(),
             projector: Projector::new(from, cfg.text.width, cfg.projector_bias, vb.pp(&layout.projector))?,
             width: cfg.text.width,
             dtype,
@@ -104,7 +137,9 @@ impl Llava {
     /// Repeats each image token of a prompt as often as a picture has tokens.
     pub fn expand(&self, ids: &[u32]) -> Vec<u32> {
         let tokens = self.encoder.shape().0;
-        ids.iter().flat_map(|&id| std::iter::repeat_n(id, if id == self.image_token { tokens } else { 1 })).collect()
+        ids.iter()
+            .flat_map(|&id| std::iter::repeat_n(id, if Some(id) == self.image_token { tokens } else { 1 }))
+            .collect()
     }
 
     /// Embeddings `[1, n, width]` of an expanded prompt; visual tokens `[b, tokens, width]` take the places of the
@@ -120,15 +155,15 @@ impl Llava {
         }
         let text = self.decoder.embed(&Tensor::new(ids, self.decoder.device())?.unsqueeze(0)?)?;
         let Some(visual) = visual else { return Ok(text) };
-        let places = ids.iter().filter(|id| **id == self.image_token).count();
+        let places = ids.iter().filter(|id| Some(**id) == self.image_token).count();
         let given = visual.dims3().map(|(b, n, _)| b * n)?;
         if places != given {
             candle_core::bail!("the prompt has places for {places} visual tokens, but the pictures have {given}");
         }
         let visual = visual.flatten_to(1)?.unsqueeze(0)?;
         let (mut parts, mut start, mut seen) = (Vec::new(), 0, 0);
-        for run in ids.chunk_by(|a, b| (*a == self.image_token) == (*b == self.image_token)) {
-            if run.first() == Some(&self.image_token) {
+        for run in ids.chunk_by(|a, b| (Some(*a) == self.image_token) == (Some(*b) == self.image_token)) {
+            if run.first().copied() == self.image_token {
                 parts.push(visual.narrow(1, seen, run.len())?);
                 seen += run.len();
             } else {

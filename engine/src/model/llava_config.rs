@@ -1,9 +1,12 @@
 //! `config.json` of a LLaVA checkpoint: raw and resolved.
 
-use super::config::{ConfigError, DecoderConfig, HfDecoderConfig};
+use super::{
+    config::{ConfigError, DecoderConfig, HfDecoderConfig},
+    projector::TokenGrid,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use spotter_vision::encoder::{TowerConfig, clip, siglip};
+use spotter_vision::encoder::{TowerConfig, clip, siglip, vit::VitConfig};
 
 /// The file, field by field.
 #[allow(missing_docs, reason = "the fields are those of the file; LlavaConfig documents them")]
@@ -30,6 +33,8 @@ pub enum VisionConfig {
     Clip(TowerConfig),
     /// SigLIP: patches alone.
     Siglip(TowerConfig),
+    /// Spotter's own: a class token, then the patches; all layers are run.
+    Spotter(VitConfig),
 }
 
 impl VisionConfig {
@@ -38,19 +43,47 @@ impl VisionConfig {
         match self {
             Self::Clip(_) => "clip_vision_model",
             Self::Siglip(_) => "siglip_vision_model",
+            Self::Spotter(_) => "spotter_vit",
         }
     }
 
-    /// The numbers both kinds have.
-    pub fn tower(&self) -> &TowerConfig {
+    /// Width of a token.
+    pub fn hidden_size(&self) -> usize {
         match self {
-            Self::Clip(cfg) | Self::Siglip(cfg) => cfg,
+            Self::Clip(cfg) | Self::Siglip(cfg) => cfg.hidden_size,
+            Self::Spotter(cfg) => cfg.hidden_size,
+        }
+    }
+
+    /// Side of a picture in pixels.
+    pub fn image_size(&self) -> usize {
+        match self {
+            Self::Clip(cfg) | Self::Siglip(cfg) => cfg.image_size,
+            Self::Spotter(cfg) => cfg.image_size,
+        }
+    }
+
+    /// How its tokens lie; `keep_class` is the strategy `full`.
+    pub fn grid(&self, keep_class: bool) -> TokenGrid {
+        let side = match self {
+            Self::Clip(cfg) | Self::Siglip(cfg) => cfg.side(),
+            Self::Spotter(cfg) => cfg.image_size.checked_div(cfg.patch_size).unwrap_or(0),
+        };
+        let class = self.has_class_token();
+        TokenGrid { side, class, keep_class: class && keep_class }
+    }
+
+    /// Layers to run for a `vision_feature_layer`.
+    fn depth(&self, layer: Option<&Value>) -> Result<usize, ConfigError> {
+        match self {
+            Self::Clip(cfg) | Self::Siglip(cfg) => feature_depth(layer, cfg),
+            Self::Spotter(cfg) => Ok(cfg.num_hidden_layers),
         }
     }
 
     /// A token for the whole picture stands before the patches.
     pub fn has_class_token(&self) -> bool {
-        matches!(self, Self::Clip(_))
+        matches!(self, Self::Clip(_) | Self::Spotter(_))
     }
 
     /// Reads a `vision_config`.
@@ -59,9 +92,17 @@ impl VisionConfig {
         match hf.get("model_type").and_then(Value::as_str) {
             Some("clip_vision_model") => Ok(Self::Clip(tower(hf, &clip::default_config())?)),
             Some("siglip_vision_model") => Ok(Self::Siglip(tower(hf, &siglip::default_config())?)),
-            Some(other) => {
-                Err(ConfigError::new(field, "clip_vision_model or siglip_vision_model", format!("`{other}`")))
+            Some("spotter_vit") => {
+                let broken = |e: String| ConfigError::new("vision_config", "the fields of a spotter_vit", e);
+                let config: VitConfig =
+                    serde_json::from_value(Value::Object(hf.clone())).map_err(|e| broken(e.to_string()))?;
+                config.problem().map_or(Ok(Self::Spotter(config)), |problem| Err(broken(problem)))
             }
+            Some(other) => Err(ConfigError::new(
+                field,
+                "clip_vision_model, siglip_vision_model or spotter_vit",
+                format!("`{other}`"),
+            )),
             None => Err(ConfigError::new(field, "a string", "nothing")),
         }
     }
@@ -96,8 +137,8 @@ pub struct LlavaConfig {
     pub vision_depth: usize,
     /// The class token is given to the language model too (strategy `full`).
     pub keep_class: bool,
-    /// Stands for a picture's tokens in a prompt.
-    pub image_token: u32,
+    /// Stands for a picture's tokens in a prompt; a model with Spotter's own tower, which is only streamed, may have none.
+    pub image_token: Option<u32>,
     /// Biases in the projector.
     pub projector_bias: bool,
 }
@@ -118,9 +159,11 @@ impl LlavaConfig {
             .as_ref()
             .ok_or_else(|| missing("vision_config", "an object that describes the vision tower"))?;
         let vision = VisionConfig::from_hf(vision)?;
-        let image_token =
-            hf.image_token_index.ok_or_else(|| missing("image_token_index", "the id of the image token"))?;
-        if image_token as usize >= text.vocab {
+        let image_token = hf.image_token_index;
+        if image_token.is_none() && !matches!(vision, VisionConfig::Spotter(_)) {
+            return Err(missing("image_token_index", "the id of the image token"));
+        }
+        if let Some(image_token) = image_token.filter(|id| *id as usize >= text.vocab) {
             return Err(ConfigError::new(
                 "image_token_index",
                 format!("an id below text_config.vocab_size ({})", text.vocab),
@@ -150,7 +193,7 @@ impl LlavaConfig {
             ));
         }
         Ok(Self {
-            vision_depth: feature_depth(hf.vision_feature_layer.as_ref(), vision.tower())?,
+            vision_depth: vision.depth(hf.vision_feature_layer.as_ref())?,
             text,
             vision,
             keep_class,

@@ -1,10 +1,10 @@
 //! A LLaVA checkpoint that was read and checked, before anything is allocated for it.
 
 use super::{
-    config::DecoderConfig,
+    config::{ConfigError, DecoderConfig},
     llava::Llava,
     llava_config::{HfLlavaConfig, LlavaConfig, VisionConfig},
-    projector::{Pooling, Projector, TokenGrid},
+    projector::{Projector, TokenGrid, VisionManifest},
 };
 use crate::{
     device::Choice,
@@ -14,7 +14,7 @@ use crate::{
 };
 use serde::Deserialize;
 use spotter_vision::{
-    encoder::{TensorSpec, clip::Clip, siglip::Siglip},
+    encoder::{TensorSpec, clip::Clip, siglip::Siglip, vit::Vit},
     preprocess::{HfImageProcessor, Preprocess},
 };
 use std::path::Path;
@@ -75,13 +75,7 @@ impl Parts {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct SpotterFile {
-    vision: VisionPart,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct VisionPart {
-    pooling: Pooling,
+    vision: VisionManifest,
 }
 
 /// A checkpoint whose files fit together.
@@ -93,10 +87,10 @@ pub struct Plan {
     pub config: LlavaConfig,
     /// Its names.
     pub layout: Layout,
-    /// Fewer tokens a picture.
-    pub pooling: Pooling,
-    /// From a frame to the tower's input.
-    pub preprocess: Preprocess,
+    /// What becomes of a picture's tokens.
+    pub vision: VisionManifest,
+    /// From a frame to the tower's input; `None` for Spotter's own tower, which takes pictures as they are.
+    pub preprocess: Option<Preprocess>,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
 }
@@ -115,31 +109,45 @@ impl Plan {
         }
         let hf: HfLlavaConfig = crate::weights::read_json(&folder.join("config.json"))?;
         let config = LlavaConfig::from_hf(&hf)?;
-        let pooling = read_pooling(folder)?;
-        pooling.check(grid(&config))?;
+        let vision = read_vision(folder)?;
+        vision.pooling.check(config.vision.grid(config.keep_class))?;
         let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"))?;
-        tokenizer.check(config.text.vocab, Some(config.image_token))?;
+        tokenizer.check(config.text.vocab, config.image_token)?;
         let checkpoint = Checkpoint::open(folder)?;
         let preprocess = read_preprocess(&checkpoint, &config)?;
-        let plan = Self { layout: Layout::of(&checkpoint), checkpoint, config, pooling, preprocess, tokenizer };
+        let plan = Self { layout: Layout::of(&checkpoint), checkpoint, config, vision, preprocess, tokenizer };
+        plan.check_change()?;
         plan.checkpoint.require(&plan.parts().all())?;
         Ok(plan)
+    }
+
+    /// Whether `vision.delta` is what the projector was trained with; its shape tells.
+    fn check_change(&self) -> Result<(), ConfigError> {
+        let first = format!("{}.linear_1.weight", self.layout.projector);
+        let inputs = self.checkpoint.tensors().get(&first).and_then(|t| t.shape.get(1).copied());
+        let (given, other) = (self.vision.clone(), VisionManifest { delta: !self.vision.delta, ..self.vision.clone() });
+        let hidden = self.config.vision.hidden_size();
+        if inputs != Some(given.joined(hidden)) && inputs == Some(other.joined(hidden)) {
+            let expected = format!("{}, as the model was trained", other.delta);
+            return Err(ConfigError::new("spotter.toml: vision.delta", expected, given.delta));
+        }
+        Ok(())
     }
 
     /// What the model reads, by part.
     pub fn parts(&self) -> Parts {
         let (cfg, layout) = (&self.config, &self.layout);
         let vision = format!("{}.", layout.vision);
-        let tower = cfg.vision.tower();
         let (embedding, layers) =
             decoder_tensors(&cfg.text, &format!("{}.", layout.body), &format!("{}.", layout.head));
         Parts {
             vision: match &cfg.vision {
                 VisionConfig::Clip(tower) => Clip::tensors(tower, cfg.vision_depth, &vision),
                 VisionConfig::Siglip(tower) => Siglip::tensors(tower, cfg.vision_depth, &vision),
+                VisionConfig::Spotter(vit) => Vit::tensors(vit, &vision),
             },
             projector: Projector::tensors(
-                tower.hidden_size,
+                self.vision.joined(cfg.vision.hidden_size()),
                 cfg.text.width,
                 cfg.projector_bias,
                 &format!("{}.", layout.projector),
@@ -151,17 +159,17 @@ impl Plan {
 
     /// Tokens a picture takes in the language model's context.
     pub fn tokens_per_image(&self) -> usize {
-        self.pooling.tokens(self.grid())
+        self.vision.pooling.tokens(self.grid())
     }
 
     /// The tower's tokens before pooling.
     pub fn grid(&self) -> TokenGrid {
-        grid(&self.config)
+        self.config.vision.grid(self.config.keep_class)
     }
 
     /// How the image token is written.
     pub fn image_token(&self) -> String {
-        self.tokenizer.token(self.config.image_token).unwrap_or_else(|| "<image>".into())
+        self.config.image_token.and_then(|id| self.tokenizer.token(id)).unwrap_or_else(|| "<image>".into())
     }
 
     /// The checkpoint's chat template.
@@ -176,37 +184,34 @@ impl Plan {
     }
 }
 
-fn grid(config: &LlavaConfig) -> TokenGrid {
-    TokenGrid::new(config.vision.tower(), config.vision.has_class_token(), config.keep_class)
-}
-
-fn read_pooling(folder: &Path) -> Result<Pooling, WeightsError> {
+fn read_vision(folder: &Path) -> Result<VisionManifest, WeightsError> {
     let path = folder.join("spotter.toml");
     if !path.is_file() {
-        return Ok(Pooling::None);
+        return Ok(VisionManifest::default());
     }
     let text = std::fs::read_to_string(&path).map_err(|e| WeightsError::file(&path, e))?;
     let file: SpotterFile = toml::from_str(&text).map_err(|e| WeightsError::file(&path, e))?;
-    Ok(file.vision.pooling)
+    Ok(file.vision)
 }
 
 /// `preprocessor_config.json`, or the part of `processor_config.json` that newer files keep it in.
-fn read_preprocess(checkpoint: &Checkpoint, config: &LlavaConfig) -> Result<Preprocess, WeightsError> {
+fn read_preprocess(checkpoint: &Checkpoint, config: &LlavaConfig) -> Result<Option<Preprocess>, WeightsError> {
     #[derive(Deserialize)]
     struct Processor {
         image_processor: Option<HfImageProcessor>,
     }
-    let side = config.vision.tower().image_size;
+    let side = config.vision.image_size();
     let default = match config.vision {
         VisionConfig::Clip(_) => Preprocess::clip(side),
         VisionConfig::Siglip(_) => Preprocess::siglip(side),
+        VisionConfig::Spotter(_) => return Ok(None),
     };
     let own: Option<HfImageProcessor> = checkpoint.json_if_present("preprocessor_config.json")?;
     let nested =
         || checkpoint.json_if_present::<Processor>("processor_config.json").map(|p| p.and_then(|p| p.image_processor));
     match own.map_or_else(nested, |own| Ok(Some(own)))? {
-        Some(hf) => Ok(default.with_settings(&hf)?),
-        None => Ok(default),
+        Some(hf) => Ok(Some(default.with_settings(&hf)?)),
+        None => Ok(Some(default)),
     }
 }
 

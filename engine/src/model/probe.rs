@@ -185,7 +185,7 @@ pub fn inspect(folder: &Path) -> Result<Inspect, WeightsError> {
             cache_per_token,
             full_context: weights + cache_per_token * text.max_positions,
         },
-        image_size: plan.config.vision.tower().image_size,
+        image_size: plan.config.vision.image_size(),
         tokens_per_frame: plan.tokens_per_image(),
         context: text.max_positions,
         vocab: text.vocab,

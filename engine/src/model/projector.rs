@@ -1,9 +1,10 @@
-//! From a tower's tokens to the language model's: pooling, then two linear maps with an activation between.
+//! From a tower's tokens to the language model's: pooling, the change since the last frame, then two linear maps with an
+//! activation between.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
-use spotter_vision::encoder::{TensorSpec, TowerConfig};
+use spotter_vision::encoder::TensorSpec;
 
 use super::{
     config::ConfigError,
@@ -24,6 +25,36 @@ pub enum Pooling {
     Cls,
 }
 
+/// Visual tokens of a frame; `vision` of a model's `spotter.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VisionManifest {
+    /// How the tower's tokens are pooled.
+    #[serde(default)]
+    pub pooling: Pooling,
+    /// Each token is joined by its change since the last frame before it is projected.
+    #[serde(default)]
+    pub delta: bool,
+}
+
+impl VisionManifest {
+    /// Width of what the projector reads behind a tower of width `hidden`.
+    pub fn joined(&self, hidden: usize) -> usize {
+        if self.delta { 2 * hidden } else { hidden }
+    }
+}
+
+/// Joins tokens `[n, k, d]` of successive frames by their change: `[n, k, 2 d]`. `before` is the frame before the first.
+pub fn join_change(tokens: &Tensor, before: Option<&Tensor>) -> Result<Tensor> {
+    let n = tokens.dim(0)?;
+    let first = match before {
+        Some(before) => before.clone(),
+        None => tokens.narrow(0, 0, 1)?,
+    };
+    let shifted = if n == 1 { first } else { Tensor::cat(&[&first, &tokens.narrow(0, 0, n - 1)?], 0)? };
+    Tensor::cat(&[tokens, &(tokens - shifted)?], D::Minus1)
+}
+
 /// What a picture is after the tower, as far as pooling must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenGrid {
@@ -33,13 +64,6 @@ pub struct TokenGrid {
     pub class: bool,
     /// The model itself uses the class token where nothing is pooled.
     pub keep_class: bool,
-}
-
-impl TokenGrid {
-    /// Of a tower; `keep_class` is the strategy `full`.
-    pub fn new(cfg: &TowerConfig, class: bool, keep_class: bool) -> Self {
-        Self { side: cfg.side(), class, keep_class: class && keep_class }
-    }
 }
 
 impl Pooling {
@@ -150,6 +174,17 @@ mod tests {
         let close = |a: Vec<f32>, b: &[f32]| assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6), "{a:?}");
         close(run(Pooling::Average(1)), &[4.0]);
         close(run(Pooling::Average(2)), &[2.0, 3.0, 5.0, 6.0]);
+    }
+
+    #[test]
+    fn change_is_joined() {
+        let frames = Tensor::new(&[[[1f32]], [[3.0]], [[6.0]]], &Device::Cpu).unwrap();
+        let joined = join_change(&frames, None).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(joined, [1.0, 0.0, 3.0, 2.0, 6.0, 3.0]);
+        let last = frames.narrow(0, 2, 1).unwrap();
+        let first = frames.narrow(0, 0, 1).unwrap();
+        let joined = join_change(&last, Some(&first)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(joined, [6.0, 5.0]);
     }
 
     #[test]

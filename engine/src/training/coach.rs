@@ -4,9 +4,9 @@
 //! Silence outnumbers speech some forty to one, so `<next>` counts a tenth (QEVD, BioCoach; specs: streaming, section 2).
 
 use super::dense::{self, FrameTruth, Heads, Kinds};
-use crate::{
-    coach::eye::join_change,
-    model::{Decoder, DecoderConfig, Mode, projector::Projector},
+use crate::model::{
+    Decoder, DecoderConfig, Mode,
+    projector::{Projector, join_change},
 };
 use candle_core::{D, DType, Error, Result, Tensor, bail};
 use rand::{Rng, SeedableRng as _};

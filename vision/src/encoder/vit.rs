@@ -3,7 +3,7 @@
 //! Small and plain: it looks at drawn bodies, not at photographs.
 
 use super::{
-    Encoder,
+    Encoder, TensorSpec,
     tosa::{self, Block, Tosa, TosaOptions},
 };
 use crate::{Frame, nn};
@@ -218,6 +218,33 @@ impl Vit {
         })
     }
 
+    /// What [`Self::new`] reads; `prefix` ends in a dot or is empty.
+    pub fn tensors(config: &VitConfig, prefix: &str) -> Vec<TensorSpec> {
+        let VitConfig { hidden_size: d, intermediate_size: m, patch_size, num_hidden_layers: depth, .. } = *config;
+        let mut all = vec![
+            TensorSpec::new(prefix, "embeddings.class", &[1, 1, d]),
+            TensorSpec::new(prefix, "embeddings.position", &[1, config.patches() + 1, d]),
+        ];
+        let mut map = |name: &str, weight: &[usize]| {
+            all.push(TensorSpec::new(prefix, &format!("{name}.weight"), weight));
+            all.push(TensorSpec::new(prefix, &format!("{name}.bias"), &weight[..1]));
+        };
+        map("embeddings.patch", &[d, patch_size * patch_size * 3]);
+        for i in 0..depth {
+            map(&format!("layers.{i}.norm1"), &[d]);
+            map(&format!("layers.{i}.attn.qkv"), &[3 * d, d]);
+            map(&format!("layers.{i}.attn.proj"), &[d, d]);
+            map(&format!("layers.{i}.norm2"), &[d]);
+            map(&format!("layers.{i}.mlp.fc1"), &[m, d]);
+            map(&format!("layers.{i}.mlp.fc2"), &[d, m]);
+        }
+        map("norm", &[d]);
+        if let Some(options) = &config.tosa {
+            all.extend(Tosa::tensors(options, depth, config.num_attention_heads, &format!("{prefix}layers.")));
+        }
+        all
+    }
+
     /// The shape it was built with.
     pub fn config(&self) -> &VitConfig {
         &self.config
@@ -291,14 +318,18 @@ impl Vit {
     pub fn class_tokens(&self, patches: &Tensor) -> Result<Tensor> {
         self.forward(patches)?.narrow(1, 0, 1)?.squeeze(1)
     }
+
+    /// Patches of frames, as [`forward`](Self::forward) takes them.
+    pub fn prepare(&self, frames: &[Frame]) -> Result<Tensor> {
+        let fitted: Vec<_> = frames.iter().map(|f| f.fit_square(self.config.image_size)).collect();
+        let bytes: Vec<&[u8]> = fitted.iter().map(AsRef::as_ref).collect();
+        Self::patchify(&self.config, &bytes, &self.device)
+    }
 }
 
 impl Encoder for Vit {
     fn encode(&self, frames: &[Frame]) -> Result<Tensor> {
-        let side = self.config.image_size;
-        let fitted: Vec<_> = frames.iter().map(|f| f.fit_square(side)).collect();
-        let bytes: Vec<&[u8]> = fitted.iter().map(AsRef::as_ref).collect();
-        self.forward(&Self::patchify(&self.config, &bytes, &self.device)?)?.to_dtype(DType::F32)
+        self.forward(&self.prepare(frames)?)?.to_dtype(DType::F32)
     }
 
     fn shape(&self) -> (usize, usize) {

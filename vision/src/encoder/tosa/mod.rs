@@ -14,7 +14,7 @@ pub use macs::{Cost, Shape};
 pub use rank::{Ranking, Score, keep, top};
 pub use selector::Selector;
 
-use crate::nn::pick_rows;
+use crate::{encoder::TensorSpec, nn::pick_rows};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -117,6 +117,12 @@ impl Tosa {
         let selector = |layer: usize| Ok((layer, Selector::new(heads, options.kernel, vb.pp(layer).pp("selector"))?));
         let selectors = options.selective(depth).into_iter().map(selector).collect::<Result<_>>()?;
         Ok(Self { options: options.clone(), ranking: Ranking::Selector, selectors })
+    }
+
+    /// What [`Self::new`] reads; `prefix` ends in a dot.
+    pub fn tensors(options: &TosaOptions, depth: usize, heads: usize, prefix: &str) -> Vec<TensorSpec> {
+        let layers = options.selective(depth).into_iter();
+        layers.flat_map(|i| Selector::tensors(heads, options.kernel, &format!("{prefix}{i}.selector."))).collect()
     }
 
     /// The same without selectors, for a ranking that asks none.

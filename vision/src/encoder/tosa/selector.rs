@@ -1,6 +1,6 @@
 //! Predicts the next attention map from the products of the last: two convolutions over heads, along the keys.
 
-use crate::nn;
+use crate::{encoder::TensorSpec, nn};
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
@@ -24,6 +24,17 @@ impl Selector {
             Ok((weight, vb.pp(name).get_with_hints(heads, "bias", Init::Const(0.0))?))
         };
         Ok(Self { first: conv("conv1")?, second: conv("conv2")?, kernel })
+    }
+
+    /// What [`Self::new`] reads; `prefix` ends in a dot.
+    pub(super) fn tensors(heads: usize, kernel: usize, prefix: &str) -> Vec<TensorSpec> {
+        let conv = |name: &str| {
+            [
+                TensorSpec::new(prefix, &format!("{name}.weight"), &[heads, heads, kernel]),
+                TensorSpec::new(prefix, &format!("{name}.bias"), &[heads]),
+            ]
+        };
+        ["conv1", "conv2"].iter().flat_map(|name| conv(name)).collect()
     }
 
     /// Logarithms of the predicted map up to a constant a row: `[b, heads, n, n]` from products of the same shape.
