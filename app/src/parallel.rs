@@ -46,7 +46,15 @@ mod tests {
     #[test]
     fn results_keep_their_order_and_errors_come_back() {
         let last = AtomicUsize::new(0);
-        let squares = in_parallel(3, 50, |i| Ok(i * i), |n| drop(last.fetch_max(n, Ordering::Relaxed))).unwrap();
+        let squares = in_parallel(
+            3,
+            50,
+            |i| Ok(i * i),
+            |n| {
+                last.fetch_max(n, Ordering::Relaxed);
+            },
+        )
+        .unwrap();
         assert_eq!(squares, (0..50).map(|i| i * i).collect::<Vec<_>>());
         assert_eq!(last.into_inner(), 50);
         let failed = in_parallel(3, 50, |i| if i == 7 { Err(anyhow!("seven")) } else { Ok(i) }, |_| {});

@@ -1,4 +1,5 @@
 //! Broken checkpoints: each is refused with the name of what is wrong, what was expected and what was found.
+#![expect(clippy::print_stdout, reason = "what was found is shown when a test fails")]
 
 use serde_json::{Value, json};
 use spotter_engine::model::{Plan, probe};

@@ -1,5 +1,6 @@
 //! Logits of tiny LLaVA checkpoints against those that the Python package transformers computed for the same files
 //! (`tests/parity/make_goldens.py`).
+#![expect(clippy::print_stdout, reason = "what was found is shown when a test fails")]
 
 use candle_core::{DType, Device, IndexOp, Tensor};
 use spotter_engine::{

@@ -1,4 +1,5 @@
 //! Recordings made on the fly with the `ffmpeg` program, read back by the library.
+#![expect(clippy::print_stdout, reason = "a test that was skipped says so")]
 #![cfg(feature = "video")]
 
 use spotter_vision::{

@@ -44,8 +44,7 @@ pub(crate) fn run(
             told = observer.event(event);
         }
     };
-    loop {
-        let Some(frame) = reader.next(&mut |e| emit(observer, e)) else { break };
+    while let Some(frame) = reader.next(&mut |e| emit(observer, e)) {
         let message = watcher.watch(&frame, Instant::now(), &mut |e| emit(observer, e));
         let sight = message.as_ref().map(|m| m.sight.clone());
         if let Some(message) = message {

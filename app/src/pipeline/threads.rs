@@ -12,7 +12,7 @@ use super::{
     stats::Monitor,
 };
 use anyhow::Context as _;
-use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 use spotter_vision::{
     Frame,
     lens::{Lens, Sight},
@@ -205,10 +205,7 @@ fn speak(shared: &Shared, mut speaker: Speaker) -> Option<Box<dyn super::Coach>>
 impl Running {
     /// The next event; waits up to `timeout`.
     pub(crate) fn event(&self, timeout: Duration) -> Option<Event> {
-        match self.events.recv_timeout(timeout) {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.events.recv_timeout(timeout).ok()
     }
 
     /// The newest picture since the last call.
@@ -247,11 +244,10 @@ impl Running {
 
     /// Stops the stages and joins them, last first. Gives lens and coach back, unless one failed.
     pub(crate) fn stop(mut self) -> Option<Parts> {
-        let (lens, coach) = self.halt();
-        Some(Parts { lens: lens?, coach: coach? })
+        self.halt()
     }
 
-    fn halt(&mut self) -> (Option<Box<dyn Lens>>, Option<Box<dyn super::Coach>>) {
+    fn halt(&mut self) -> Option<Parts> {
         self.shared.cancel.cancel();
         self.shared.messages.abort();
         self.shared.frames.abort();
@@ -259,7 +255,7 @@ impl Running {
         let lens = self.vision.take().and_then(|h| h.join().ok().flatten());
         // a thread that panicked outside its stage has nothing to give back
         drop(self.capture.take().map(JoinHandle::join));
-        (lens, coach)
+        Some(Parts { lens: lens?, coach: coach? })
     }
 }
 

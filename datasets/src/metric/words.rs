@@ -138,7 +138,7 @@ fn final_period(text: Vec<char>, closers: &str, spaced: bool) -> Vec<char> {
     let kept = text.get(..body).unwrap_or_default();
     let is_closer = |c: &char| closers.contains(*c);
     let mut tail = kept.len();
-    while tail > 0 && kept.get(tail - 1).is_some_and(|c| is_closer(c)) {
+    while tail > 0 && kept.get(tail - 1).is_some_and(&is_closer) {
         tail -= 1;
     }
     if closers.contains(' ') && tail == kept.len() {
@@ -146,12 +146,12 @@ fn final_period(text: Vec<char>, closers: &str, spaced: bool) -> Vec<char> {
         while tail > 0 && kept.get(tail - 1).is_some_and(|c| c.is_whitespace()) {
             tail -= 1;
         }
-        while tail > 0 && kept.get(tail - 1).is_some_and(|c| is_closer(c)) {
+        while tail > 0 && kept.get(tail - 1).is_some_and(&is_closer) {
             tail -= 1;
         }
     }
     let Some(period) = tail.checked_sub(1).filter(|i| at(kept, *i) == Some('.')) else { return text };
-    if !period.checked_sub(1).and_then(|i| at(kept, i)).is_some_and(|c| c != '.') {
+    if period.checked_sub(1).and_then(|i| at(kept, i)).is_none_or(|c| c == '.') {
         return text;
     }
     let mut end: Vec<char> = kept.get(tail..).unwrap_or_default().to_vec();

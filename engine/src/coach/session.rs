@@ -186,11 +186,12 @@ impl CoachSession {
         let p_speak = 1.0 / (1.0 + (-margin).exp());
         let cooling = self.last_start.is_some_and(|last| t < last + self.options.cooldown);
         let mut step = Step { p_speak, feedback: None, view: sight.view };
-        if margin + self.options.talkativeness > 0.0 && !cooling {
-            if let Some(text) = self.speak(emit)? {
-                self.last_start = Some(t);
-                step.feedback = Some(Feedback { t_frame: t, t_ready: t, text, kind: Kind::Coaching });
-            }
+        if margin + self.options.talkativeness > 0.0
+            && !cooling
+            && let Some(text) = self.speak(emit)?
+        {
+            self.last_start = Some(t);
+            step.feedback = Some(Feedback { t_frame: t, t_ready: t, text, kind: Kind::Coaching });
         }
         Ok(step)
     }

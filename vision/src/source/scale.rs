@@ -69,6 +69,7 @@ fn make(key: Key) -> Result<Context, Error> {
     let out_full = i32::from(matches!(to, Pixel::RGB24));
     // SAFETY: the context is live and owned here; the coefficient tables are static of the library. A refusal
     // (formats without a matrix, such as RGB to RGB) leaves the context as it was, which is right for them.
+    #[allow(clippy::unnecessary_cast, reason = "the constants are unsigned in some versions of FFmpeg")]
     unsafe {
         let table = sws_getCoefficients(matrix as i32);
         let out_table = sws_getCoefficients(ffmpeg_next::ffi::SWS_CS_DEFAULT as i32);

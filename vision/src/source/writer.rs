@@ -254,7 +254,7 @@ fn check(path: &Path, (width, height): (usize, usize), fps: f64, options: &Write
     if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
         return Err(format!("{width}x{height} is no picture size; expected 1 to {MAX_SIDE} a side"));
     }
-    if !(fps >= 0.01 && fps <= 1000.0) {
+    if !(0.01..=1000.0).contains(&fps) {
         return Err(format!("{fps} frames a second is not between 0.01 and 1000"));
     }
     if options.crf > 51 {

@@ -398,7 +398,7 @@ mod tests {
         });
         assert!(failed.unwrap_err().to_string().contains("seven"));
         assert_eq!(last, 6);
-        prefetch(3..3, 4, |i| Ok::<_, Error>(i), |_, _| panic!("nothing to consume")).unwrap();
+        prefetch(3..3, 4, Ok::<_, Error>, |_, _| panic!("nothing to consume")).unwrap();
     }
 
     fn settings(steps: usize) -> AdamWSettings {

@@ -237,6 +237,7 @@ fn report(played: &[Played], lang: Lang) -> Report {
     }
 }
 
+#[expect(clippy::print_stderr, reason = "asked for beside the table, which goes to standard output")]
 fn show(played: &Played) {
     let truth =
         played.session.events.iter().map(|e| (e.t, if e.is_transition { "plan " } else { "truth" }, e.text.as_str()));

@@ -62,7 +62,7 @@ pub(crate) fn composed(keys: &Tensor, valid: Option<&Tensor>, anchor: Anchor) ->
     let long = norm.gt(shortest)?.to_dtype(DType::F32)?;
     // NaN is not greater than anything: it must not pass for a short key.
     let unit = keys.broadcast_mul(&(long / norm.maximum(shortest)?)?)?;
-    let unit = (unit + (&norm - &norm)?.broadcast_as(keys.shape())?)?;
+    let unit = (unit + (&norm * 0.0)?.broadcast_as(keys.shape())?)?;
     let counted = if anchor == Anchor::Raw { &keys } else { &unit };
     let mean = match valid {
         None => counted.sum_keepdim(1)?,
