@@ -3,6 +3,10 @@
 mod common;
 
 use common::{spotter, stderr, stdout};
+use spotter_datasets::synthetic::{
+    Exercise,
+    phrases::{self, Lang},
+};
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
@@ -47,4 +51,27 @@ fn a_person_partly_out_of_view_is_told_so_and_not_coached() {
     let timeline = replay(&clip, &[]);
     assert_eq!(said(&timeline, "view"), ["I can't see all of you."]);
     assert!(said(&timeline, "coaching").is_empty(), "{timeline}");
+}
+
+/// People that no training ever saw: the right exercise is named or counted, and no other.
+#[test]
+fn people_on_real_recordings_are_coached() {
+    for (clip, exercise) in [
+        ("squats_studio.mp4", Exercise::Squat),
+        ("squats_gym.gif", Exercise::Squat),
+        ("jumping_jacks_gym.gif", Exercise::JumpingJack),
+        ("push_ups_gym.gif", Exercise::PushUp),
+    ] {
+        let path = root().join("../shared/data/video").join(clip);
+        if !path.exists() {
+            println!("skipped: {} is not there", path.display());
+            continue;
+        }
+        let said = said(&replay(&path, &[]), "coaching");
+        println!("{clip}: {said:#?}");
+        let named: Vec<Exercise> = said.iter().flat_map(|s| phrases::named(s, Lang::En)).collect();
+        let counted = said.iter().any(|s| phrases::classify(s, Lang::En).count.is_some());
+        assert!(named.contains(&exercise) || counted, "{clip}: {said:?}");
+        assert!(named.iter().all(|n| *n == exercise), "{clip}: {said:?}");
+    }
 }
