@@ -8,7 +8,7 @@ pub mod body;
 pub mod encoder;
 pub mod frame;
 pub mod lens;
-pub mod mailbox;
+pub mod link;
 pub mod nn;
 pub mod pose;
 pub mod preprocess;

@@ -10,7 +10,6 @@ pub(crate) mod coach;
 #[cfg(test)]
 mod fakes;
 pub(crate) mod latency;
-mod link;
 mod sampler;
 pub(crate) mod script;
 pub(crate) mod sequential;

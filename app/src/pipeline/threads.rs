@@ -6,7 +6,6 @@
 use super::{
     Config, Event, Latency, Parts,
     clock::{Cancel, MediaClock},
-    link::{Link, Policy},
     speaker::{Speaker, Talkativeness},
     stages::{Message, Reader, Watcher},
     stats::Monitor,
@@ -16,6 +15,7 @@ use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 use spotter_vision::{
     Frame,
     lens::{Lens, Sight},
+    link::{Link, Policy},
     source::FrameSource,
 };
 use std::{

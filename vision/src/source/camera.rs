@@ -3,7 +3,7 @@
 use super::{FrameSource, SourceError, SourceInfo};
 use crate::{
     Frame,
-    mailbox::{Mailbox, Taken},
+    link::{Link, Policy, Received},
 };
 use nokhwa::{
     Camera, NokhwaError,
@@ -13,7 +13,7 @@ use nokhwa::{
 };
 use std::{
     path::PathBuf,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -73,7 +73,7 @@ type Captured = Result<Frame, String>;
 pub struct CameraSource {
     path: PathBuf,
     info: SourceInfo,
-    frames: Mailbox<Captured>,
+    frames: Arc<Link<Captured>>,
     frame_timeout: Duration,
     ended: mpsc::Receiver<()>,
     last: (Duration, u64),
@@ -87,22 +87,22 @@ impl CameraSource {
     pub fn open(index: u32, options: CameraOptions) -> Result<Self, SourceError> {
         let path = PathBuf::from(format!("camera {index}"));
         let failed = |problem: String| SourceError::Open { path: path.clone(), problem };
-        let frames = Mailbox::new();
+        let frames = Arc::new(Link::new(Policy::Newest, 1));
         let (ready, opened) = mpsc::channel();
         let (end, ended) = mpsc::channel();
-        let mailbox = frames.clone();
+        let link = frames.clone();
         // The camera lives on its thread: it can't be sent between threads on every system.
         let spawned = thread::Builder::new().name("camera".into()).spawn(move || {
             match open_camera(index, options) {
                 Ok((camera, info)) => {
                     if ready.send(Ok(info)).is_ok() {
-                        capture(camera, &mailbox);
+                        capture(camera, &link);
                     }
                 }
                 // Nobody listens any more after a time-out.
                 Err(problem) => drop(ready.send(Err(problem))),
             }
-            mailbox.close();
+            link.close();
             drop(end);
         });
         spawned.map_err(|e| failed(format!("no thread for the camera: {e}")))?;
@@ -134,14 +134,14 @@ impl FrameSource for CameraSource {
     }
 
     fn next_frame(&mut self) -> Result<Option<Frame>, SourceError> {
-        match self.frames.take_timeout(self.frame_timeout) {
-            Taken::Value(Ok(frame)) => {
+        match self.frames.receive_timeout(self.frame_timeout) {
+            Received::Item(Ok(frame)) => {
                 self.last = (frame.t, self.last.1 + 1);
                 Ok(Some(frame))
             }
-            Taken::Value(Err(problem)) => Err(self.broken(problem)),
-            Taken::Closed => Ok(None),
-            Taken::TimedOut => {
+            Received::Item(Err(problem)) => Err(self.broken(problem)),
+            Received::Closed => Ok(None),
+            Received::TimedOut => {
                 let secs = self.frame_timeout.as_secs_f64();
                 Err(self.broken(format!("no frame for {secs:.1} s; check the cable, or whether the camera sleeps")))
             }
@@ -204,14 +204,14 @@ fn explain(index: u32, error: &NokhwaError) -> String {
     }
 }
 
-fn capture(mut camera: Camera, frames: &Mailbox<Captured>) {
+fn capture(mut camera: Camera, frames: &Link<Captured>) {
     let (mut seq, mut start, mut bad) = (0, None, 0);
     while !frames.is_closed() {
         let picture = match camera.frame() {
             Ok(buffer) => buffer.decode_image::<RgbFormat>(),
             Err(error) => {
                 // A refused hand-over only means that nobody listens any more.
-                let _ = frames.put(Err(format!("the camera is gone: {error}; plug it in again")));
+                frames.send(Err(format!("the camera is gone: {error}; plug it in again")));
                 break;
             }
         };
@@ -224,13 +224,13 @@ fn capture(mut camera: Camera, frames: &Mailbox<Captured>) {
         match frame {
             Some(frame) => {
                 bad = 0;
-                if frames.put(Ok(frame)).is_err() {
+                if !frames.send(Ok(frame)) {
                     break;
                 }
             }
             None if bad < MAX_BAD_PICTURES => bad += 1,
             None => {
-                let _ = frames.put(Err("its pictures can't be decoded; try another cable or camera".into()));
+                frames.send(Err("its pictures can't be decoded; try another cable or camera".into()));
                 break;
             }
         }
