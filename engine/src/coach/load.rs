@@ -8,9 +8,10 @@ use super::{
 use crate::{
     device,
     model::{
-        ConfigError, Decoder, DecoderConfig, HfDecoderConfig, Mode, Plan,
+        ConfigError, Decoder, DecoderConfig, HfDecoderConfig, LanguageModel, Mode, Plan,
         projector::{Projector, TokenGrid},
     },
+    speculate::{DrafterKind, language::VocabularyMismatch, same_vocabulary},
     weights::WeightsError,
 };
 use candle_core::{DType, Device};
@@ -37,6 +38,14 @@ pub enum LoadError {
         /// What is wrong.
         problem: String,
     },
+    /// A drafter of another vocabulary.
+    #[error("{path}: {source}")]
+    Drafter {
+        /// The drafter.
+        path: PathBuf,
+        /// The first difference.
+        source: VocabularyMismatch,
+    },
     /// A field of `config.json`.
     #[error("{path}: {source}")]
     Config {
@@ -54,8 +63,28 @@ struct Config {
     text_config: HfDecoderConfig,
 }
 
-/// Loads a model folder: a LLaVA checkpoint with a CLIP or SigLIP tower, or one with Spotter's own.
+/// Loads a model folder: a LLaVA checkpoint with a CLIP or SigLIP tower, or one with Spotter's own; and its drafter,
+/// where `spotter.toml` names one.
 pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
+    let mut model = load_target(folder, device)?;
+    if let DrafterKind::Model(path) = &model.manifest.speculation.drafter {
+        model.drafter = Some(load_drafter(&folder.join(path), &model.tokenizer, device)?);
+    }
+    Ok(model)
+}
+
+/// Loads a language model (a GGUF file or a folder) that drafts for a target with this tokenizer.
+///
+/// # Errors
+/// A model that can't be used, or one with other tokens.
+pub fn load_drafter(path: &Path, target: &Tokenizer, device: &Device) -> Result<Decoder, LoadError> {
+    let drafter = LanguageModel::open(path, DType::F32, device)?;
+    same_vocabulary(&target.get_vocab(true), &drafter.tokenizer.vocabulary())
+        .map_err(|source| LoadError::Drafter { path: path.to_owned(), source })?;
+    Ok(drafter.decoder)
+}
+
+fn load_target(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
     let manifest = Manifest::read(folder)?;
     let broken = |file: &str, problem: String| LoadError::File { path: folder.join(file), problem };
     let text = std::fs::read_to_string(folder.join("config.json")).map_err(|e| broken("config.json", e.to_string()))?;
@@ -96,7 +125,7 @@ pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
         .check(grid)
         .map_err(|source| LoadError::Config { path: folder.join("spotter.toml"), source })?;
     let eye = Eye::new(Box::new(vit), projector, grid, manifest.vision.clone());
-    Ok(StreamModel { eye, decoder, tokenizer, manifest, picture_side: vision.image_size })
+    Ok(StreamModel { eye, decoder, tokenizer, manifest, picture_side: vision.image_size, drafter: None })
 }
 
 fn load_llava(folder: &Path, manifest: Manifest, device: &Device) -> Result<StreamModel, LoadError> {
@@ -116,5 +145,6 @@ fn load_llava(folder: &Path, manifest: Manifest, device: &Device) -> Result<Stre
         tokenizer,
         manifest,
         picture_side,
+        drafter: None,
     })
 }
