@@ -9,11 +9,12 @@ use anyhow::Context as _;
 use candle_core::Device;
 use clap::ValueEnum;
 use spotter_engine::coach::{
-    CacheChoice, CoachOptions,
-    load::load,
+    CacheChoice, CoachOptions, SpeculationChoice,
+    load::{load, load_drafter},
     manifest::{LensKind, Manifest},
     session::CoachSession,
 };
+use spotter_engine::speculate::DrafterKind;
 use spotter_vision::{
     lens::{Lens, NoLens},
     pose::{
@@ -58,6 +59,7 @@ pub(crate) struct CoachChoice {
     pub(crate) max_tokens: Option<usize>,
     pub(crate) lens: LensChoice,
     pub(crate) cache: CacheChoice,
+    pub(crate) speculation: SpeculationChoice,
 }
 
 /// A coach and its lens, and what was settled for them.
@@ -89,8 +91,13 @@ pub(crate) fn prepare(choice: &CoachChoice) -> anyhow::Result<Prepared> {
         language: choice.language.clone(),
         exercise: choice.exercise.clone(),
         cache: choice.cache,
+        speculation: choice.speculation.clone(),
     };
-    let model = load(&folder, &device()).with_context(|| format!("model {}", folder.display()))?;
+    let mut model = load(&folder, &device()).with_context(|| format!("model {}", folder.display()))?;
+    if let Some(DrafterKind::Model(path)) = &choice.speculation.drafter {
+        let drafter = load_drafter(Path::new(path), &model.tokenizer, &device());
+        model.drafter = Some(drafter.with_context(|| format!("drafter {path}"))?);
+    }
     let side = model.picture_side;
     let (talkativeness, cooldown) = (options.talkativeness, options.cooldown);
     let session = CoachSession::new(model, options).with_context(|| format!("model {}", folder.display()))?;

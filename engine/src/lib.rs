@@ -9,6 +9,7 @@ pub mod gguf;
 pub mod model;
 pub mod prompt;
 pub mod sampler;
+pub mod speculate;
 pub mod tokenizer;
 #[cfg(feature = "training")]
 pub mod training;

@@ -1,7 +1,7 @@
 //! Text to token ids and back, by a checkpoint's `tokenizer.json`.
 
 use crate::weights::WeightsError;
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 /// A tokenizer as published.
 #[derive(Clone, Debug)]
@@ -90,6 +90,11 @@ impl Tokenizer {
     /// Text of some tokens, without special ones.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         self.inner.decode(ids, true).map_err(|e| TokenizerError(e.to_string()))
+    }
+
+    /// Every token with its id.
+    pub fn vocabulary(&self) -> HashMap<String, u32> {
+        self.inner.get_vocab(true)
     }
 
     /// Id of a token written exactly so.

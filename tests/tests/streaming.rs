@@ -53,6 +53,7 @@ fn options(talkativeness: f32) -> CoachOptions {
         language: "en".into(),
         exercise: Some("squats".into()),
         cache: CacheChoice::default(),
+        speculation: Default::default(),
     }
 }
 

@@ -2,7 +2,11 @@
 
 use crate::parts::{CoachChoice, LensChoice};
 use clap::{Args, ValueEnum};
-use spotter_engine::{coach::CacheChoice, model::Policy};
+use spotter_engine::{
+    coach::{CacheChoice, SpeculationChoice},
+    model::Policy,
+    speculate::{DrafterKind, Method},
+};
 use std::{path::PathBuf, time::Duration};
 
 /// A language that the coach speaks.
@@ -59,6 +63,13 @@ pub(crate) struct CoachArgs {
     /// Entries that stay in the cache; left out, the model's own default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     cache_budget: Option<u32>,
+    /// Who drafts utterances ahead: none, lookup or ngram (what followed the same words before), or a language model with
+    /// the coach's tokens. Changes no word at temperature 0. Left out, the model's own default
+    #[arg(long, value_name = "DRAFTER")]
+    draft: Option<DrafterKind>,
+    /// What is drafted: static(N), adaedl(N), max-prob(N), rsd-c(B,B,...) or rsd-s(WIDTH,DEPTH). Left out, the model's own default
+    #[arg(long, value_name = "METHOD")]
+    draft_method: Option<Method>,
     /// Say the lines of a file instead of asking a model: seconds and words on each
     #[arg(long, value_name = "FILE", hide = true, conflicts_with = "model")]
     script: Option<PathBuf>,
@@ -77,6 +88,7 @@ impl CoachArgs {
             max_tokens: self.max_tokens.map(usize::from),
             lens: self.lens,
             cache: CacheChoice { policy: self.cache_policy, budget: self.cache_budget.map(|n| n as usize) },
+            speculation: SpeculationChoice { drafter: self.draft.clone(), method: self.draft_method.clone() },
         }
     }
 }
@@ -95,6 +107,8 @@ impl CoachArgs {
             ("lens", lens),
             ("cache policy", self.cache_policy.map(|p| p.to_string())),
             ("cache budget", self.cache_budget.map(|n| n.to_string())),
+            ("draft", self.draft.as_ref().map(|d| d.to_string())),
+            ("draft method", self.draft_method.as_ref().map(|m| m.to_string())),
         ];
         given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }

@@ -9,7 +9,7 @@ use crate::{
         stats::{Monitor, STAGES},
         threads::{self, Pace, Running},
     },
-    timeline::{JsonLines, Session, Sink, Sinks, Subtitles, Summary, Terminal, render::Renderer},
+    timeline::{Drafting, JsonLines, Session, Sink, Sinks, Subtitles, Summary, Terminal, render::Renderer},
 };
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
@@ -157,7 +157,8 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
 /// Counts and, where asked for, times at the end of a run.
 pub(crate) fn summary(monitor: &Monitor, with_timing: bool) -> Summary {
     let times = || STAGES.iter().filter_map(|&(stage, name)| Some((name, monitor.quantiles(stage)?))).collect();
-    Summary { duration: monitor.end(), counts: monitor.counts(), timing: with_timing.then(times) }
+    let speculation = monitor.speculation().filter(|_| with_timing).map(|stats| Drafting::new(&stats));
+    Summary { duration: monitor.end(), counts: monitor.counts(), timing: with_timing.then(times), speculation }
 }
 
 /// A run with a stage that failed has failed, after all that could be told.

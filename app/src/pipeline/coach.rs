@@ -1,6 +1,6 @@
 //! The seam between the pipeline and a streaming model.
 
-use spotter_engine::coach::Step;
+use spotter_engine::{coach::Step, speculate::Stats};
 use spotter_vision::lens::Sight;
 use std::time::Duration;
 
@@ -27,6 +27,11 @@ pub(crate) trait Coach: Send {
 
     /// Part of the last [`Coach::observe`] spent in the vision encoder, where the model can tell.
     fn encode_time(&self) -> Option<Duration> {
+        None
+    }
+
+    /// What drafting did so far, where the model has a drafter.
+    fn speculation(&self) -> Option<Stats> {
         None
     }
 }

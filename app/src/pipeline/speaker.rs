@@ -191,6 +191,9 @@ impl Speaker {
         let elapsed = utterance.begun.elapsed();
         let decided = utterance.first.map_or(elapsed, |first| first - utterance.begun);
         let encode = coach.encode_time().unwrap_or_default().min(decided);
+        if utterance.first.is_some() {
+            self.monitor.set_speculation(coach.speculation());
+        }
         self.record(&message, decided, encode, elapsed);
         match seen {
             Ok(step) => {

@@ -1,6 +1,7 @@
 //! What the pipeline counts and how long its stages take.
 
 use serde::Serialize;
+use spotter_engine::speculate::Stats;
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -79,6 +80,7 @@ struct Inner {
     counts: Counts,
     times: [VecDeque<u32>; STAGES.len()],
     end: Duration,
+    speculation: Option<Stats>,
 }
 
 /// Counts and times, written by the stages and read by whoever shows them.
@@ -109,6 +111,16 @@ impl Monitor {
     /// Media time of the last frame.
     pub(crate) fn end(&self) -> Duration {
         self.lock().end
+    }
+
+    /// What drafting did so far.
+    pub(crate) fn set_speculation(&self, stats: Option<Stats>) {
+        self.lock().speculation = stats;
+    }
+
+    /// The same, where the coach has a drafter.
+    pub(crate) fn speculation(&self) -> Option<Stats> {
+        self.lock().speculation.clone()
     }
 
     /// Adds a time of a stage.

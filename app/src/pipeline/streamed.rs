@@ -1,7 +1,10 @@
 //! The engine's streaming coach behind the pipeline's seam.
 
 use super::Coach;
-use spotter_engine::coach::{Step, session::CoachSession};
+use spotter_engine::{
+    coach::{Step, session::CoachSession},
+    speculate::Stats,
+};
 use spotter_vision::lens::Sight;
 
 /// A session of a model folder.
@@ -39,5 +42,9 @@ impl Coach for StreamedCoach {
 
     fn set_talkativeness(&mut self, bias: f32) {
         self.session.options_mut().talkativeness = bias;
+    }
+
+    fn speculation(&self) -> Option<Stats> {
+        self.session.speculation()
     }
 }

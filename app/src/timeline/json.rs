@@ -1,6 +1,6 @@
 //! The timeline as JSON lines, see [`super`] for the fields.
 
-use super::{Session, Sink, Summary, seconds};
+use super::{Drafting, Session, Sink, Summary, seconds};
 use crate::pipeline::{
     Event,
     stats::{Counts, Quantiles},
@@ -54,6 +54,7 @@ enum Line<'a> {
     Timing {
         stages: BTreeMap<&'a str, Quantiles>,
     },
+    Speculation(&'a Drafting),
 }
 
 impl<W: Write> Sink for JsonLines<W> {
@@ -76,7 +77,11 @@ impl<W: Write> Sink for JsonLines<W> {
     fn end(&mut self, summary: &Summary) -> anyhow::Result<()> {
         self.line(&Line::Summary { duration: seconds(summary.duration), counts: summary.counts })?;
         let Some(timing) = &summary.timing else { return Ok(()) };
-        self.line(&Line::Timing { stages: timing.iter().copied().collect() })
+        self.line(&Line::Timing { stages: timing.iter().copied().collect() })?;
+        match &summary.speculation {
+            Some(speculation) => self.line(&Line::Speculation(speculation)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -101,7 +106,7 @@ mod tests {
         for event in &events {
             assert!(sink.event(event).is_ok());
         }
-        let summary = Summary { duration: ms(2000), counts: Counts::default(), timing: None };
+        let summary = Summary { duration: ms(2000), counts: Counts::default(), timing: None, speculation: None };
         assert!(sink.end(&summary).is_ok());
         let text = String::from_utf8_lossy(&out);
         let lines: Vec<&str> = text.lines().collect();

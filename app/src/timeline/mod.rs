@@ -10,7 +10,8 @@
 //! | `view` | `t`, `view` (`clear`, `partly_out`, `no_person`), `people` |
 //! | `failed` | `t`, `stage`, `problem`: a stage that stopped |
 //! | `summary` | `duration` and the counts of the run |
-//! | `timing` | last line where it is asked for: for each stage `n`, `p50_ms`, `p95_ms` on this machine |
+//! | `timing` | where it is asked for: for each stage `n`, `p50_ms`, `p95_ms` on this machine |
+//! | `speculation` | behind `timing`, where the coach has a drafter: `rounds`, `plain_steps`, `proposed`, `accepted`, `block_efficiency`, `draft_ms`, `verify_ms`, `gain`, `switched_off` |
 
 mod json;
 pub(crate) mod render;
@@ -27,6 +28,7 @@ use crate::pipeline::{
     stats::{Counts, Quantiles},
 };
 use serde::Serialize;
+use spotter_engine::speculate::Stats;
 use std::time::Duration;
 
 /// What is known before the first frame.
@@ -55,6 +57,48 @@ pub(crate) struct Summary {
     pub(crate) counts: Counts,
     /// Times of the stages, where they are asked for.
     pub(crate) timing: Option<Vec<(&'static str, Quantiles)>>,
+    /// What drafting did, where times are asked for and there is a drafter.
+    pub(crate) speculation: Option<Drafting>,
+}
+
+/// What drafting did and what it brought on this machine.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Drafting {
+    /// Target passes over a draft.
+    pub(crate) rounds: usize,
+    /// Target passes over one token.
+    pub(crate) plain_steps: usize,
+    /// Drafted tokens.
+    pub(crate) proposed: usize,
+    /// Of these accepted.
+    pub(crate) accepted: usize,
+    /// Tokens committed in a round.
+    pub(crate) block_efficiency: f64,
+    /// Time spent drafting.
+    pub(crate) draft_ms: f64,
+    /// Time spent on target passes over drafts.
+    pub(crate) verify_ms: f64,
+    /// How many times faster than plain steps; null before one was timed.
+    pub(crate) gain: Option<f64>,
+    /// Times that drafting switched itself off.
+    pub(crate) switched_off: usize,
+}
+
+impl Drafting {
+    /// The figures of a run.
+    pub(crate) fn new(stats: &Stats) -> Self {
+        Self {
+            rounds: stats.rounds,
+            plain_steps: stats.plain_steps,
+            proposed: stats.proposed,
+            accepted: stats.accepted,
+            block_efficiency: stats.block_efficiency(),
+            draft_ms: stats.draft_time.as_secs_f64() * 1e3,
+            verify_ms: stats.verify_time.as_secs_f64() * 1e3,
+            gain: stats.gain(),
+            switched_off: stats.switched_off,
+        }
+    }
 }
 
 /// A place where the timeline goes.

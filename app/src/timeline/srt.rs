@@ -66,7 +66,7 @@ mod tests {
             let feedback = Feedback { t_frame: t, t_ready: t, text: (*text).into(), kind: Kind::Coaching };
             assert!(sink.event(&Event::Feedback(feedback)).is_ok());
         }
-        let summary = Summary { duration: Duration::ZERO, counts: Counts::default(), timing: None };
+        let summary = Summary { duration: Duration::ZERO, counts: Counts::default(), timing: None, speculation: None };
         assert!(sink.end(&summary).is_ok());
         String::from_utf8_lossy(&out).into_owned()
     }

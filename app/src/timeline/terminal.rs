@@ -67,7 +67,15 @@ impl<W: Write> Sink for Terminal<W> {
         for (name, q) in s.timing.iter().flatten() {
             self.line("2", &format!("  {name:<18} p50 {:7.1} ms   p95 {:7.1} ms   n {}", q.p50_ms, q.p95_ms, q.n))?;
         }
-        Ok(())
+        let Some(d) = &s.speculation else { return Ok(()) };
+        let gain = d.gain.map_or_else(String::new, |gain| format!(", {gain:.2} times as fast"));
+        self.line(
+            "2",
+            &format!(
+                "  {:<18} {} of {} drafts accepted, {:.2} tokens a round{gain}",
+                "drafting", d.accepted, d.proposed, d.block_efficiency
+            ),
+        )
     }
 }
 

@@ -5,9 +5,15 @@ use super::{
     manifest::{Manifest, ManifestError},
     session::StreamModel,
 };
-use crate::{device::Choice, model::Plan, weights::WeightsError};
+use crate::{
+    device::Choice,
+    model::{Decoder, LanguageModel, Plan},
+    speculate::{DrafterKind, language::VocabularyMismatch, same_vocabulary},
+    weights::WeightsError,
+};
 use candle_core::{DType, Device};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use tokenizers::Tokenizer;
 
 /// A model folder that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -18,10 +24,18 @@ pub enum LoadError {
     /// `spotter.toml`.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// A drafter of another vocabulary.
+    #[error("{path}: {source}")]
+    Drafter {
+        /// The drafter.
+        path: PathBuf,
+        /// The first difference.
+        source: VocabularyMismatch,
+    },
 }
 
-/// Loads a model folder: a LLaVA checkpoint and the `spotter.toml` that says how it is streamed. Weights are mapped and
-/// computed with in f32.
+/// Loads a model folder: a LLaVA checkpoint, the `spotter.toml` that says how it is streamed, and the drafter that this
+/// names, if it does. Weights are mapped and computed with in f32.
 ///
 /// # Errors
 /// The first thing that does not fit, found before weights are loaded.
@@ -30,11 +44,27 @@ pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
     let plan = Plan::open(folder)?;
     let choice = Choice { device: device.clone(), dtype: DType::F32, reason: String::new() };
     let llava = plan.build(&choice)?;
-    Ok(StreamModel {
+    let mut model = StreamModel {
         eye: Eye::new(llava.encoder),
         decoder: llava.decoder,
         picture_side: plan.config.vision.image_size(),
         tokenizer: plan.tokenizer.into_inner(),
         manifest,
-    })
+        drafter: None,
+    };
+    if let DrafterKind::Model(path) = &model.manifest.speculation.drafter {
+        model.drafter = Some(load_drafter(&folder.join(path), &model.tokenizer, device)?);
+    }
+    Ok(model)
+}
+
+/// Loads a language model (a GGUF file or a folder) that drafts for a target with this tokenizer.
+///
+/// # Errors
+/// A model that can't be used, or one with other tokens.
+pub fn load_drafter(path: &Path, target: &Tokenizer, device: &Device) -> Result<Decoder, LoadError> {
+    let drafter = LanguageModel::open(path, DType::F32, device)?;
+    same_vocabulary(&target.get_vocab(true), &drafter.tokenizer.vocabulary())
+        .map_err(|source| LoadError::Drafter { path: path.to_owned(), source })?;
+    Ok(drafter.decoder)
 }

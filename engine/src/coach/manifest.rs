@@ -1,6 +1,9 @@
 //! `spotter.toml`: how a checkpoint is streamed.
 
-use crate::model::{CacheOptions, projector::VisionManifest};
+use crate::{
+    model::{CacheOptions, projector::VisionManifest},
+    speculate::SpeculationOptions,
+};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -25,6 +28,9 @@ pub struct Manifest {
     /// How the cache is bounded.
     #[serde(default)]
     pub cache: CacheOptions,
+    /// How an utterance is drafted.
+    #[serde(default)]
+    pub speculation: SpeculationOptions,
     /// Defaults of the user's knobs.
     #[serde(default)]
     pub defaults: Defaults,
@@ -158,7 +164,7 @@ impl Manifest {
         if !(self.defaults.cooldown_seconds >= 0.0 && self.defaults.cooldown_seconds.is_finite()) {
             return Some(format!("cooldown_seconds {} must be 0 or more", self.defaults.cooldown_seconds));
         }
-        if let Some(problem) = self.cache.problem() {
+        if let Some(problem) = self.cache.problem().or_else(|| self.speculation.stop.problem()) {
             return Some(problem);
         }
         match &self.speaking {
@@ -194,6 +200,9 @@ mod tests {
         check(|g| format!("{g}[cache]\npolicy = \"caote(h2o)\"\nbudget = 9"), "a squats");
         check(|g| format!("{g}[cache]\npolicy = \"oldest\""), "`oldest` is no cache policy");
         check(|g| format!("{g}[cache]\nevery = 0"), "cache.every 0");
+        check(|g| format!("{g}[speculation]\ndrafter = \"ngram\"\nmethod = \"rsd-s(3,3)\""), "a squats");
+        check(|g| format!("{g}[speculation]\nmethod = \"guess\""), "`guess` is no way of drafting");
+        check(|g| format!("{g}[speculation.stop]\nfactor = 0.0"), "speculation.stop.factor 0");
         check(|_| "\u{0}".into(), "spotter.toml");
     }
 }

@@ -5,7 +5,10 @@ pub mod load;
 pub mod manifest;
 pub mod session;
 
-use crate::model::Policy;
+use crate::{
+    model::Policy,
+    speculate::{DrafterKind, Method},
+};
 use serde::Serialize;
 use spotter_vision::lens::View;
 use std::time::Duration;
@@ -52,6 +55,8 @@ pub struct CoachOptions {
     pub exercise: Option<String>,
     /// How the context is bounded, where that is not left to the model.
     pub cache: CacheChoice,
+    /// How an utterance is drafted, where that is not left to the model.
+    pub speculation: SpeculationChoice,
 }
 
 /// What the user says about the cache; the model's own manifest says the rest.
@@ -61,6 +66,15 @@ pub struct CacheChoice {
     pub policy: Option<Policy>,
     /// How many stay.
     pub budget: Option<usize>,
+}
+
+/// What the user says about speculative decoding; the model's own manifest says the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpeculationChoice {
+    /// Who drafts.
+    pub drafter: Option<DrafterKind>,
+    /// Which drafts.
+    pub method: Option<Method>,
 }
 
 /// One step of the coach: a frame was seen.

@@ -13,13 +13,14 @@ use super::{
 };
 use crate::{
     model::{CacheOptions, Commit, Decoder, KvCache},
-    sampler,
+    sampler::{self, Sampling},
+    speculate::{Ask, Clock, Drafter, DrafterKind, ModelDrafter, Ngram, SpeculationOptions, Speculator, Stats},
 };
 use candle_core::{DType, Error, Result, Tensor, bail};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use spotter_vision::lens::Sight;
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 use tokenizers::Tokenizer;
 
 /// A model ready to be streamed.
@@ -34,6 +35,8 @@ pub struct StreamModel {
     pub manifest: Manifest,
     /// Side of the square picture that its tower sees, in pixels.
     pub picture_side: usize,
+    /// A small language model with the same tokens, which may draft for it.
+    pub drafter: Option<Decoder>,
 }
 
 /// How the model's wish to speak is read.
@@ -50,6 +53,45 @@ fn bounds(manifest: &Manifest, options: &CoachOptions) -> CacheOptions {
     cache
 }
 
+/// How an utterance is drafted: what the manifest says, and what the user says instead.
+fn speculation(manifest: &Manifest, options: &CoachOptions) -> SpeculationOptions {
+    let mut speculation = manifest.speculation.clone();
+    if let Some(drafter) = &options.speculation.drafter {
+        speculation.drafter = drafter.clone();
+    }
+    if let Some(method) = &options.speculation.method {
+        speculation.method = method.clone();
+    }
+    speculation
+}
+
+/// The drafter, if there is to be one. A language model is taken out of `model`.
+fn speculator(model: &mut StreamModel, options: &CoachOptions) -> Result<Option<Speculator>> {
+    let speculation = speculation(&model.manifest, options);
+    let vocab = model.decoder.config().vocab;
+    let drafter: Box<dyn Drafter> = match &speculation.drafter {
+        DrafterKind::None => return Ok(None),
+        DrafterKind::Lookup => Box::new(Ngram::lookup(vocab)),
+        DrafterKind::Ngram => Box::new(Ngram::counts(vocab)),
+        DrafterKind::Model(path) => match model.drafter.take() {
+            Some(decoder) => Box::new(ModelDrafter::new(decoder, vocab, speculation.picture)?),
+            None => bail!("the drafter {path} was not loaded"),
+        },
+    };
+    let cost = drafter.parameters() as f64 / model.decoder.parameters().max(1) as f64;
+    let speculator = Speculator::new(drafter, &speculation, options.seed);
+    if options.temperature <= 0.0 {
+        return Ok(Some(speculator));
+    }
+    // Whether a round is drafted decides what is drawn: by the wall a sampled session would never repeat itself.
+    Ok(Some(speculator.with_clock(Clock::Counted { column: COLUMN_COST, pass: cost + PASS_COST })))
+}
+
+/// What a further column costs of a target's pass, as self-defence counts where it may not look at a clock.
+const COLUMN_COST: f64 = 0.12;
+/// What a drafter's pass costs beside its share of the parameters.
+const PASS_COST: f64 = 0.05;
+
 /// A stream with its context.
 pub struct CoachSession {
     model: StreamModel,
@@ -63,6 +105,9 @@ pub struct CoachSession {
     last_start: Option<Duration>,
     last_frame: Option<Duration>,
     rng: ChaCha8Rng,
+    speculator: Option<Speculator>,
+    /// Ids of the prompt.
+    told: Vec<u32>,
 }
 
 /// The ids of a text, without the tokenizer's own beginning or end tokens.
@@ -112,7 +157,8 @@ impl Gate {
 
 impl CoachSession {
     /// A session at the beginning of a stream.
-    pub fn new(model: StreamModel, options: CoachOptions) -> Result<Self> {
+    pub fn new(mut model: StreamModel, options: CoachOptions) -> Result<Self> {
+        let speculator = speculator(&mut model, &options)?;
         let gate = Gate::new(&model.manifest.speaking, &model.tokenizer)?;
         let text = model.manifest.prompt.render(&options.language, options.exercise.as_deref());
         let prompt_ids = ids(&model.tokenizer, &text)?;
@@ -121,7 +167,7 @@ impl CoachSession {
         }
         let (decoder, context) = (&model.decoder, model.manifest.context);
         let n = prompt_ids.len();
-        let prompt = decoder.embed(&Tensor::new(prompt_ids, decoder.device())?.unsqueeze(0)?)?;
+        let prompt = decoder.embed(&Tensor::new(prompt_ids.as_slice(), decoder.device())?.unsqueeze(0)?)?;
         let bounds = bounds(&model.manifest, &options);
         let scratch = gate.scratch(options.max_tokens);
         let mut cache =
@@ -131,10 +177,22 @@ impl CoachSession {
             bail!("the prompt of {n} tokens fills more than half of a cache of {room}; shorten it or raise the budget");
         }
         cache.pin(n)?;
+        cache.add_tail(speculator.as_ref().map_or(0, Speculator::tail));
         let rng = ChaCha8Rng::seed_from_u64(options.seed);
         let longest = options.max_tokens;
-        let mut session =
-            Self { model, gate, options, cache, prompt, longest, last_start: None, last_frame: None, rng };
+        let mut session = Self {
+            model,
+            gate,
+            options,
+            cache,
+            prompt,
+            longest,
+            last_start: None,
+            last_frame: None,
+            rng,
+            speculator,
+            told: prompt_ids,
+        };
         session.reset()?;
         Ok(session)
     }
@@ -157,7 +215,16 @@ impl CoachSession {
         self.model.eye.reset();
         self.cache.clear()?;
         self.model.decoder.forward(&self.prompt, Some(&mut self.cache))?;
+        if let Some(speculator) = &mut self.speculator {
+            speculator.clear()?;
+            speculator.read(&self.told)?;
+        }
         Ok(())
+    }
+
+    /// What drafting did so far, where there is a drafter.
+    pub fn speculation(&self) -> Option<Stats> {
+        self.speculator.as_ref().map(Speculator::stats)
     }
 
     /// Entries in the context.
@@ -181,7 +248,7 @@ impl CoachSession {
         let t = sight.frame.t;
         self.fill_gap(t)?;
         let seen = self.model.eye.see(&sight.frame)?.to_dtype(self.model.decoder.dtype())?;
-        let hidden = self.append(seen)?;
+        let hidden = self.append_picture(seen)?;
         let margin = self.margin(&hidden)?;
         let p_speak = 1.0 / (1.0 + (-margin).exp());
         let cooling = self.last_start.is_some_and(|last| t < last + self.options.cooldown);
@@ -204,9 +271,17 @@ impl CoachSession {
         let missing = (t.saturating_sub(before).as_secs_f64() * rate).round() - 1.0;
         for _ in 0..missing.clamp(0.0, rate) as usize {
             let Some(again) = self.model.eye.again()? else { return Ok(()) };
-            self.append(again.to_dtype(self.model.decoder.dtype())?)?;
+            self.append_picture(again.to_dtype(self.model.decoder.dtype())?)?;
         }
         Ok(())
+    }
+
+    /// Appends the visual tokens of a frame `[1, k, d]`.
+    fn append_picture(&mut self, x: Tensor) -> Result<Tensor> {
+        if let Some(speculator) = &mut self.speculator {
+            speculator.see(x.dim(1)?)?;
+        }
+        self.append(x)
     }
 
     /// Appends embeddings to the context; the last hidden state `[1, 1, d]` comes back.
@@ -252,11 +327,19 @@ impl CoachSession {
 
     /// Generates an utterance; `None` when it was cancelled or has no words, and then the context is as before.
     fn speak(&mut self, emit: &mut dyn FnMut(&str) -> bool) -> Result<Option<String>> {
+        if let Some(speculator) = &mut self.speculator {
+            speculator.open()?;
+        }
         self.cache.begin()?;
         let said = self.utter(emit);
-        match said {
-            Ok(Some(_)) => self.cache.commit(Commit::All)?,
-            _ => self.cache.rollback()?,
+        let keep = matches!(said, Ok(Some(_)));
+        if keep {
+            self.cache.commit(Commit::All)?;
+        } else {
+            self.cache.rollback()?;
+        }
+        if let Some(speculator) = &mut self.speculator {
+            speculator.close(keep)?;
         }
         said
     }
@@ -267,19 +350,16 @@ impl CoachSession {
             Gate::Actions { next, feedback, end } => (vec![*feedback], vec![*end], vec![*next, *feedback]),
             Gate::Verbalisers { lead, ends, .. } => (lead.clone(), ends.clone(), Vec::new()),
         };
-        let x = self.embed(&lead)?;
-        let mut hidden = self.append(x)?;
+        let most = self.options.max_tokens.min(self.longest);
         let (mut tokens, mut text) = (Vec::new(), String::new());
-        let mut kept = true;
-        while tokens.len() < self.options.max_tokens.min(self.longest) {
-            let mut logits = self.logits(&hidden)?;
-            for id in &never {
-                if let Some(l) = logits.get_mut(*id as usize) {
-                    *l = f32::NEG_INFINITY;
-                }
-            }
-            let id = sampler::sample(&logits, self.options.temperature, &mut self.rng);
+        let (mut kept, mut ended) = (true, false);
+        let mut coming = VecDeque::new();
+        if most > 0 {
+            coming.push_back(self.first(&lead, &never)?);
+        }
+        while let Some(id) = coming.pop_front() {
             if ends.contains(&id) {
+                ended = true;
                 break;
             }
             tokens.push(id);
@@ -293,15 +373,59 @@ impl CoachSession {
                     break;
                 }
             }
-            hidden = self.append_token(id)?;
+            if coming.is_empty() && tokens.len() < most {
+                coming.extend(self.following(id, &never, &ends, most - tokens.len())?);
+            }
         }
         let words = text.trim();
         if !kept || words.is_empty() {
             return Ok(None);
         }
-        if let Some(end) = ends.first() {
-            self.append_token(*end)?;
-        }
+        self.finish(tokens.last().copied().filter(|_| !ended), ends.first().copied(), ended)?;
         Ok(Some(words.to_owned()))
+    }
+
+    /// Completes the context of an utterance: the last token where it was not ended by the model, and the end.
+    fn finish(&mut self, last: Option<u32>, end: Option<u32>, ended: bool) -> Result<()> {
+        for id in last.into_iter().chain(end) {
+            self.append_token(id)?;
+        }
+        match (&mut self.speculator, end) {
+            (Some(speculator), Some(end)) if !ended => speculator.read(&[end]),
+            _ => Ok(()),
+        }
+    }
+
+    /// The first token behind the lead.
+    fn first(&mut self, lead: &[u32], never: &[u32]) -> Result<u32> {
+        let x = self.embed(lead)?;
+        let hidden = self.append(x)?;
+        let id = self.choose(&hidden, never)?;
+        if let Some(speculator) = &mut self.speculator {
+            speculator.read(lead)?;
+            speculator.read(&[id])?;
+        }
+        Ok(id)
+    }
+
+    /// The tokens behind `anchor`, which the context does not hold yet: one, or as many as a round commits.
+    fn following(&mut self, anchor: u32, never: &[u32], ends: &[u32], most: usize) -> Result<Vec<u32>> {
+        let Some(speculator) = &mut self.speculator else {
+            let hidden = self.append_token(anchor)?;
+            return Ok(vec![self.choose(&hidden, never)?]);
+        };
+        let ask = Ask { sampling: Sampling::at(self.options.temperature), never, ends, most };
+        speculator.round(&self.model.decoder, &mut self.cache, anchor, &ask)
+    }
+
+    /// A token by the logits of a hidden state.
+    fn choose(&mut self, hidden: &Tensor, never: &[u32]) -> Result<u32> {
+        let mut logits = self.logits(hidden)?;
+        for id in never {
+            if let Some(l) = logits.get_mut(*id as usize) {
+                *l = f32::NEG_INFINITY;
+            }
+        }
+        Ok(sampler::sample(&logits, self.options.temperature, &mut self.rng))
     }
 }

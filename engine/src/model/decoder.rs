@@ -85,6 +85,14 @@ impl Decoder {
         &self.device
     }
 
+    /// Numbers in its weights, biases and norms left out.
+    pub fn parameters(&self) -> usize {
+        let c = &self.config;
+        let attention = c.width * c.head_dim * (2 * c.heads + 2 * c.kv_heads);
+        let head = if c.tied { 0 } else { c.vocab * c.width };
+        c.vocab * c.width + head + c.layers * (attention + 3 * c.width * c.mlp_width)
+    }
+
     /// Type of its weights.
     pub fn dtype(&self) -> DType {
         self.embedding.dtype()
@@ -107,7 +115,7 @@ impl Decoder {
             candle_core::bail!("a pass needs at least one position");
         }
         let Some(cache) = cache else { return self.at_once(x) };
-        cache.check(n)?;
+        cache.check(n, Columns::Chain)?;
         let passes = cache.passes(n);
         if passes.len() == 1 {
             return self.pass(x, Columns::Chain, cache);

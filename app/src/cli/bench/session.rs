@@ -172,6 +172,7 @@ impl Stream {
             language: "en".to_owned(),
             exercise: None,
             cache: CacheChoice { policy: args.cache_policy, budget: args.cache_budget.map(|n| n as usize) },
+            speculation: Default::default(),
         };
         let coach = CoachSession::new(model, options).with_context(|| format!("model {}", folder.display()))?;
         Ok(Self { coach, side, seed: args.seed, bodies: Vec::new(), view: AvatarView::new(side), seq: 0 })

@@ -98,6 +98,7 @@ fn coach(folder: &Path, args: &SyntheticArgs, lang: Lang) -> Result<(CoachSessio
         language: lang.code().to_owned(),
         exercise: None,
         cache: Default::default(),
+        speculation: Default::default(),
     };
     Ok((CoachSession::new(model, options)?, side))
 }

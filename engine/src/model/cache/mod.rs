@@ -43,6 +43,8 @@ pub struct KvCache {
     position: usize,
     seen: u64,
     capacity: usize,
+    /// Slots of the capacity that only columns of an open step use which will not all be committed.
+    tail: usize,
     /// Longest pass.
     block: usize,
     /// The first entries, which are never dropped.
@@ -85,6 +87,7 @@ impl KvCache {
             position: 0,
             seen: 0,
             capacity,
+            tail: 0,
             block: usize::MAX,
             pinned: 0,
             model_window: cfg.window,
@@ -229,65 +232,6 @@ impl KvCache {
         self.layers.iter_mut().try_for_each(LayerCache::clear)
     }
 
-    /// Opens a step: whatever follows can be undone by [`Self::rollback`], or in part by [`Self::commit`]. Steps nest;
-    /// nothing is dropped while one is open.
-    ///
-    /// # Errors
-    /// Inside a step that is a tree.
-    pub fn begin(&mut self) -> Result<()> {
-        if self.steps.last().is_some_and(|step| !step.is_chain()) {
-            bail!("a step can't begin behind a tree: commit a path of it first");
-        }
-        self.steps.push(Step::new(self.len, self.position));
-        Ok(())
-    }
-
-    /// Closes the innermost step and keeps what `commit` says. When it was the outermost, an eviction may follow.
-    ///
-    /// # Errors
-    /// No step is open, or what is to be kept is not one way through the step; then the step stays open.
-    pub fn commit(&mut self, commit: Commit) -> Result<()> {
-        let Some(step) = self.steps.last() else { bail!("no step is open that could be committed") };
-        let path = step.path(commit)?;
-        let (start, position) = (step.start, step.position);
-        for layer in &mut self.layers {
-            layer.keep_path(start, self.len, &path)?;
-        }
-        self.steps.pop();
-        self.seen -= (self.len - start - path.len()) as u64;
-        self.len = start + path.len();
-        self.position = position + path.len();
-        match self.steps.last_mut() {
-            Some(outer) => {
-                outer.shorten(start - outer.start);
-                outer.extend(path.len(), Columns::Chain)?;
-                Ok(())
-            }
-            None => self.settle(),
-        }
-    }
-
-    /// Undoes the innermost step.
-    ///
-    /// # Errors
-    /// No step is open.
-    pub fn rollback(&mut self) -> Result<()> {
-        let Some(step) = self.steps.pop() else { bail!("no step is open that could be undone") };
-        self.layers.iter_mut().for_each(|layer| layer.cut(step.start));
-        self.seen -= (self.len - step.start) as u64;
-        (self.len, self.position) = (step.start, step.position);
-        if let Some(outer) = self.steps.last_mut() {
-            outer.shorten(step.start - outer.start);
-        }
-        Ok(())
-    }
-
-    /// How many positions can be committed before the next eviction: what a speculative round may go for, so that it
-    /// drops the same entries at the same points as a plain run. `None` where nothing is dropped.
-    pub fn room(&self) -> Option<usize> {
-        self.bound.as_ref().map(|b| (b.budget + b.options.every).saturating_sub(self.len))
-    }
-
     /// Cuts every head back to the budget now, where it holds more.
     ///
     /// # Errors
@@ -400,13 +344,14 @@ impl KvCache {
     }
 
     /// An error where `n` positions can't be held, before any is computed.
-    pub(crate) fn check(&self, n: usize) -> Result<()> {
-        let free = self.capacity - self.len;
+    pub(crate) fn check(&self, n: usize, columns: Columns) -> Result<()> {
+        let tail = if columns == Columns::Chain { self.tail } else { 0 };
+        let free = (self.capacity - tail).saturating_sub(self.len);
         match (&self.bound, self.steps.last()) {
             (None, _) if n > free => bail!(
                 "the context of {} tokens is full: {} are held and {n} more do not fit; a cache policy other than \
                  none lets a stream go on",
-                self.capacity,
+                self.capacity - self.tail,
                 self.len
             ),
             (Some(_), Some(_)) if n > free => {
@@ -418,7 +363,7 @@ impl KvCache {
 
     /// Prepares a pass over `n` positions: evicts where they would not fit, allocates, and gives their positions.
     pub(crate) fn prepare(&mut self, n: usize, columns: Columns) -> Result<Vec<u32>> {
-        self.check(n)?;
+        self.check(n, columns)?;
         if self.steps.is_empty() {
             if columns != Columns::Chain {
                 bail!("a tree needs an open step");

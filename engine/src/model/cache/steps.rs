@@ -1,5 +1,6 @@
 //! Steps that may be undone, one inside another.
 
+use super::KvCache;
 use candle_core::{Result, bail};
 
 /// What stays of a step that is committed.
@@ -113,6 +114,90 @@ impl Step {
             }
         }
         Ok(path)
+    }
+}
+
+impl KvCache {
+    /// Opens a step: whatever follows can be undone by [`Self::rollback`], or in part by [`Self::commit`]. Steps nest;
+    /// nothing is dropped while one is open.
+    ///
+    /// # Errors
+    /// Inside a step that is a tree.
+    pub fn begin(&mut self) -> Result<()> {
+        if self.steps.last().is_some_and(|step| !step.is_chain()) {
+            bail!("a step can't begin behind a tree: commit a path of it first");
+        }
+        self.steps.push(Step::new(self.len, self.position));
+        Ok(())
+    }
+
+    /// Closes the innermost step and keeps what `commit` says. When it was the outermost, an eviction may follow.
+    ///
+    /// # Errors
+    /// No step is open, or what is to be kept is not one way through the step; then the step stays open.
+    pub fn commit(&mut self, commit: Commit) -> Result<()> {
+        let Some(step) = self.steps.last() else { bail!("no step is open that could be committed") };
+        let path = step.path(commit)?;
+        let (start, position) = (step.start, step.position);
+        for layer in &mut self.layers {
+            layer.keep_path(start, self.len, &path)?;
+        }
+        self.steps.pop();
+        self.seen -= (self.len - start - path.len()) as u64;
+        self.len = start + path.len();
+        self.position = position + path.len();
+        match self.steps.last_mut() {
+            Some(outer) => {
+                outer.shorten(start - outer.start);
+                outer.extend(path.len(), Columns::Chain)?;
+                Ok(())
+            }
+            None => self.settle(),
+        }
+    }
+
+    /// Undoes the innermost step.
+    ///
+    /// # Errors
+    /// No step is open.
+    pub fn rollback(&mut self) -> Result<()> {
+        let Some(step) = self.steps.pop() else { bail!("no step is open that could be undone") };
+        self.layers.iter_mut().for_each(|layer| layer.cut(step.start));
+        self.seen -= (self.len - step.start) as u64;
+        (self.len, self.position) = (step.start, step.position);
+        if let Some(outer) = self.steps.last_mut() {
+            outer.shorten(step.start - outer.start);
+        }
+        Ok(())
+    }
+
+    /// How many positions can be committed before the next eviction: what a speculative round may go for, so that it
+    /// drops the same entries at the same points as a plain run. `None` where nothing is dropped.
+    pub fn room(&self) -> Option<usize> {
+        self.bound.as_ref().map(|b| (b.budget + b.options.every).saturating_sub(self.len))
+    }
+
+    /// Adds slots for columns of a speculative round that will not be committed: they make the cache larger, and change
+    /// neither the budget nor the points of eviction.
+    pub fn add_tail(&mut self, columns: usize) {
+        self.capacity += columns;
+        self.tail += columns;
+    }
+
+    /// How many positions decoding one at a time could append before an eviction, or before the cache is full: as deep
+    /// as a speculative round may go. In an open step nothing is dropped, so there only space counts.
+    pub fn depth(&self) -> usize {
+        let slots = (self.capacity - self.tail).saturating_sub(self.len);
+        match &self.bound {
+            Some(bound) if !self.steps.is_empty() => slots.min(bound.limit.saturating_sub(self.position)),
+            Some(_) => self.room().unwrap_or(slots),
+            None => slots,
+        }
+    }
+
+    /// Columns that a round may have in all.
+    pub fn width(&self) -> usize {
+        self.capacity - self.len
     }
 }
 

@@ -1,0 +1,105 @@
+//! What proposes tokens.
+
+use candle_core::Result;
+
+/// A drafted token whose children are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Branch {
+    /// The token.
+    pub token: u32,
+    /// Place of its parent among the branches of this round, in the order in which they were given; `None` stands
+    /// directly behind the text.
+    pub parent: Option<usize>,
+}
+
+/// Log-weights of the next token, `[vocab of the target]`, f32: minus infinity where it is impossible. Any constant may
+/// be added.
+pub type Logits = Vec<f32>;
+
+/// Proposes tokens for a text. It never sees a picture (specs: speculative, section 2).
+///
+/// A session tells it the text ([`Self::read`]); an utterance is opened, may have rounds, and is closed; a round asks
+/// for the root's law, then for that of branches level by level, and ends with [`Self::settle`].
+///
+/// Errors of all functions are those of the device.
+pub trait Drafter: Send {
+    /// Its name.
+    fn describe(&self) -> String;
+
+    /// Its size against the target's; 0 for look-up.
+    fn parameters(&self) -> usize {
+        0
+    }
+
+    /// Passes through its layers so far.
+    fn passes(&self) -> u64 {
+        0
+    }
+
+    /// Text that is there from now on. Costs nothing before the next round.
+    fn read(&mut self, ids: &[u32]) -> Result<()>;
+
+    /// A picture of so many visual tokens has come. Costs nothing before the next round.
+    fn see(&mut self, _tokens: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// An utterance begins; whatever is read until it is closed may be undone.
+    fn open(&mut self) -> Result<()>;
+
+    /// It ends; when it is not kept the text is what it was before.
+    fn close(&mut self, keep: bool) -> Result<()>;
+
+    /// The law of the next token after the text; `None` where there is nothing to propose.
+    fn root(&mut self) -> Result<Option<Logits>>;
+
+    /// The law behind each of these branches.
+    fn expand(&mut self, branches: &[Branch]) -> Result<Vec<Option<Logits>>>;
+
+    /// Ends a round: `path` are the accepted ones of the branches that were expanded, root first; `ids` all that was
+    /// committed, which begins with the tokens of the path.
+    fn settle(&mut self, path: &[usize], ids: &[u32]) -> Result<()>;
+
+    /// Forgets everything.
+    fn clear(&mut self) -> Result<()>;
+}
+
+/// A text with a place to which it may go back.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Text {
+    ids: Vec<u32>,
+    mark: Option<usize>,
+}
+
+impl Text {
+    pub(crate) fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    pub(crate) fn push(&mut self, ids: &[u32]) {
+        self.ids.extend_from_slice(ids);
+    }
+
+    pub(crate) fn open(&mut self) {
+        self.mark = Some(self.ids.len());
+    }
+
+    /// Length before, when what was read since is forgotten.
+    pub(crate) fn close(&mut self, keep: bool) {
+        if let (Some(mark), false) = (self.mark.take(), keep) {
+            self.ids.truncate(mark);
+        }
+    }
+
+    /// Drops the oldest where there are more than `most`, half of them at a time.
+    pub(crate) fn bound(&mut self, most: usize) -> usize {
+        let dropped = if self.ids.len() > most { self.ids.len() - most / 2 } else { 0 };
+        self.ids.drain(..dropped);
+        dropped
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.ids.clear();
+        self.mark = None;
+    }
+}

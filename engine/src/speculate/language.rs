@@ -1,0 +1,252 @@
+//! A small language model as drafter for a target that sees (arXiv 2404.08856; specs: speculative, section 2).
+//!
+//! It reads text only. Its positions are those of the text, so two counters are kept: its own and the target's, which
+//! runs ahead by the visual tokens.
+
+use super::draft::{Branch, Drafter, Logits, Text};
+use crate::model::{CacheOptions, Commit, Decoder, KvCache, Policy};
+use candle_core::{DType, Result, Tensor};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+
+/// What the drafter reads where the target sees a picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Picture {
+    /// Nothing.
+    #[default]
+    Drop,
+    /// One token of this id for each picture.
+    Placeholder(u32),
+}
+
+/// Two models whose tokens are not the same.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the drafter's tokenizer is not the target's: {0}")]
+pub struct VocabularyMismatch(String);
+
+/// Checks that two vocabularies (token to id) are the same, which a drafter needs.
+///
+/// # Errors
+/// The first difference, in words.
+pub fn same_vocabulary(
+    target: &HashMap<String, u32>,
+    drafter: &HashMap<String, u32>,
+) -> std::result::Result<(), VocabularyMismatch> {
+    if target.len() != drafter.len() {
+        let problem = format!("{} tokens against {}", drafter.len(), target.len());
+        return Err(VocabularyMismatch(problem));
+    }
+    let mut different: Vec<(&String, u32)> =
+        target.iter().filter(|(token, id)| drafter.get(*token) != Some(*id)).map(|(t, id)| (t, *id)).collect();
+    different.sort_unstable_by_key(|(_, id)| *id);
+    match different.first() {
+        None => Ok(()),
+        Some((token, id)) => {
+            let found = drafter.get(*token).map_or("does not have it".to_owned(), |id| format!("has it as {id}"));
+            Err(VocabularyMismatch(format!("`{token}` is {id}, the drafter {found}")))
+        }
+    }
+}
+
+/// Positions that one utterance and the columns of a round may take.
+const SCRATCH: usize = 512;
+
+/// A language model that drafts.
+pub struct ModelDrafter {
+    decoder: Decoder,
+    cache: KvCache,
+    text: Text,
+    /// Tokens of the text whose keys are in the cache.
+    fed: usize,
+    /// The same when the utterance was opened.
+    fed_before: usize,
+    picture: Picture,
+    /// Tokens that the target can say.
+    vocab: usize,
+    passes: u64,
+    /// An utterance is open.
+    open: bool,
+    /// A round has branches in the cache.
+    round: bool,
+}
+
+impl ModelDrafter {
+    /// A drafter for a target with `vocab` ids. It remembers what fits its positions, newest first.
+    ///
+    /// # Errors
+    /// A model with too few positions.
+    pub fn new(decoder: Decoder, vocab: usize, picture: Picture) -> Result<Self> {
+        let config = decoder.config();
+        let scratch = SCRATCH.min(config.max_positions / 4);
+        let options = CacheOptions { policy: Policy::Window, budget: None, ..CacheOptions::default() };
+        let cache =
+            KvCache::bounded(config, &options, config.max_positions, scratch, decoder.dtype(), decoder.device())?;
+        let text = Text::default();
+        Ok(Self { decoder, cache, text, fed: 0, fed_before: 0, picture, vocab, passes: 0, open: false, round: false })
+    }
+
+    /// Position of its next token.
+    pub fn position(&self) -> usize {
+        self.cache.position() + self.pending().len()
+    }
+
+    /// The text it has read, oldest first; old parts are dropped.
+    pub fn text(&self) -> &[u32] {
+        self.text.ids()
+    }
+
+    /// Tokens whose keys are not there yet.
+    fn pending(&self) -> &[u32] {
+        self.text.ids().get(self.fed..).unwrap_or_default()
+    }
+
+    fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        self.decoder.embed(&Tensor::new(ids, self.decoder.device())?.unsqueeze(0)?)
+    }
+
+    /// Rows of hidden states `[1, n, width]` as log-weights over the target's ids; those it does not have get none.
+    fn rows(&self, hidden: &Tensor) -> Result<Vec<Logits>> {
+        let rows: Vec<Logits> = self.decoder.logits(hidden)?.squeeze(0)?.to_dtype(DType::F32)?.to_vec2()?;
+        Ok(rows
+            .into_iter()
+            .map(|mut row| {
+                row.resize(self.vocab, f32::NEG_INFINITY);
+                row
+            })
+            .collect())
+    }
+
+    /// Feeds pending tokens up to the last `but`; hidden states of what was fed.
+    fn feed(&mut self, but: usize) -> Result<Option<Tensor>> {
+        let ids = self.pending();
+        let ids = ids.get(..ids.len().saturating_sub(but)).unwrap_or_default().to_vec();
+        if ids.is_empty() {
+            return Ok(None);
+        }
+        let x = self.embed(&ids)?;
+        let hidden = self.decoder.forward(&x, Some(&mut self.cache))?;
+        self.fed += ids.len();
+        self.passes += 1;
+        Ok(Some(hidden))
+    }
+}
+
+impl Drafter for ModelDrafter {
+    fn describe(&self) -> String {
+        "model".into()
+    }
+
+    fn parameters(&self) -> usize {
+        self.decoder.parameters()
+    }
+
+    fn passes(&self) -> u64 {
+        self.passes
+    }
+
+    fn read(&mut self, ids: &[u32]) -> Result<()> {
+        self.text.push(ids);
+        Ok(())
+    }
+
+    fn see(&mut self, _tokens: usize) -> Result<()> {
+        if let Picture::Placeholder(id) = self.picture {
+            self.text.push(&[id]);
+        }
+        Ok(())
+    }
+
+    fn open(&mut self) -> Result<()> {
+        // One that was never closed is taken back.
+        self.close(false)?;
+        let dropped = self.text.bound(2 * self.cache.capacity());
+        self.fed = self.fed.saturating_sub(dropped);
+        // All but the last token, which gives the first law; what is fed here may push old entries out.
+        self.feed(1)?;
+        self.fed_before = self.fed;
+        self.text.open();
+        self.cache.begin()?;
+        self.open = true;
+        Ok(())
+    }
+
+    fn close(&mut self, keep: bool) -> Result<()> {
+        if !std::mem::take(&mut self.open) {
+            return Ok(());
+        }
+        if std::mem::take(&mut self.round) {
+            self.cache.rollback()?;
+        }
+        if keep {
+            self.cache.commit(Commit::All)?;
+        } else {
+            self.cache.rollback()?;
+        }
+        self.text.close(keep);
+        if !keep {
+            self.fed = self.fed_before;
+        }
+        Ok(())
+    }
+
+    fn root(&mut self) -> Result<Option<Logits>> {
+        // Without a pending token there is no hidden state to ask, and without room no pass.
+        if self.pending().len() > self.cache.depth() {
+            return Ok(None);
+        }
+        let Some(hidden) = self.feed(0)? else { return Ok(None) };
+        let last = hidden.narrow(1, hidden.dim(1)? - 1, 1)?;
+        Ok(self.rows(&last)?.pop())
+    }
+
+    fn expand(&mut self, branches: &[Branch]) -> Result<Vec<Option<Logits>>> {
+        if branches.is_empty() || branches.len() > self.cache.width() || self.cache.depth() == 0 {
+            return Ok(vec![None; branches.len()]);
+        }
+        if !std::mem::replace(&mut self.round, true) {
+            self.cache.begin()?;
+        }
+        let tokens: Vec<u32> = branches.iter().map(|b| b.token).collect();
+        let parents: Vec<Option<usize>> = branches.iter().map(|b| b.parent).collect();
+        let x = self.embed(&tokens)?;
+        let hidden = self.decoder.forward_tree(&x, &parents, &mut self.cache)?;
+        self.passes += 1;
+        Ok(self.rows(&hidden)?.into_iter().map(Some).collect())
+    }
+
+    fn settle(&mut self, path: &[usize], ids: &[u32]) -> Result<()> {
+        self.text.push(ids);
+        if std::mem::take(&mut self.round) {
+            self.cache.commit(Commit::Path(path))?;
+            self.fed += path.len();
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        (self.fed, self.fed_before, self.open, self.round) = (0, 0, false, false);
+        self.text.clear();
+        self.cache.clear()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// S1.6.
+    #[test]
+    fn vocabularies_must_be_the_same() {
+        let of = |tokens: &[(&str, u32)]| tokens.iter().map(|(t, i)| ((*t).to_owned(), *i)).collect::<HashMap<_, _>>();
+        let target = of(&[("a", 0), ("b", 1), ("c", 2)]);
+        assert_eq!(same_vocabulary(&target, &target), Ok(()));
+        let check = |drafter: &[(&str, u32)], expected: &str| {
+            let problem = same_vocabulary(&target, &of(drafter)).unwrap_err().to_string();
+            assert!(problem.contains(expected), "{problem}");
+        };
+        check(&[("a", 0), ("b", 1)], "2 tokens against 3");
+        check(&[("a", 0), ("b", 2), ("c", 1)], "`b` is 1, the drafter has it as 2");
+        check(&[("a", 0), ("b", 1), ("d", 2)], "`c` is 2, the drafter does not have it");
+    }
+}
