@@ -179,7 +179,7 @@ mod tests {
             assert!((bound(entropy(q), 0.2) - expected).abs() < 1e-6, "{}", bound(entropy(q), 0.2));
         };
         check(&CERTAIN, 0.0, 1.0);
-        check(&HALF, 0.693_147_180_6, 0.627_670_258_9);
+        check(&HALF, std::f64::consts::LN_2, 0.627_670_258_9);
         check(&DYADIC, 1.375_463_936_4, 0.475_507_114_2);
         check(&Q64, 1.713_961_312_4, 0.414_515_361_0);
         check(&[0.125; 8], 2.079_441_541_7, 0.355_105_971_2);

@@ -100,7 +100,7 @@ impl Scripted {
     fn law(&self, place: usize) -> Logits {
         let mut row = vec![f32::NEG_INFINITY; VOCAB];
         let right = self.answers[self.utterance - 1].get(place).copied().unwrap_or(0);
-        let wrong = (place + 1) % self.wrong_every == 0;
+        let wrong = (place + 1).is_multiple_of(self.wrong_every);
         row[if wrong { (right as usize + 1) % VOCAB } else { right as usize }] = 0.0;
         row
     }
