@@ -2,24 +2,26 @@
 
 use crate::model::LlavaEncoder;
 use candle_core::{Result, Tensor};
-use spotter_vision::Frame;
+use spotter_vision::{Frame, encoder::tosa::Memory};
+use std::collections::BTreeMap;
 
 /// Sees the frames of one stream.
 pub struct Eye {
     encoder: LlavaEncoder,
     /// Pooled tokens of the last frame.
     before: Option<Tensor>,
+    memory: Memory,
 }
 
 impl Eye {
     /// Of a stream that has not begun.
     pub fn new(encoder: LlavaEncoder) -> Self {
-        Self { encoder, before: None }
+        Self { encoder, before: None, memory: Memory::default() }
     }
 
     /// Embeddings of a frame, `[1, k, width]`.
     pub fn see(&mut self, frame: &Frame) -> Result<Tensor> {
-        let now = self.encoder.look(std::slice::from_ref(frame))?;
+        let now = self.encoder.follow(frame, &mut self.memory)?;
         let seen = self.encoder.project(&now, self.before.as_ref())?;
         self.before = Some(now);
         Ok(seen)
@@ -37,5 +39,16 @@ impl Eye {
     /// A new stream begins.
     pub fn reset(&mut self) {
         self.before = None;
+        self.memory.clear();
+    }
+
+    /// What it looks through.
+    pub fn encoder_mut(&mut self) -> &mut LlavaEncoder {
+        &mut self.encoder
+    }
+
+    /// For each layer that skips tokens, those of the last frame that it worked on; empty where none are skipped.
+    pub fn attended(&self) -> &BTreeMap<usize, Vec<Vec<u32>>> {
+        &self.memory.attended
     }
 }

@@ -13,7 +13,13 @@ use candle_core::{DType, Device, Error, Result, Tensor};
 use candle_nn::VarBuilder;
 use spotter_vision::{
     Frame,
-    encoder::{Encoder, VisionTower, clip::Clip, siglip::Siglip, vit::Vit},
+    encoder::{
+        Encoder, VisionTower,
+        clip::Clip,
+        siglip::Siglip,
+        tosa::{Memory, Tosa},
+        vit::Vit,
+    },
     preprocess::Preprocess,
 };
 
@@ -37,11 +43,11 @@ impl Tower {
         })
     }
 
-    fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+    fn follow(&self, pixels: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor> {
         match self {
-            Self::Clip(tower) => tower.forward(pixels),
-            Self::Siglip(tower) => tower.forward(pixels),
-            Self::Spotter(tower) => tower.forward(pixels),
+            Self::Clip(tower) => tower.follow(pixels, memory),
+            Self::Siglip(tower) => tower.follow(pixels, memory),
+            Self::Spotter(tower) => tower.follow(pixels, memory),
         }
     }
 }
@@ -62,23 +68,48 @@ impl LlavaEncoder {
     /// Normalised pictures `[b, 3, h, w]` of any float type (patches for Spotter's own tower) to `[b, tokens, width]`.
     /// Pictures are the frames of a stream that begins with them, where the model sees change.
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        self.project(&self.pool(pixels)?, None)
+        self.project(&self.pool(pixels, None)?, None)
     }
 
     /// The tower's tokens after pooling, `[b, tokens, hidden]`.
-    fn pool(&self, pixels: &Tensor) -> Result<Tensor> {
-        let tokens = self.tower.forward(&pixels.to_dtype(self.dtype)?)?;
+    fn pool(&self, pixels: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor> {
+        let tokens = self.tower.follow(&pixels.to_dtype(self.dtype)?, memory)?;
         self.vision.pooling.forward(&tokens, self.grid)
     }
 
     /// Frames to the tower's tokens after pooling, `[b, tokens, hidden]`.
     pub fn look(&self, frames: &[Frame]) -> Result<Tensor> {
-        let pixels = match (&self.preprocess, &self.tower) {
+        self.pool(&self.prepare(frames)?, None)
+    }
+
+    /// The next frame of a stream to the tower's tokens after pooling, `[1, tokens, hidden]`; `memory` is the stream's.
+    pub fn follow(&self, frame: &Frame, memory: &mut Memory) -> Result<Tensor> {
+        self.pool(&self.prepare(std::slice::from_ref(frame))?, Some(memory))
+    }
+
+    fn prepare(&self, frames: &[Frame]) -> Result<Tensor> {
+        Ok(match (&self.preprocess, &self.tower) {
             (_, Tower::Spotter(vit)) => vit.prepare(frames)?,
             (Some(preprocess), _) => preprocess.batch(frames, &self.device).map_err(Error::wrap)?,
             (None, _) => candle_core::bail!("the vision tower has no preprocessing"),
-        };
-        self.pool(&pixels)
+        })
+    }
+
+    /// Lets the tower's layers skip tokens, in another way or no longer.
+    pub fn set_tosa(&mut self, tosa: Option<Tosa>) {
+        match &mut self.tower {
+            Tower::Clip(tower) => tower.set_tosa(tosa),
+            Tower::Siglip(tower) => tower.set_tosa(tosa),
+            Tower::Spotter(tower) => tower.set_tosa(tosa),
+        }
+    }
+
+    /// How Spotter's own tower skips tokens, if it does.
+    pub fn tosa(&self) -> Option<&Tosa> {
+        match &self.tower {
+            Tower::Spotter(tower) => tower.tosa(),
+            Tower::Clip(_) | Tower::Siglip(_) => None,
+        }
     }
 
     /// What [`look`](Self::look) gave to `[b, tokens, width]`; `before` is what it gave for the frame before.

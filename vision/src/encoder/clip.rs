@@ -1,7 +1,7 @@
 //! CLIP's vision tower ("Learning Transferable Visual Models From Natural Language Supervision", Radford et al. 2021),
 //! with the names of the Hugging Face checkpoints.
 
-use super::tosa::Tosa;
+use super::tosa::{Memory, Tosa};
 use super::tower::{
     Activation, LayerNorm, Layers, PatchEmbedding, TensorSpec, TowerConfig, VisionTower, add_positions,
 };
@@ -51,11 +51,6 @@ impl Clip {
         })
     }
 
-    /// Lets its layers skip tokens, or no longer.
-    pub fn set_tosa(&mut self, tosa: Option<Tosa>) {
-        self.tosa = tosa;
-    }
-
     /// What [`Self::new`] reads; `prefix` ends in a dot or is empty.
     pub fn tensors(cfg: &TowerConfig, depth: usize, prefix: &str) -> Vec<TensorSpec> {
         let (w, p) = (cfg.hidden_size, cfg.patch_size);
@@ -72,12 +67,16 @@ impl Clip {
 }
 
 impl VisionTower for Clip {
-    fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+    fn follow(&self, pixels: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor> {
         let patches = self.patches.forward(pixels)?;
         let (b, _, width) = patches.dims3()?;
         let class = self.class.reshape((1, 1, width))?.expand((b, 1, width))?;
         let tokens = add_positions(&Tensor::cat(&[&class, &patches], 1)?, &self.positions)?;
-        self.layers.forward(&self.norm.forward(&tokens.contiguous()?)?, self.tosa.as_ref())
+        self.layers.forward(&self.norm.forward(&tokens.contiguous()?)?, self.tosa.as_ref(), memory)
+    }
+
+    fn set_tosa(&mut self, tosa: Option<Tosa>) {
+        self.tosa = tosa;
     }
 
     fn has_class_token(&self) -> bool {

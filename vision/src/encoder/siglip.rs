@@ -1,7 +1,7 @@
 //! SigLIP's vision tower ("Sigmoid Loss for Language Image Pre-Training", Zhai et al. 2023), with the names of the
 //! Hugging Face checkpoints. It has no class token, and LLaVA does not use its pooling head.
 
-use super::tosa::Tosa;
+use super::tosa::{Memory, Tosa};
 use super::tower::{Activation, Layers, PatchEmbedding, TensorSpec, TowerConfig, VisionTower, add_positions};
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -44,11 +44,6 @@ impl Siglip {
         })
     }
 
-    /// Lets its layers skip tokens, or no longer.
-    pub fn set_tosa(&mut self, tosa: Option<Tosa>) {
-        self.tosa = tosa;
-    }
-
     /// What [`Self::new`] reads; `prefix` ends in a dot or is empty.
     pub fn tensors(cfg: &TowerConfig, depth: usize, prefix: &str) -> Vec<TensorSpec> {
         let (w, p) = (cfg.hidden_size, cfg.patch_size);
@@ -63,9 +58,13 @@ impl Siglip {
 }
 
 impl VisionTower for Siglip {
-    fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+    fn follow(&self, pixels: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor> {
         let tokens = add_positions(&self.patches.forward(pixels)?, &self.positions)?;
-        self.layers.forward(&tokens.contiguous()?, self.tosa.as_ref())
+        self.layers.forward(&tokens.contiguous()?, self.tosa.as_ref(), memory)
+    }
+
+    fn set_tosa(&mut self, tosa: Option<Tosa>) {
+        self.tosa = tosa;
     }
 
     fn has_class_token(&self) -> bool {

@@ -3,7 +3,7 @@
 //! Only the layers that are asked for are loaded and run, so a model that reads the last but one layer never pays for
 //! the last.
 
-use super::tosa::{self, Block, Tosa};
+use super::tosa::{self, Block, Memory, Tosa};
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -122,7 +122,13 @@ impl TowerConfig {
 /// A vision tower of either kind.
 pub trait VisionTower {
     /// Pictures `[b, 3, image_size, image_size]`, normalised, to tokens `[b, tokens, hidden_size]`.
-    fn forward(&self, pixels: &Tensor) -> Result<Tensor>;
+    fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.follow(pixels, None)
+    }
+    /// The same for a frame of a stream, which leaves `memory` to the next.
+    fn follow(&self, pixels: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor>;
+    /// Lets its layers skip tokens, or no longer.
+    fn set_tosa(&mut self, tosa: Option<Tosa>);
     /// A token for the whole picture stands before the patches.
     fn has_class_token(&self) -> bool;
     /// The numbers it was built from.
@@ -286,8 +292,8 @@ impl Layers {
         Ok(Self((0..depth).map(|i| Layer::new(cfg, vb.pp(i))).collect::<Result<_>>()?))
     }
 
-    pub(super) fn forward(&self, x: &Tensor, tosa: Option<&Tosa>) -> Result<Tensor> {
-        tosa::run(&self.0, x, tosa, None)
+    pub(super) fn forward(&self, x: &Tensor, tosa: Option<&Tosa>, memory: Option<&mut Memory>) -> Result<Tensor> {
+        tosa::run(&self.0, x, tosa, memory)
     }
 
     /// What [`Self::new`] reads under `prefix`.

@@ -4,7 +4,7 @@
 
 use super::{
     Encoder, TensorSpec,
-    tosa::{self, Block, Tosa, TosaOptions},
+    tosa::{self, Block, Memory, Tosa, TosaOptions},
 };
 use crate::{Frame, nn};
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -292,8 +292,23 @@ impl Vit {
 
     /// Patches `[b, patches, patch * patch * 3]` to tokens `[b, 1 + patches, d]`, the class token first.
     pub fn forward(&self, patches: &Tensor) -> Result<Tensor> {
+        self.follow(patches, None)
+    }
+
+    /// The same for a frame of a stream, which leaves `memory` to the next.
+    pub fn follow(&self, patches: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor> {
         let x = self.embed(patches)?;
-        self.norm.forward(&tosa::run(&self.layers, &x, self.tosa.as_ref(), None)?)
+        self.finish(&tosa::run(&self.layers, &x, self.tosa.as_ref(), memory)?)
+    }
+
+    /// Tokens that left the last layer to those that leave the tower.
+    pub fn finish(&self, tokens: &Tensor) -> Result<Tensor> {
+        self.norm.forward(tokens)
+    }
+
+    /// How it skips tokens, if it does.
+    pub fn tosa(&self) -> Option<&Tosa> {
+        self.tosa.as_ref()
     }
 
     /// Patches to the tokens that enter the first layer, `[b, 1 + patches, d]`.

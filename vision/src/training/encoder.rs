@@ -6,7 +6,10 @@
 use super::{AdamW, AdamWSettings, Variables, data_parallel, prefetch};
 use crate::{
     body::JOINTS,
-    encoder::vit::{Vit, VitConfig},
+    encoder::{
+        tosa::Tosa,
+        vit::{Vit, VitConfig},
+    },
     nn,
 };
 use candle_core::{D, Device, Error, Result, Tensor};
@@ -28,8 +31,8 @@ pub struct Sample {
 }
 
 /// Samples ready for a device.
-struct Batch {
-    cut: Vec<u8>,
+pub(super) struct Batch {
+    pub(super) cut: Vec<u8>,
     joints: Vec<f32>,
     exercise: Vec<u32>,
     phase: Vec<f32>,
@@ -150,13 +153,27 @@ impl EncoderModel {
         })
     }
 
-    fn batch(&self, samples: &[Sample]) -> Result<Batch> {
+    pub(super) fn batch(&self, samples: &[Sample]) -> Result<Batch> {
         Batch::new(&self.config, self.mistakes.0.dim(0)?, samples)
     }
 
-    fn outputs(&self, cut: Vec<u8>) -> Result<Outputs> {
-        let class = self.vit.class_tokens(&Vit::patches(&self.config, cut, &self.device)?)?;
-        let head = |(w, b): &(Tensor, Tensor)| nn::linear(&class, w, Some(b));
+    /// The tower.
+    pub fn vit(&self) -> &Vit {
+        &self.vit
+    }
+
+    /// Lets the tower skip tokens, or no longer.
+    pub fn set_tosa(&mut self, tosa: Option<Tosa>) {
+        self.vit.set_tosa(tosa);
+    }
+
+    /// What the tower makes of a batch, `[b, d]`.
+    fn class_tokens(&self, cut: Vec<u8>) -> Result<Tensor> {
+        self.vit.class_tokens(&Vit::patches(&self.config, cut, &self.device)?)
+    }
+
+    fn outputs(&self, class: &Tensor) -> Result<Outputs> {
+        let head = |(w, b): &(Tensor, Tensor)| nn::linear(class, w, Some(b));
         Ok(Outputs {
             joints: head(&self.joints)?,
             exercise: head(&self.exercise)?,
@@ -170,8 +187,13 @@ impl EncoderModel {
         self.batch_losses(self.batch(samples)?)
     }
 
-    fn batch_losses(&self, batch: Batch) -> Result<[Tensor; 4]> {
-        let out = self.outputs(batch.cut)?;
+    fn batch_losses(&self, mut batch: Batch) -> Result<[Tensor; 4]> {
+        self.losses_of(&self.class_tokens(std::mem::take(&mut batch.cut))?, batch)
+    }
+
+    /// Losses of class tokens `[b, d]` that a tower gave for the pictures of a batch.
+    pub(super) fn losses_of(&self, class: &Tensor, batch: Batch) -> Result<[Tensor; 4]> {
+        let out = self.outputs(class)?;
         let like = |values: Vec<f32>, out: &Tensor| Tensor::from_vec(values, out.shape(), &self.device);
         let square = |out: &Tensor, truth: Tensor| (out - truth)?.sqr()?.mean_all();
         Ok([
@@ -187,7 +209,7 @@ impl EncoderModel {
         let (mut distance, mut right, mut late) = (0f64, 0usize, 0f64);
         let (mut hits, mut found, mut due) = (0usize, 0usize, 0usize);
         for chunk in samples.chunks(64) {
-            let out = self.outputs(self.batch(chunk)?.cut)?;
+            let out = self.outputs(&self.class_tokens(self.batch(chunk)?.cut)?)?;
             for (sample, joints) in chunk.iter().zip(out.joints.to_vec2::<f32>()?) {
                 for (truth, found) in sample.joints.iter().zip(joints.chunks_exact(3)) {
                     distance += f64::from((truth[0] - found[0]).hypot(truth[1] - found[1])) * 50.0;
@@ -227,7 +249,7 @@ pub fn cross_entropy(logits: &Tensor, truth: &Tensor) -> Result<Tensor> {
 }
 
 /// Weights of the losses: joints teach the posture; the others say what of it matters.
-const WEIGHTS: [f64; 4] = [1.0, 0.02, 0.02, 0.05];
+pub(super) const WEIGHTS: [f64; 4] = [1.0, 0.02, 0.02, 0.05];
 
 /// Trains until `optimiser.steps`; calls `progress` after each step. Returns scores on `held_out`.
 pub fn train(

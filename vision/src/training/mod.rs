@@ -3,6 +3,7 @@
 
 pub mod encoder;
 pub mod selectors;
+pub mod skipping;
 
 use candle_core::{DType, Device, Error, Result, Shape, Tensor, Var, backprop::GradStore, bail, safetensors};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};

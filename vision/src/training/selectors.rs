@@ -17,13 +17,23 @@ use std::path::PathBuf;
 pub fn divergences<B: Block>(layers: &[B], x: &Tensor, tosa: &Tosa) -> Result<Vec<Tensor>> {
     let mut found = Vec::new();
     each(layers, x, tosa, |selector_logits, truth| {
-        let shifted = selector_logits.broadcast_sub(&selector_logits.detach().max_keepdim(D::Minus1)?)?;
-        let log_map = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?;
-        let log_truth = truth.maximum(1e-12)?.log()?;
-        found.push((truth * (log_truth - log_map)?)?.sum(D::Minus1)?.mean_all()?);
+        found.push(divergence(selector_logits, truth)?);
         Ok(())
     })?;
     Ok(found)
+}
+
+/// `KL(truth || softmax(logits))` over the last dimension, mean over the others.
+pub(super) fn divergence(logits: &Tensor, truth: &Tensor) -> Result<Tensor> {
+    let shifted = logits.broadcast_sub(&logits.detach().max_keepdim(D::Minus1)?)?;
+    let log_map = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?;
+    let log_truth = truth.maximum(1e-12)?.log()?;
+    (truth * (log_truth - log_map)?)?.sum(D::Minus1)?.mean_all()
+}
+
+/// The attention map of products, without a way back.
+pub(super) fn map_of(scores: &Tensor) -> Result<Tensor> {
+    candle_nn::ops::softmax_last_dim(&scores.detach().contiguous()?)
 }
 
 /// Share of the tokens that a selector chooses and the true map would have chosen too, over all selective layers and pictures;
@@ -65,8 +75,7 @@ fn each<B: Block>(
     for (index, layer) in layers.iter().enumerate() {
         let (next, scores) = layer.forward_scored(&x)?;
         if let (Some(selector), Some(before)) = (tosa.selectors().get(&index), &before) {
-            let truth = candle_nn::ops::softmax_last_dim(&scores.detach().contiguous()?)?;
-            see(&selector.logits(before)?, &truth)?;
+            see(&selector.logits(before)?, &map_of(&scores)?)?;
         }
         (x, before) = (next.detach(), Some(scores.detach()));
     }

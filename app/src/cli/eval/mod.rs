@@ -5,7 +5,7 @@ mod merge;
 mod run;
 mod sweep;
 #[cfg(feature = "training")]
-mod synthetic;
+pub(crate) mod synthetic;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};

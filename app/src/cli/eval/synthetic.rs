@@ -12,14 +12,18 @@ use spotter_datasets::{
         session::{Session, SessionOptions, Split},
     },
 };
-use spotter_engine::coach::{CoachOptions, load::load, session::CoachSession};
+use spotter_engine::{
+    coach::{CacheChoice, CoachOptions, load::load, session::CoachSession},
+    model::Policy,
+};
 use spotter_vision::{
     Frame,
     avatar::AvatarView,
+    encoder::tosa::Tosa,
     lens::{Sight, View},
 };
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -48,7 +52,13 @@ pub(crate) struct SyntheticArgs {
     /// Seconds from a frame to the first word that are counted.
     #[arg(long, default_value_t = 0.1)]
     latency: f64,
-    /// One JSON object instead of a table.
+    /// Which entries of a full cache stay, instead of the model's default; several make a table of combinations
+    #[arg(long, value_name = "POLICY", value_delimiter = ',')]
+    cache_policy: Vec<Policy>,
+    /// Entries that stay in the cache, instead of the model's default; several make a table of combinations
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    cache_budget: Vec<u32>,
+    /// One JSON object instead of a table; one a line for combinations.
     #[arg(long)]
     json: bool,
     /// Also print what was said in the first session, beside the truth.
@@ -63,10 +73,48 @@ struct Played {
     decide_ms: Vec<f64>,
 }
 
+/// Which sessions a model is measured on.
+pub(crate) struct Held {
+    /// Model folder.
+    pub(crate) model: PathBuf,
+    /// First seed.
+    pub(crate) seed: u64,
+    /// Sessions.
+    pub(crate) sessions: usize,
+    pub(crate) lang: Lang,
+    /// Seconds from a frame to the first word that are counted.
+    pub(crate) latency: f64,
+    /// Instead of the model's default.
+    pub(crate) talkativeness: Option<f32>,
+}
+
+/// What may differ from how the model ships.
+#[derive(Clone, Default)]
+pub(crate) struct Variation {
+    pub(crate) cache: CacheChoice,
+    /// How the tower skips tokens; `Some(None)` not at all.
+    pub(crate) tosa: Option<Option<Tosa>>,
+}
+
 /// Runs the evaluation.
 pub(crate) fn run(args: &SyntheticArgs) -> Result<()> {
     let lang = Lang::from_code(&args.lang).with_context(|| format!("--lang {}: en or ko expected", args.lang))?;
-    let played = play_all(args, lang)?;
+    let held = Held {
+        model: args.model.clone(),
+        seed: args.seed,
+        sessions: args.sessions,
+        lang,
+        latency: args.latency,
+        talkativeness: args.talkativeness,
+    };
+    if args.cache_policy.len() > 1 || args.cache_budget.len() > 1 {
+        return combinations(args, &held);
+    }
+    let cache = CacheChoice {
+        policy: args.cache_policy.first().copied(),
+        budget: args.cache_budget.first().map(|n| *n as usize),
+    };
+    let played = play_all(&held, &Variation { cache, tosa: None })?;
     let report = report(&played, lang);
     if args.show
         && let Some(first) = played.first()
@@ -76,36 +124,86 @@ pub(crate) fn run(args: &SyntheticArgs) -> Result<()> {
     if args.json { crate::cli::print_json(&report) } else { print_table(&report) }
 }
 
-fn play_all(args: &SyntheticArgs, lang: Lang) -> Result<Vec<Played>> {
-    let bar = indicatif::ProgressBar::new(args.sessions as u64);
+/// What was given, or once the default.
+fn or_default<T>(given: impl ExactSizeIterator<Item = T>) -> Vec<Option<T>> {
+    if given.len() == 0 { vec![None] } else { given.map(Some).collect() }
+}
+
+/// One line for each policy at each budget.
+#[expect(clippy::print_stdout, reason = "the table is the result")]
+fn combinations(args: &SyntheticArgs, held: &Held) -> Result<()> {
+    let policies: Vec<Option<Policy>> = or_default(args.cache_policy.iter().copied());
+    let budgets: Vec<Option<usize>> = or_default(args.cache_budget.iter().map(|n| *n as usize));
+    if !args.json {
+        println!(
+            "{:<28} {:>7} {:>7} {:>7} {:>11} {:>9} {:>9} {:>8} {:>9}",
+            "policy", "budget", "T-F", "correct", "another's", "exercise", "mistakes", "counts", "unknown"
+        );
+    }
+    for budget in budgets {
+        for policy in &policies {
+            let cache = CacheChoice { policy: *policy, budget };
+            let report = measure(held, &Variation { cache, tosa: None })?;
+            let policy = policy.map_or_else(|| "default".to_owned(), |p| p.to_string());
+            if args.json {
+                crate::cli::print_json(
+                    &serde_json::json!({ "cache_policy": policy, "cache_budget": budget, "report": report }),
+                )?;
+                continue;
+            }
+            let [own, other] = [0, 1].map(|i| report.rows.get(i).map_or(f64::NAN, |r| r.temporal_f));
+            println!(
+                "{policy:<28} {:>7} {own:>7.3} {:>7.3} {other:>11.3} {:>9.3} {:>9.3} {:>8.3} {:>9}",
+                budget.map_or_else(|| "default".to_owned(), |n| n.to_string()),
+                report.corrective_f,
+                report.exercise_accuracy.unwrap_or(f64::NAN),
+                report.mistake_f1().unwrap_or(f64::NAN),
+                report.count_accuracy.unwrap_or(f64::NAN),
+                report.unknown_sentences
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Scores of a model, varied, on held-out sessions.
+pub(crate) fn measure(held: &Held, vary: &Variation) -> Result<Report> {
+    Ok(report(&play_all(held, vary)?, held.lang))
+}
+
+fn play_all(held: &Held, vary: &Variation) -> Result<Vec<Played>> {
+    let bar = indicatif::ProgressBar::new(held.sessions as u64);
     let played =
-        in_parallel(workers(), args.sessions, |index| play(args, args.seed + index as u64, lang), |_| bar.inc(1))?;
+        in_parallel(workers(), held.sessions, |index| play(held, vary, held.seed + index as u64), |_| bar.inc(1))?;
     bar.finish_and_clear();
     Ok(played)
 }
 
 /// A session of a model folder.
-fn coach(folder: &Path, args: &SyntheticArgs, lang: Lang) -> Result<(CoachSession, usize)> {
-    let model = load(folder, &Device::Cpu)?;
+fn coach(held: &Held, vary: &Variation) -> Result<(CoachSession, usize)> {
+    let mut model = load(&held.model, &Device::Cpu)?;
+    if let Some(tosa) = &vary.tosa {
+        model.eye.encoder_mut().set_tosa(tosa.clone());
+    }
     let defaults = model.manifest.defaults.clone();
     let side = model.picture_side;
     let options = CoachOptions {
-        talkativeness: args.talkativeness.unwrap_or(defaults.talkativeness),
+        talkativeness: held.talkativeness.unwrap_or(defaults.talkativeness),
         cooldown: Duration::from_secs_f64(defaults.cooldown_seconds),
         max_tokens: defaults.max_tokens,
         temperature: defaults.temperature,
         seed: 0,
-        language: lang.code().to_owned(),
+        language: held.lang.code().to_owned(),
         exercise: None,
-        cache: Default::default(),
+        cache: vary.cache.clone(),
         speculation: Default::default(),
     };
     Ok((CoachSession::new(model, options)?, side))
 }
 
-fn play(args: &SyntheticArgs, seed: u64, lang: Lang) -> Result<Played> {
-    let (mut coach, side) = coach(&args.model, args, lang)?;
-    let fps = coach.manifest().frame_rate;
+fn play(held: &Held, vary: &Variation, seed: u64) -> Result<Played> {
+    let (mut coach, side) = coach(held, vary)?;
+    let (lang, fps) = (held.lang, coach.manifest().frame_rate);
     let session =
         Session::generate(seed, &SessionOptions { lang, split: Split::Validation, fps, ..SessionOptions::default() });
     let mut view = AvatarView::new(side);
@@ -118,7 +216,7 @@ fn play(args: &SyntheticArgs, seed: u64, lang: Lang) -> Result<Played> {
         let sight = Sight { frame, view: View::Clear, people: 1, body: Some(body) };
         let step = coach.observe(&sight, &mut |_| true)?;
         match step.feedback {
-            Some(feedback) => said.push(Timed::new(feedback.t_ready.as_secs_f64() + args.latency, feedback.text)),
+            Some(feedback) => said.push(Timed::new(feedback.t_ready.as_secs_f64() + held.latency, feedback.text)),
             None => decide_ms.push(begun.elapsed().as_secs_f64() * 1e3),
         }
     }
@@ -127,20 +225,33 @@ fn play(args: &SyntheticArgs, seed: u64, lang: Lang) -> Result<Played> {
 
 /// What the model was measured at.
 #[derive(Debug, serde::Serialize)]
-struct Report {
+pub(crate) struct Report {
     sessions: usize,
     hours: f64,
     utterances_true: usize,
     utterances_model: usize,
-    exercise_accuracy: Option<f64>,
+    pub(crate) exercise_accuracy: Option<f64>,
     mistake_precision: Option<f64>,
     mistake_recall: Option<f64>,
-    count_accuracy: Option<f64>,
+    pub(crate) count_accuracy: Option<f64>,
     unknown_sentences: usize,
     corrective_f: f64,
     rows: Vec<Row>,
     decide_p50_ms: f64,
     decide_p95_ms: f64,
+}
+
+impl Report {
+    /// Of mistakes that were named.
+    pub(crate) fn mistake_f1(&self) -> Option<f64> {
+        let (p, r) = (self.mistake_precision?, self.mistake_recall?);
+        Some(if p + r > 0.0 { 2.0 * p * r / (p + r) } else { 0.0 })
+    }
+
+    /// The model's temporal F-score.
+    pub(crate) fn temporal_f(&self) -> Option<f64> {
+        self.rows.first().map(|r| r.temporal_f)
+    }
 }
 
 #[derive(Debug, serde::Serialize)]

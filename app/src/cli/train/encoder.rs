@@ -1,6 +1,7 @@
 //! Drawn bodies for the encoder.
 
 use super::{Meter, Run, recipe::Recipe};
+use crate::parallel::in_parallel;
 use anyhow::Result;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -13,14 +14,18 @@ use spotter_datasets::synthetic::{
 use spotter_vision::{
     avatar::{AvatarView, render},
     body::JOINTS,
-    encoder::{tosa::Tosa, vit::Vit},
+    encoder::{
+        tosa::Tosa,
+        vit::{Vit, VitConfig},
+    },
     training::{
         Variables,
-        encoder::{EncoderTraining, Sample, SampleSource, train as train_encoder},
+        encoder::{EncoderModel, EncoderTraining, Sample, SampleSource, train as train_encoder},
         selectors::{SelectorTraining, train as train_selectors},
+        skipping::{SkippingTraining, compare, train as train_skipping},
     },
 };
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// Frames a second of the stream that a sample is cut from.
 const STREAM_FPS: f32 = 8.0;
@@ -152,11 +157,15 @@ pub(super) fn train(recipe: &Recipe, run: &Run) -> Result<()> {
     super::super::print_json(&scores)
 }
 
-/// Trains selectors for the tower of a run, that of the joint stage where there is one; prints how well they choose.
-pub(super) fn selectors(recipe: &Recipe, run: &Run) -> Result<()> {
+/// The trained tower of a run, that of the joint stage where there is one.
+fn tower(run: &Run) -> Result<PathBuf> {
     let joint = run.out.join("joint.safetensors");
-    let tower = if joint.exists() { joint } else { super::coach::earlier(run, "encoder")? };
-    let frozen = Variables::load(&tower, recipe.seed, &run.device)?;
+    if joint.exists() { Ok(joint) } else { super::coach::earlier(run, "encoder") }
+}
+
+/// Trains selectors for the tower of a run; prints how well they choose.
+pub(super) fn selectors(recipe: &Recipe, run: &Run) -> Result<()> {
+    let frozen = Variables::load(&tower(run)?, recipe.seed, &run.device)?;
     let vit = Vit::new(&recipe.vision, frozen.builder().pp("vision_tower"))?;
     let vars = Variables::seeded(recipe.seed, &run.device);
     let (depth, heads) = (recipe.vision.num_hidden_layers, recipe.vision.num_attention_heads);
@@ -178,7 +187,7 @@ pub(super) fn selectors(recipe: &Recipe, run: &Run) -> Result<()> {
         weights: run.out.join("selectors.safetensors"),
     };
     let mut meter = Meter::new(settings.optimiser.steps, 50);
-    let scores = train_selectors(
+    let found = train_selectors(
         &vit,
         &tosa,
         &vars,
@@ -187,5 +196,66 @@ pub(super) fn selectors(recipe: &Recipe, run: &Run) -> Result<()> {
         cut(&unseen, u64::MAX, 256)?,
         &mut |step, divergence| meter.at(step, &format!("divergence {divergence:.4}")),
     )?;
-    super::super::print_json(&scores)
+    super::super::print_json(&found)?;
+    let (_, mut model) = with_selectors(recipe, run)?;
+    scores(&mut model, recipe, run)
+}
+
+/// The trained tower of a run with its trained selectors and the heads of single pictures.
+fn with_selectors(recipe: &Recipe, run: &Run) -> Result<(Variables, EncoderModel)> {
+    // A joint stage has no heads of single pictures; those of the encoder's stage are near enough to begin with.
+    let (heads, selectors) = (super::coach::earlier(run, "encoder")?, super::coach::earlier(run, "selectors")?);
+    let vars = Variables::load_all(&[&heads, &tower(run)?, &selectors], recipe.seed, &run.device)?;
+    let vision = VitConfig { tosa: Some(recipe.selectors.tosa.clone()), ..recipe.vision.clone() };
+    let model = EncoderModel::new(&vision, Exercise::ALL.len(), Mistake::ALL.len(), &vars)?;
+    Ok((vars, model))
+}
+
+/// Trains tower and selectors of a run together while tokens are skipped; prints what single pictures score at each ratio.
+pub(super) fn skipping(recipe: &Recipe, run: &Run) -> Result<()> {
+    let frozen = Variables::load(&tower(run)?, recipe.seed, &run.device)?;
+    let teacher = Vit::new(&recipe.vision, frozen.builder().pp("vision_tower"))?;
+    let (vars, mut model) = with_selectors(recipe, run)?;
+    let bodies = Bodies {
+        side: recipe.vision.image_size,
+        split: Split::Train,
+        library: run.library.clone(),
+        recorded: recipe.recorded,
+    };
+    let settings = SkippingTraining {
+        batch: recipe.skipping.batch,
+        ratios: recipe.skipping.ratios.clone(),
+        selector_weight: recipe.skipping.selector_weight,
+        distil_weight: recipe.skipping.distil_weight,
+        optimiser: recipe.skipping.optimiser.settings(run.until),
+        drawers: run.makers,
+        seed: recipe.seed,
+        weights: run.out.join("skipping.safetensors"),
+    };
+    let mut meter = Meter::new(settings.optimiser.steps, 50);
+    train_skipping(&teacher, &model, &vars, &settings, &bodies, &mut |p| {
+        meter.at(
+            p.step,
+            &format!("task {:.4}, divergence {:.4}, distance {:.5}", p.task, p.divergence, p.distance),
+        );
+    })?;
+    scores(&mut model, recipe, run)
+}
+
+/// Prints a line for each ratio and way of choosing, on bodies that training never saw.
+fn scores(model: &mut EncoderModel, recipe: &Recipe, run: &Run) -> Result<()> {
+    let bodies = Bodies {
+        side: recipe.vision.image_size,
+        split: Split::Validation,
+        library: run.library.clone(),
+        recorded: recipe.recorded,
+    };
+    let drawn = in_parallel(run.makers, 32, |i| Ok(bodies.samples(u64::MAX - i as u64, 256)), |_| {})?;
+    let held_out: Vec<Sample> = drawn.into_iter().flatten().collect();
+    let mut ratios = recipe.skipping.ratios.clone();
+    ratios.sort_by(|a, b| b.total_cmp(a));
+    for row in compare(model, &ratios, &held_out)? {
+        super::super::print_json(&row)?;
+    }
+    Ok(())
 }

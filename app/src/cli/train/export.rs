@@ -24,10 +24,12 @@ pub(super) fn export(recipe: &Recipe, out: &Path, to: &Path) -> Result<()> {
         }
     }
     let mut vision = recipe.vision.clone();
-    let selectors = out.join("selectors.safetensors");
-    if selectors.exists() {
+    // The tower that was trained with skipping brings its selectors.
+    let skipping = ["skipping.safetensors", "selectors.safetensors"].map(|f| out.join(f)).into_iter().find(|f| f.exists());
+    if let Some(skipping) = skipping {
         vision.tosa = Some(recipe.selectors.tosa.clone());
-        for (name, tensor) in candle_core::safetensors::load(&selectors, &Device::Cpu)? {
+        let saved = candle_core::safetensors::load(&skipping, &Device::Cpu)?;
+        for (name, tensor) in saved.into_iter().filter(|(n, _)| n.starts_with("vision_tower.")) {
             tensors.insert(name, tensor.to_dtype(DType::F16)?);
         }
     }

@@ -32,13 +32,15 @@ enum Part {
     Joint,
     /// The selectors of token selective attention, against the trained tower.
     Selectors,
+    /// The tower and its selectors together, while tokens are skipped.
+    Skipping,
     /// Nothing: write the trained parts as a model folder.
     Export,
 }
 
 /// Train a model from a recipe. A run that was stopped is taken up where its last checkpoint was.
 #[derive(Debug, Args)]
-#[command(after_help = "Example, with PART = encoder, words, coach, joint, selectors in turn:\n  \
+#[command(after_help = "Example, with PART = encoder, words, coach, joint, selectors, skipping in turn:\n  \
                         spotter train PART   --config assets/recipes/mini.toml --out runs/mini\n  \
                         spotter train export --config assets/recipes/mini.toml --out runs/mini --to assets/spotter-mini")]
 pub(crate) struct TrainArgs {
@@ -114,6 +116,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
         Part::Coach => coach::coach(&recipe, &Run::new(args)?),
         Part::Joint => coach::joint(&recipe, &Run::new(args)?),
         Part::Selectors => encoder::selectors(&recipe, &Run::new(args)?),
+        Part::Skipping => encoder::skipping(&recipe, &Run::new(args)?),
         Part::Export => {
             let to = args.to.as_deref().context("export needs --to DIR, the model folder to write")?;
             export::export(&recipe, &args.out, to)

@@ -31,6 +31,8 @@ pub(crate) struct Recipe {
     pub(crate) joint: JointRecipe,
     /// Training of the selectors.
     pub(crate) selectors: SelectorsRecipe,
+    /// Training of the tower with skipping.
+    pub(crate) skipping: SkippingRecipe,
     /// The manifest of the model folder.
     pub(crate) manifest: Manifest,
 }
@@ -62,6 +64,21 @@ pub(crate) struct SelectorsRecipe {
     /// Pictures a step.
     pub(crate) batch: usize,
     pub(crate) tosa: TosaOptions,
+    pub(crate) optimiser: OptimiserRecipe,
+}
+
+/// Training of the tower with skipping.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SkippingRecipe {
+    /// Pictures a step.
+    pub(crate) batch: usize,
+    /// Shares of the tokens, one after another.
+    pub(crate) ratios: Vec<f64>,
+    /// Weight of the selectors' divergence.
+    pub(crate) selector_weight: f64,
+    /// Weight of the squared distance from the dense tower's class token.
+    pub(crate) distil_weight: f64,
     pub(crate) optimiser: OptimiserRecipe,
 }
 
@@ -118,12 +135,15 @@ impl Recipe {
             bail!("{}: vision: {problem}", path.display());
         }
         let batches =
-            [recipe.encoder.batch, recipe.words.batch, recipe.coach.batch, recipe.joint.batch, recipe.selectors.batch];
+            [recipe.encoder.batch, recipe.words.batch, recipe.coach.batch, recipe.joint.batch, recipe.selectors.batch, recipe.skipping.batch];
         if recipe.vision.tosa.is_some() {
             bail!("{}: vision.tosa: how tokens are skipped belongs into [selectors]", path.display());
         }
         if let Some(problem) = recipe.selectors.tosa.problem(recipe.vision.num_hidden_layers) {
             bail!("{}: selectors.{problem}", path.display());
+        }
+        if recipe.skipping.ratios.is_empty() || recipe.skipping.ratios.iter().any(|r| !(*r > 0.0 && *r <= 1.0)) {
+            bail!("{}: skipping.ratios: shares above 0 and at most 1 expected", path.display());
         }
         if recipe.coach.korean_every == 0 || batches.contains(&0) {
             bail!("{}: every batch and korean_every must be at least 1", path.display());

@@ -41,6 +41,12 @@ impl Shape {
         4 * tokens * d * d + 2 * tokens * d * m + 2 * tokens * tokens * d
     }
 
+    /// What the selectors of a tower cost; 0 where no token is skipped.
+    pub fn selectors(&self, tosa: &TosaOptions) -> u64 {
+        let k = keep(tosa.ratio, self.tokens as usize, tosa.protected) as u64;
+        if k < self.tokens { self.cost(tosa).selector * tosa.selective(self.depth).len() as u64 } else { 0 }
+    }
+
     /// Cost with and without skipping.
     pub fn cost(&self, tosa: &TosaOptions) -> Cost {
         let layer = self.layer(self.tokens);

@@ -5,12 +5,14 @@
 //! the paper is claimed.
 
 mod macs;
+mod memory;
 mod rank;
 mod selector;
 #[cfg(test)]
 mod tests;
 
 pub use macs::{Cost, Shape};
+pub use memory::Memory;
 pub use rank::{Ranking, Score, keep, top};
 pub use selector::Selector;
 
@@ -58,11 +60,14 @@ pub struct TosaOptions {
     pub score: Score,
     /// Tokens at the beginning that are always worked on: class and register tokens.
     pub protected: usize,
+    /// In a stream, give a skipped token the update that the layer last gave it, and prefer tokens that have changed since.
+    /// Spotter's own step beyond the paper (see [`Memory`]); without it a skipped token passes unchanged.
+    pub reuse: bool,
 }
 
 impl Default for TosaOptions {
     fn default() -> Self {
-        Self { ratio: 0.7, layers: None, kernel: 1, score: Score::ColSum, protected: 1 }
+        Self { ratio: 0.7, layers: None, kernel: 1, score: Score::ColSum, protected: 1, reuse: false }
     }
 }
 
@@ -101,9 +106,6 @@ pub struct Tosa {
     pub ranking: Ranking,
     selectors: BTreeMap<usize, Selector>,
 }
-
-/// Hears the layer and, for each picture, the tokens it worked on.
-pub type Watch<'a> = &'a mut dyn FnMut(usize, &[Vec<u32>]);
 
 impl Tosa {
     /// Reads (or, for training, creates) the selectors of a tower: `{layer}.selector.*` under `vb`.
@@ -144,34 +146,54 @@ impl Tosa {
         &self.selectors
     }
 
-    /// For each picture the tokens that `layer` works on, rising. `before` has the products of the layer before it,
-    /// `x` its input.
-    fn choose<B: Block>(&self, index: usize, layer: &B, before: &Tensor, x: &Tensor) -> Result<Vec<Vec<u32>>> {
-        let n = x.dim(1)?;
-        let k = keep(self.options.ratio, n, self.options.protected);
+    /// For each picture the tokens that `layer` works on, rising. `before` has the products of the layer before it, `x` its
+    /// input, `changed` how far each token is from where it was when the layer last worked on it.
+    fn choose<B: Block>(
+        &self,
+        index: usize,
+        layer: &B,
+        before: &Tensor,
+        x: &Tensor,
+        changed: Option<&[Vec<f32>]>,
+    ) -> Result<Vec<Vec<u32>>> {
+        let (n, p) = (x.dim(1)?, self.options.protected);
+        let k = keep(self.options.ratio, n, p);
         let map = match self.ranking {
+            Ranking::Random(seed) => return Ok(rank::random(seed, index, x.dim(0)?, n, k, p)),
+            Ranking::Change => {
+                let Some(changed) = changed else { bail!("change ranks tokens only in a stream with `reuse`") };
+                return Ok(changed.iter().map(|c| top(c, k, p)).collect());
+            }
             Ranking::Selector => {
                 let Some(selector) = self.selectors.get(&index) else { bail!("layer {index} has no selector") };
                 if self.options.score == Score::ColSum {
                     let scores = selector.column_sums(before)?.to_vec2::<f32>()?;
-                    return Ok(scores.iter().map(|s| rank::top(s, k, self.options.protected)).collect());
+                    return Ok(chosen(scores, changed, k, p));
                 }
                 selector.map(before)?
             }
             Ranking::Oracle => candle_nn::ops::softmax_last_dim(&layer.scores(x)?)?,
             Ranking::Previous => candle_nn::ops::softmax_last_dim(before)?,
-            Ranking::Random(seed) => return Ok(rank::random(seed, index, x.dim(0)?, n, k, self.options.protected)),
         };
-        let scores = self.options.score.tokens(&map)?;
-        Ok(scores.iter().map(|s| rank::top(s, k, self.options.protected)).collect())
+        Ok(chosen(self.options.score.tokens(&map)?, changed, k, p))
     }
 }
 
-/// Runs layers over tokens `[b, n, d]`; with `tosa` its layers skip tokens.
+/// The `k` tokens of each picture with the highest scores. What skipping a token costs grows with the attention it receives
+/// and with what has changed about it, so the two are multiplied.
+fn chosen(mut scores: Vec<Vec<f32>>, changed: Option<&[Vec<f32>]>, k: usize, protected: usize) -> Vec<Vec<u32>> {
+    for (scores, changed) in scores.iter_mut().zip(changed.unwrap_or_default()) {
+        scores.iter_mut().zip(changed).for_each(|(s, c)| *s *= c);
+    }
+    scores.iter().map(|s| top(s, k, protected)).collect()
+}
+
+/// Runs layers over tokens `[b, n, d]`; with `tosa` its layers skip tokens. `memory` hears which, and carries from frame to
+/// frame what `reuse` needs.
 ///
 /// # Errors
 /// Those of the device.
-pub fn run<B: Block>(layers: &[B], x: &Tensor, tosa: Option<&Tosa>, mut watch: Option<Watch<'_>>) -> Result<Tensor> {
+pub fn run<B: Block>(layers: &[B], x: &Tensor, tosa: Option<&Tosa>, mut memory: Option<&mut Memory>) -> Result<Tensor> {
     let n = x.dim(1)?;
     // Where every token is kept, the dense model is run, bit for bit.
     let tosa = tosa.filter(|t| keep(t.options.ratio, n, t.options.protected) < n);
@@ -179,11 +201,7 @@ pub fn run<B: Block>(layers: &[B], x: &Tensor, tosa: Option<&Tosa>, mut watch: O
     let (mut x, mut before) = (x.clone(), None);
     for (index, layer) in layers.iter().enumerate() {
         if let (Some(tosa), Some(scores)) = (tosa, before.take()) {
-            let chosen = tosa.choose(index, layer, &scores, &x)?;
-            x = selectively(layer, &x, &chosen)?;
-            if let Some(watch) = watch.as_mut() {
-                watch(index, &chosen);
-            }
+            x = skip(tosa, index, layer, &x, &scores, memory.as_deref_mut())?;
         } else if selective.contains(&(index + 1)) {
             // Only a layer that a selective one follows has to show its products.
             let (next, scores) = layer.forward_scored(&x)?;
@@ -195,25 +213,75 @@ pub fn run<B: Block>(layers: &[B], x: &Tensor, tosa: Option<&Tosa>, mut watch: O
     Ok(x)
 }
 
+/// A selective layer; `before` has the products of the layer before it.
+fn skip<B: Block>(
+    tosa: &Tosa,
+    index: usize,
+    layer: &B,
+    x: &Tensor,
+    before: &Tensor,
+    memory: Option<&mut Memory>,
+) -> Result<Tensor> {
+    let Some(memory) = memory else { return selectively(layer, x, &tosa.choose(index, layer, before, x, None)?) };
+    if !tosa.options.reuse {
+        let chosen = tosa.choose(index, layer, before, x, None)?;
+        let y = selectively(layer, x, &chosen)?;
+        memory.attended.insert(index, chosen);
+        return Ok(y);
+    }
+    // The first frame of a stream is seen whole.
+    let Some(changed) = memory.changed(index, x)? else { return memory.first(index, layer, x) };
+    let chosen = tosa.choose(index, layer, before, x, Some(&changed))?;
+    memory.selectively(index, layer, x, chosen)
+}
+
 /// The layer over the chosen tokens of each picture alone; the others stay as they are, bit for bit, in their places.
 ///
 /// # Errors
 /// Pictures with different numbers of tokens, a token that is not there, or those of the device.
 pub fn selectively<B: Block>(layer: &B, x: &Tensor, chosen: &[Vec<u32>]) -> Result<Tensor> {
     let (b, n, d) = x.dims3()?;
-    let k = chosen.first().map_or(0, Vec::len);
-    if chosen.len() != b || k == 0 || chosen.iter().any(|c| c.len() != k) {
-        bail!("{b} pictures need as many choices of one size");
-    }
+    let places = Places::new(b, n, chosen)?;
     let flat = x.reshape((b * n, d))?;
-    let rows: Vec<u32> =
-        chosen.iter().enumerate().flat_map(|(i, c)| c.iter().map(move |t| (i * n) as u32 + t)).collect();
-    let worked = layer.forward(&pick_rows(&flat, &rows)?.reshape((b, k, d))?)?.reshape((b * k, d))?;
-    let mut places: Vec<u32> = (0..(b * n) as u32).collect();
-    for (from, row) in rows.iter().enumerate() {
-        if let Some(place) = places.get_mut(*row as usize) {
-            *place = (b * n + from) as u32;
+    let worked = layer.forward(&places.take(&flat)?)?;
+    places.put(&flat, &worked)?.reshape((b, n, d))
+}
+
+/// Where the chosen tokens of a batch lie.
+struct Places {
+    b: usize,
+    k: usize,
+    /// Rows of the chosen ones among all.
+    rows: Vec<u32>,
+    /// For each token its row among all tokens followed by the chosen ones.
+    back: Vec<u32>,
+}
+
+impl Places {
+    fn new(b: usize, n: usize, chosen: &[Vec<u32>]) -> Result<Self> {
+        let k = chosen.first().map_or(0, Vec::len);
+        if chosen.len() != b || k == 0 || chosen.iter().any(|c| c.len() != k) {
+            bail!("{b} pictures need as many choices of one size");
         }
+        let rows: Vec<u32> =
+            chosen.iter().enumerate().flat_map(|(i, c)| c.iter().map(move |t| (i * n) as u32 + t)).collect();
+        let mut back: Vec<u32> = (0..(b * n) as u32).collect();
+        for (from, row) in rows.iter().enumerate() {
+            match back.get_mut(*row as usize) {
+                Some(place) => *place = (b * n + from) as u32,
+                None => bail!("token {row} of {}", b * n),
+            }
+        }
+        Ok(Self { b, k, rows, back })
     }
-    pick_rows(&Tensor::cat(&[&flat, &worked], 0)?, &places)?.reshape((b, n, d))
+
+    /// The chosen ones of `flat: [b * n, d]`, `[b, k, d]`.
+    fn take(&self, flat: &Tensor) -> Result<Tensor> {
+        pick_rows(flat, &self.rows)?.reshape((self.b, self.k, ()))
+    }
+
+    /// `flat: [b * n, d]` with the chosen ones replaced by `worked: [b, k, d]`.
+    fn put(&self, flat: &Tensor, worked: &Tensor) -> Result<Tensor> {
+        pick_rows(&Tensor::cat(&[flat, &worked.reshape((self.b * self.k, ()))?], 0)?, &self.back)
+    }
 }

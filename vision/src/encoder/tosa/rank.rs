@@ -56,6 +56,8 @@ pub enum Ranking {
     Previous,
     /// Chance, from a seed: what anything must beat.
     Random(u64),
+    /// What has changed since the layer last worked on it, and nothing else; in a stream with `reuse` only.
+    Change,
 }
 
 /// Tokens that a layer works on of `n`, the first `protected` among them.

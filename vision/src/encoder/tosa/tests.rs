@@ -114,10 +114,9 @@ fn the_order_of_tokens_does_not_matter() {
     let shuffled = x.index_select(&tensor(&order), 1).unwrap();
     let tosa = Tosa::new(config(0.4, 1).tosa.as_ref().unwrap(), 4, 2, &vb().pp("layers")).unwrap();
     let go = |x: &Tensor| {
-        let mut sets = Vec::new();
-        let y = run(vit.blocks(), x, Some(&tosa), Some(&mut |_, chosen: &[Vec<u32>]| sets.push(chosen[0].clone())))
-            .unwrap();
-        (y, sets)
+        let mut memory = Memory::default();
+        let y = run(vit.blocks(), x, Some(&tosa), Some(&mut memory)).unwrap();
+        (y, memory.attended.into_values().map(|chosen| chosen[0].clone()).collect::<Vec<_>>())
     };
     let (plain, sets) = go(&x);
     let (other, moved) = go(&shuffled);
@@ -265,4 +264,46 @@ fn options_that_fit_no_tower_are_named() {
     }
     assert_eq!(TosaOptions::default().problem(4), None);
     assert!(Vit::new(&config(2.0, 1), vb()).is_err());
+}
+
+#[test]
+fn a_stream_reuses_what_layers_gave() {
+    let (vit, _) = dense(0.4);
+    let all = vit.blocks();
+    let options = TosaOptions { reuse: true, ..config(0.4, 1).tosa.unwrap() };
+    let tosa = Tosa::new(&options, 4, 2, &vb().pp("layers")).unwrap();
+    let bits = |x: &Tensor| -> Vec<u32> {
+        x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+    };
+    let off = |a: &Tensor, b: &Tensor| {
+        (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
+    };
+    // The first frame is seen whole; a frame that does not change is seen as well as that one.
+    let x = random((1, 37, 16), 4);
+    let whole = run(all, &x, None, None).unwrap();
+    let mut memory = Memory::default();
+    let first = run(all, &x, Some(&tosa), Some(&mut memory)).unwrap();
+    assert_eq!(bits(&first), bits(&whole));
+    assert!(memory.attended.values().all(|c| c[0].len() == 37));
+    let again = run(all, &x, Some(&tosa), Some(&mut memory)).unwrap();
+    assert!(off(&again, &whole) < 1e-5);
+    assert!(memory.attended.values().all(|c| c[0].len() == keep(0.4, 37, 1)));
+    // One patch moves a little: it is among the chosen ones, and the frame is closer to the dense one than without reuse.
+    let nudge: Vec<f32> = (0..37 * 16).map(|i| if i / 16 == 20 { 0.3 } else { 0.0 }).collect();
+    let moved = (&x + Tensor::from_vec(nudge, (1, 37, 16), &Device::Cpu).unwrap()).unwrap();
+    let dense = run(all, &moved, None, None).unwrap();
+    let kept = run(all, &moved, Some(&tosa), Some(&mut memory)).unwrap();
+    assert!(memory.attended[&1][0].contains(&20));
+    let plain = Tosa { options: TosaOptions { reuse: false, ..options.clone() }, ..tosa.clone() };
+    let skipped = run(all, &moved, Some(&plain), None).unwrap();
+    assert!(off(&kept, &dense) < off(&skipped, &dense) / 4.0, "{} {}", off(&kept, &dense), off(&skipped, &dense));
+    // The planted bug: a memory of another picture is no help.
+    let mut other = Memory::default();
+    run(all, &random((1, 37, 16), 5), Some(&tosa), Some(&mut other)).unwrap();
+    assert!(off(&run(all, &moved, Some(&tosa), Some(&mut other)).unwrap(), &dense) > off(&kept, &dense) * 4.0);
+    // A batch of another shape begins anew, and change ranks nothing where there is no stream.
+    let two = random((2, 37, 16), 6);
+    assert_eq!(bits(&run(all, &two, Some(&tosa), Some(&mut memory)).unwrap()), bits(&run(all, &two, None, None).unwrap()));
+    let change = Tosa::control(&options, 4, Ranking::Change).unwrap();
+    assert!(run(all, &x, Some(&change), None).is_err());
 }
