@@ -1,4 +1,7 @@
-//! Training of the coach, beside the model it trains.
+//! Training of the coach and of drafters, beside the models they train.
 
+pub mod align;
+#[cfg(test)]
+mod align_tests;
 pub mod coach;
 pub mod dense;
