@@ -5,3 +5,9 @@ pub mod align;
 mod align_tests;
 pub mod coach;
 pub mod dense;
+pub mod drafter;
+#[cfg(test)]
+mod drafter_tests;
+pub mod judge;
+pub mod lines;
+pub mod rollout;
