@@ -8,12 +8,24 @@ use super::{
 };
 use crate::{
     gguf::{self, Gguf},
-    tokenizer::Tokenizer,
+    prompt::{ChatTemplate, Message, Role, TemplateError},
+    tokenizer::{Tokenizer, TokenizerError},
     weights::{Checkpoint, WeightsError, read_json},
 };
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use std::path::Path;
+
+/// A prompt that can't be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PromptError {
+    /// The template refuses it.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The tokenizer does.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}
 
 /// A decoder with its tokenizer.
 pub struct LanguageModel {
@@ -21,7 +33,15 @@ pub struct LanguageModel {
     pub decoder: Decoder,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
+    /// How it is asked, where it was trained to answer.
+    pub template: Option<ChatTemplate>,
 }
+
+/// Stands for a picture in a prompt, of which there are none here.
+const NO_IMAGE: &str = "<image>";
+
+/// Tokens that end an answer, as chat models write them.
+const ENDS: [&str; 5] = ["<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "</s>"];
 
 impl LanguageModel {
     /// Opens a GGUF file, or a folder with `config.json`, `tokenizer.json` and safetensors.
@@ -43,7 +63,29 @@ impl LanguageModel {
         let tokenizer = gguf::tokenizer(&file)?;
         let tensors = gguf::decoder_tensors(&file, &config, dtype, device)?;
         let decoder = Decoder::new(&config, VarBuilder::from_tensors(tensors, dtype, device), Mode::Infer)?;
-        Ok(Self { decoder, tokenizer })
+        let source = file.text("tokenizer.chat_template").ok();
+        let broken = |e: TemplateError| file.error(format!("tokenizer.chat_template: {e}"));
+        let template = source.map(|s| ChatTemplate::new(s, NO_IMAGE)).transpose().map_err(broken)?;
+        Ok(Self { decoder, tokenizer, template })
+    }
+
+    /// Ids of a prompt that asks for an answer to `text`; of the text alone where it was not trained to answer.
+    ///
+    /// # Errors
+    /// What the template or the tokenizer refuses.
+    pub fn prompt(&self, text: &str) -> Result<Vec<u32>, PromptError> {
+        let Some(template) = &self.template else { return Ok(self.tokenizer.encode(text, true)?) };
+        let prompt = template.render(&[Message::text(Role::User, text)], true)?;
+        Ok(self.tokenizer.encode(&prompt, false)?)
+    }
+
+    /// Tokens that end a text.
+    pub fn ends(&self) -> Vec<u32> {
+        let mut ends = self.decoder.config().eos.clone();
+        ends.extend(ENDS.iter().filter_map(|token| self.tokenizer.id(token)));
+        ends.sort_unstable();
+        ends.dedup();
+        ends
     }
 
     fn folder(folder: &Path, dtype: DType, device: &Device) -> Result<Self, WeightsError> {
@@ -55,6 +97,8 @@ impl LanguageModel {
         checkpoint.require(&embedding)?;
         checkpoint.require(&layers)?;
         let decoder = Decoder::new(&config, checkpoint.var_builder(dtype, device)?, Mode::Infer)?;
-        Ok(Self { decoder, tokenizer })
+        // A model without a template continues texts.
+        let template = ChatTemplate::load(folder, NO_IMAGE).ok();
+        Ok(Self { decoder, tokenizer, template })
     }
 }

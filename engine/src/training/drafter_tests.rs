@@ -41,7 +41,7 @@ fn scene() -> Scene {
     let target = Decoder::new(target.config(), vars.builder(), Mode::Infer).unwrap();
     let mut dice = Dice::new(4, &Device::Cpu).unwrap();
     let mut say = |n: usize| {
-        let temperature = |i: usize| if i % 2 == 0 { 0.0 } else { 1.0 };
+        let temperature = |i: usize| if i.is_multiple_of(2) { 0.0 } else { 1.0 };
         let wishes: Vec<Wish> = (0..n)
             .map(|i| Wish { prompt: (0..3).map(|_| dice.below(VOCAB) as u32).collect(), temperature: temperature(i) })
             .collect();

@@ -129,6 +129,20 @@ impl Lines {
         Self { lines, kept }
     }
 
+    /// Adds others behind these; of both or of neither the distributions are kept.
+    pub fn join(&mut self, other: Self) {
+        match (&mut self.kept, other.kept) {
+            (Some(mine), Some(theirs)) if mine.top == theirs.top => {
+                mine.ids.extend(theirs.ids);
+                mine.p.extend(theirs.p);
+            }
+            (kept @ None, theirs) if self.lines.is_empty() => *kept = theirs,
+            (kept, _) => *kept = None,
+        }
+        let lines = std::mem::take(&mut self.lines).into_iter().chain(other.lines);
+        *self = Self::new(lines.collect(), self.kept.take());
+    }
+
     /// Tokens that the target said.
     pub fn spoken(&self) -> usize {
         self.lines.iter().map(|l| l.spoken.iter().filter(|s| **s).count()).sum()
@@ -225,6 +239,23 @@ mod tests {
         let rows: Vec<Vec<f32>> = kept.distributions(&[1, 0], &said).unwrap().to_vec2().unwrap();
         assert_eq!(rows, [[0.0, 0.0, 0.0, 0.0, 1.0], [0.5, 0.0, 0.25, 0.125, 0.125]]);
         assert!(kept.distributions(&[2], &said).is_err());
+    }
+
+    #[test]
+    fn joined_lines_keep_their_rows() {
+        let kept = |p: f32| {
+            let mut kept = Kept::new(1);
+            kept.push(&[p, 0.0]);
+            Some(kept)
+        };
+        let one = |p: f32| Lines::new(vec![line(&[1, 2], &[0, 1])], kept(p));
+        let mut all = Lines::default();
+        all.join(one(0.5));
+        all.join(one(0.75));
+        assert_eq!((all.lines[1].row, all.spoken()), (1, 2));
+        assert_eq!(all.kept.as_ref().map(|k| k.p.clone()), Some(vec![0.5, 0.75]));
+        all.join(Lines::new(vec![line(&[1, 2], &[0, 1])], None));
+        assert!(all.kept.is_none());
     }
 
     #[test]

@@ -11,3 +11,4 @@ mod drafter_tests;
 pub mod judge;
 pub mod lines;
 pub mod rollout;
+pub mod watch;
