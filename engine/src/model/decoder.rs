@@ -42,6 +42,8 @@ pub struct Decoder {
     layers: Vec<Layer>,
     norm: RmsNorm,
     head: Linear,
+    /// The tokens that the head tells of, where not all.
+    said: Option<Vec<u32>>,
     rope: Rope,
     config: DecoderConfig,
     device: Device,
@@ -68,6 +70,7 @@ impl Decoder {
             layers,
             norm: RmsNorm::new(cfg.width, cfg.norm_eps, mode, body.pp("norm"))?,
             head,
+            said: None,
             rope: Rope::new(cfg, mode, embedding.dtype(), embedding.device())?,
             config: cfg.clone(),
             device: embedding.device().clone(),
@@ -85,12 +88,35 @@ impl Decoder {
         &self.device
     }
 
-    /// Numbers in its weights, biases and norms left out.
+    /// Numbers in its weights, biases and norms left out. Where the head tells of some tokens only, numbers that a pass
+    /// reads: an embedding is a single row.
     pub fn parameters(&self) -> usize {
         let c = &self.config;
         let attention = c.width * c.head_dim * (2 * c.heads + 2 * c.kv_heads);
-        let head = if c.tied { 0 } else { c.vocab * c.width };
-        c.vocab * c.width + head + c.layers * (attention + 3 * c.width * c.mlp_width)
+        let rows = match &self.said {
+            Some(said) => said.len(),
+            None if c.tied => c.vocab,
+            None => 2 * c.vocab,
+        };
+        rows * c.width + c.layers * (attention + 3 * c.width * c.mlp_width)
+    }
+
+    /// Cuts the head down to some tokens (specs: speculative, section 2.5): logits are theirs, in their order.
+    ///
+    /// # Errors
+    /// An id that it does not have, or none at all.
+    pub fn trim_head(&mut self, ids: &[u32]) -> Result<()> {
+        if ids.is_empty() || ids.iter().any(|id| *id as usize >= self.config.vocab) {
+            candle_core::bail!("a head of {} tokens does not fit a vocabulary of {}", ids.len(), self.config.vocab);
+        }
+        self.head = self.head.rows(&Tensor::new(ids, &self.device)?)?;
+        self.said = Some(ids.to_vec());
+        Ok(())
+    }
+
+    /// The tokens that logits are of, where not all.
+    pub fn said(&self) -> Option<&[u32]> {
+        self.said.as_deref()
     }
 
     /// Type of its weights.
@@ -195,7 +221,7 @@ impl Decoder {
         Ok(x)
     }
 
-    /// Logits `[b, n, vocab]` of hidden states `[b, n, width]`.
+    /// Logits `[b, n, vocab]` of hidden states `[b, n, width]`; of a trimmed head those of its tokens.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         self.head.forward(&hidden.contiguous()?)
     }

@@ -35,7 +35,12 @@ pub struct LanguageModel {
     pub tokenizer: Tokenizer,
     /// How it is asked, where it was trained to answer.
     pub template: Option<ChatTemplate>,
+    /// The tokens that it drafts, where not all: the tensor `draft_head.ids` of a folder.
+    pub drafted: Option<Vec<u32>>,
 }
+
+/// Name of the tensor that lists the tokens of a drafter's head, u32 `[n]`.
+pub const DRAFTED: &str = "draft_head.ids";
 
 /// Stands for a picture in a prompt, of which there are none here.
 const NO_IMAGE: &str = "<image>";
@@ -66,7 +71,19 @@ impl LanguageModel {
         let source = file.text("tokenizer.chat_template").ok();
         let broken = |e: TemplateError| file.error(format!("tokenizer.chat_template: {e}"));
         let template = source.map(|s| ChatTemplate::new(s, NO_IMAGE)).transpose().map_err(broken)?;
-        Ok(Self { decoder, tokenizer, template })
+        Ok(Self { decoder, tokenizer, template, drafted: None })
+    }
+
+    /// Its decoder as a drafter: the head tells of the tokens that it drafts.
+    ///
+    /// # Errors
+    /// A list of tokens that it does not have.
+    pub fn into_drafter(self) -> Result<Decoder, WeightsError> {
+        let Self { mut decoder, drafted, .. } = self;
+        if let Some(ids) = &drafted {
+            decoder.trim_head(ids)?;
+        }
+        Ok(decoder)
     }
 
     /// Ids of a prompt that asks for an answer to `text`; of the text alone where it was not trained to answer.
@@ -99,6 +116,13 @@ impl LanguageModel {
         let decoder = Decoder::new(&config, checkpoint.var_builder(dtype, device)?, Mode::Infer)?;
         // A model without a template continues texts.
         let template = ChatTemplate::load(folder, NO_IMAGE).ok();
-        Ok(Self { decoder, tokenizer, template })
+        let drafted = match checkpoint.tensors().contains_key(DRAFTED) {
+            true => {
+                let ids = checkpoint.var_builder(DType::U32, &Device::Cpu)?.get_unchecked_dtype(DRAFTED, DType::U32)?;
+                Some(ids.flatten_all()?.to_vec1::<u32>()?)
+            }
+            false => None,
+        };
+        Ok(Self { decoder, tokenizer, template, drafted })
     }
 }

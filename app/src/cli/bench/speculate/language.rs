@@ -94,7 +94,7 @@ impl Scene<'_> {
                 let drafter = LanguageModel::open(path, DType::F32, self.device)?;
                 same_vocabulary(&self.model.tokenizer.vocabulary(), &drafter.tokenizer.vocabulary())
                     .with_context(|| path.display().to_string())?;
-                Box::new(ModelDrafter::new(drafter.decoder, vocab, options.picture)?)
+                Box::new(ModelDrafter::new(drafter.into_drafter()?, vocab, options.picture)?)
             }
             (DrafterKind::Ngram | DrafterKind::Model(_), _) => Box::new(Ngram::counts(vocab)),
         };

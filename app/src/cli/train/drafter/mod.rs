@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use recipe::DrafterRecipe;
 use serde::Serialize;
 use spotter_engine::{
-    model::DecoderConfig,
+    model::{DecoderConfig, language::DRAFTED},
     training::{
         align::Loss,
         drafter::{DrafterProgress, DrafterTraining, Lesson, Teacher, pretrain, tune},
@@ -276,7 +276,11 @@ impl Job<'_> {
         let saved = candle_core::safetensors::load(&file, &candle_core::Device::Cpu)
             .with_context(|| format!("{}: run --stage tune with this loss first", file.display()))?;
         let half = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_dtype(DType::F16)?));
-        let tensors: HashMap<String, Tensor> = saved.into_iter().map(half).collect::<Result<_>>()?;
+        let mut tensors: HashMap<String, Tensor> = saved.into_iter().map(half).collect::<Result<_>>()?;
+        let head = self.head()?;
+        if let Some((ids, _)) = &head {
+            tensors.insert(DRAFTED.into(), Tensor::new(ids.as_slice(), &candle_core::Device::Cpu)?);
+        }
         let weights = to.join("model.safetensors");
         candle_core::safetensors::save(&tensors, &weights)?;
         std::fs::write(to.join("config.json"), serde_json::to_string_pretty(&self.config.to_hf())? + "\n")?;
@@ -287,7 +291,32 @@ impl Job<'_> {
         let bytes = std::fs::metadata(&weights)?.len();
         super::super::print_json(&serde_json::json!({
             "folder": to, "loss": loss, "parameters": self.parameters(), "weight_bytes": bytes,
+            "head": head.as_ref().map(|(ids, _)| ids.len()), "head_covers": head.map(|(_, covers)| covers),
         }))
+    }
+
+    /// The tokens that are drafted, where not all: those said most often, and the share of what was held out that they
+    /// are.
+    fn head(&self) -> Result<Option<(Vec<u32>, f64)>> {
+        let Some(most) = self.recipe.head.filter(|n| *n < self.config.vocab) else { return Ok(None) };
+        let texts = self.saved()?;
+        let mut counts = vec![0usize; self.config.vocab];
+        let said = |lines: &[Line], counts: &mut [usize]| {
+            for line in lines {
+                for (id, _) in line.ids.iter().zip(&line.spoken).filter(|(_, spoken)| **spoken) {
+                    counts.get_mut(*id as usize).into_iter().for_each(|n| *n += 1);
+                }
+            }
+        };
+        said(&texts.said.lines, &mut counts);
+        let mut ids: Vec<u32> = (0..self.config.vocab as u32).collect();
+        ids.sort_by_key(|id| std::cmp::Reverse(counts.get(*id as usize).copied().unwrap_or(0)));
+        ids.truncate(most);
+        ids.sort_unstable();
+        let mut new = vec![0usize; self.config.vocab];
+        said(&texts.held_out.lines, &mut new);
+        let covered: usize = ids.iter().filter_map(|id| new.get(*id as usize)).sum();
+        Ok(Some((ids, covered as f64 / new.iter().sum::<usize>().max(1) as f64)))
     }
 }
 

@@ -16,6 +16,10 @@ pub(super) struct DrafterRecipe {
     pub(super) length: usize,
     /// The most numbers that the drafter may have.
     pub(super) most_parameters: usize,
+    /// Tokens that are drafted, those that the target says most often; left out, all. A drafter of a large vocabulary is
+    /// mostly its head, of which a pass then reads no more.
+    #[serde(default)]
+    pub(super) head: Option<usize>,
     /// Parts of `--minutes` for each stage.
     pub(super) shares: Shares,
     /// Shape of the drafter, as in a Hugging Face `config.json`; its vocabulary is the target's.
@@ -139,6 +143,7 @@ impl DrafterRecipe {
             positive("distil.batch", distil.batch),
             positive("pretrain.batch", self.pretrain.batch),
             positive("tune.batch", self.tune.batch),
+            (self.head == Some(0)).then(|| "head must be at least 1".to_owned()),
             (self.length < 2).then(|| "length must be at least 2".to_owned()),
             share("tune.plain", self.tune.plain),
             distil.temperatures.is_empty().then(|| "distil.temperatures is empty".to_owned()),
