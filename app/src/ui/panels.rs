@@ -3,7 +3,7 @@
 use super::state::State;
 use crate::{
     pipeline::stats::{Monitor, STAGES},
-    timeline::clock_text,
+    timeline::{Drafting, clock_text},
 };
 use eframe::egui::{self, Color32, RichText, Ui};
 use spotter_engine::coach::Kind;
@@ -117,6 +117,26 @@ pub(super) fn latency_ui(ui: &mut Ui, monitor: &Monitor) {
     let lost = c.dropped + c.skipped;
     let colour = if lost > 0 { WARNING } else { Color32::GRAY };
     ui.label(RichText::new(format!("{} dropped, {} skipped, {} stale", c.dropped, c.skipped, c.stale)).color(colour));
+    if let Some(stats) = monitor.speculation() {
+        drafting_lines(&Drafting::new(&stats)).into_iter().for_each(|line| drop(ui.label(line)));
+    }
+}
+
+/// What drafting did, in words.
+fn drafting_lines(d: &Drafting) -> Vec<String> {
+    let gain = d.gain.map_or_else(String::new, |g| format!(", {g:.2} times as fast"));
+    let mut lines = vec![format!(
+        "drafting: {} of {} accepted, {:.2} tokens a round{gain}",
+        d.accepted, d.proposed, d.block_efficiency
+    )];
+    if d.rounds > 0 {
+        let each = |ms: f64| ms / d.rounds as f64;
+        lines.push(format!("{:.1} ms drafting and {:.1} ms checking a round", each(d.draft_ms), each(d.verify_ms)));
+    }
+    if d.switched_off > 0 {
+        lines.push(format!("pauses because it lost time: {}", d.switched_off));
+    }
+    lines
 }
 
 /// What was said before, newest first.
@@ -130,4 +150,35 @@ pub(super) fn log_ui(ui: &mut Ui, state: &State) {
             });
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spotter_engine::speculate::Stats;
+
+    #[test]
+    fn drafting_is_told_in_words() {
+        let nothing = drafting_lines(&Drafting::new(&Stats::default()));
+        assert_eq!(nothing, ["drafting: 0 of 0 accepted, 1.00 tokens a round"]);
+        let stats = Stats {
+            rounds: 4,
+            proposed: 12,
+            accepted: 6,
+            committed: 10,
+            switched_off: 1,
+            draft_time: Duration::from_millis(8),
+            verify_time: Duration::from_millis(40),
+            plain_step_seconds: 0.009_6,
+            ..Stats::default()
+        };
+        assert_eq!(
+            drafting_lines(&Drafting::new(&stats)),
+            [
+                "drafting: 6 of 12 accepted, 2.50 tokens a round, 2.00 times as fast",
+                "2.0 ms drafting and 10.0 ms checking a round",
+                "pauses because it lost time: 1"
+            ]
+        );
+    }
 }

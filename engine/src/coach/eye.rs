@@ -27,6 +27,15 @@ impl Eye {
         Ok(seen)
     }
 
+    /// Embeddings of the frames of a stream from its beginning, `[frames, k, width]`, `at_once` of them at a time.
+    ///
+    /// # Errors
+    /// Those of the tower.
+    pub fn film(&self, frames: &[Frame], at_once: usize) -> Result<Tensor> {
+        let looked = frames.chunks(at_once.max(1)).map(|chunk| self.encoder.look(chunk));
+        self.encoder.project(&Tensor::cat(&looked.collect::<Result<Vec<_>>>()?, 0)?, None)
+    }
+
     /// The last frame once more, as a model told of change sees it when nothing moved; `None` for other models, which
     /// gain nothing by it, and before the first frame.
     pub fn again(&self) -> Result<Option<Tensor>> {

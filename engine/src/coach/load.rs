@@ -66,5 +66,5 @@ pub fn load_drafter(path: &Path, target: &Tokenizer, device: &Device) -> Result<
     let drafter = LanguageModel::open(path, DType::F32, device)?;
     same_vocabulary(&target.get_vocab(true), &drafter.tokenizer.vocabulary())
         .map_err(|source| LoadError::Drafter { path: path.to_owned(), source })?;
-    Ok(drafter.decoder)
+    Ok(drafter.into_drafter()?)
 }

@@ -42,6 +42,8 @@ pub struct Decoder {
     layers: Vec<Layer>,
     norm: RmsNorm,
     head: Linear,
+    /// The tokens that the head tells of, where not all.
+    said: Option<Vec<u32>>,
     rope: Rope,
     config: DecoderConfig,
     device: Device,
@@ -68,6 +70,7 @@ impl Decoder {
             layers,
             norm: RmsNorm::new(cfg.width, cfg.norm_eps, mode, body.pp("norm"))?,
             head,
+            said: None,
             rope: Rope::new(cfg, mode, embedding.dtype(), embedding.device())?,
             config: cfg.clone(),
             device: embedding.device().clone(),
@@ -85,12 +88,35 @@ impl Decoder {
         &self.device
     }
 
-    /// Numbers in its weights, biases and norms left out.
+    /// Numbers in its weights, biases and norms left out. Where the head tells of some tokens only, numbers that a pass
+    /// reads: an embedding is a single row.
     pub fn parameters(&self) -> usize {
         let c = &self.config;
         let attention = c.width * c.head_dim * (2 * c.heads + 2 * c.kv_heads);
-        let head = if c.tied { 0 } else { c.vocab * c.width };
-        c.vocab * c.width + head + c.layers * (attention + 3 * c.width * c.mlp_width)
+        let rows = match &self.said {
+            Some(said) => said.len(),
+            None if c.tied => c.vocab,
+            None => 2 * c.vocab,
+        };
+        rows * c.width + c.layers * (attention + 3 * c.width * c.mlp_width)
+    }
+
+    /// Cuts the head down to some tokens (specs: speculative, section 2.5): logits are theirs, in their order.
+    ///
+    /// # Errors
+    /// An id that it does not have, or none at all.
+    pub fn trim_head(&mut self, ids: &[u32]) -> Result<()> {
+        if ids.is_empty() || ids.iter().any(|id| *id as usize >= self.config.vocab) {
+            candle_core::bail!("a head of {} tokens does not fit a vocabulary of {}", ids.len(), self.config.vocab);
+        }
+        self.head = self.head.rows(&Tensor::new(ids, &self.device)?)?;
+        self.said = Some(ids.to_vec());
+        Ok(())
+    }
+
+    /// The tokens that logits are of, where not all.
+    pub fn said(&self) -> Option<&[u32]> {
+        self.said.as_deref()
     }
 
     /// Type of its weights.
@@ -106,7 +132,7 @@ impl Decoder {
 
     /// Hidden states after the last norm, `[b, n, width]`, for embeddings `x` of the same shape.
     ///
-    /// Without a cache this is one causal pass from position 0 over a batch. With one, `x` (batch 1) is appended to
+    /// Without a cache this is one causal pass from position 0 over a batch. With one, `x` (of its batch) is appended to
     /// what the cache holds, in passes no longer than its block, between which a bounded cache evicts. A pass that
     /// fails leaves the cache as it was before it.
     pub fn forward(&self, x: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor> {
@@ -153,8 +179,8 @@ impl Decoder {
     /// One pass over a cache.
     fn pass(&self, x: &Tensor, columns: Columns, cache: &mut KvCache) -> Result<Tensor> {
         let (b, n, _) = x.dims3()?;
-        if b != 1 {
-            candle_core::bail!("a cache holds one sequence, but the batch is {b}");
+        if b != cache.batch() {
+            candle_core::bail!("the cache holds sequences: {}, but the batch is {b}", cache.batch());
         }
         if cache.layers_mut().len() != self.layers.len() {
             candle_core::bail!(
@@ -195,7 +221,7 @@ impl Decoder {
         Ok(x)
     }
 
-    /// Logits `[b, n, vocab]` of hidden states `[b, n, width]`.
+    /// Logits `[b, n, vocab]` of hidden states `[b, n, width]`; of a trimmed head those of its tokens.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         self.head.forward(&hidden.contiguous()?)
     }

@@ -8,12 +8,24 @@ use super::{
 };
 use crate::{
     gguf::{self, Gguf},
-    tokenizer::Tokenizer,
+    prompt::{ChatTemplate, Message, Role, TemplateError},
+    tokenizer::{Tokenizer, TokenizerError},
     weights::{Checkpoint, WeightsError, read_json},
 };
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use std::path::Path;
+
+/// A prompt that can't be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PromptError {
+    /// The template refuses it.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The tokenizer does.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}
 
 /// A decoder with its tokenizer.
 pub struct LanguageModel {
@@ -21,7 +33,20 @@ pub struct LanguageModel {
     pub decoder: Decoder,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
+    /// How it is asked, where it was trained to answer.
+    pub template: Option<ChatTemplate>,
+    /// The tokens that it drafts, where not all: the tensor `draft_head.ids` of a folder.
+    pub drafted: Option<Vec<u32>>,
 }
+
+/// Name of the tensor that lists the tokens of a drafter's head, u32 `[n]`.
+pub const DRAFTED: &str = "draft_head.ids";
+
+/// Stands for a picture in a prompt, of which there are none here.
+const NO_IMAGE: &str = "<image>";
+
+/// Tokens that end an answer, as chat models write them.
+const ENDS: [&str; 5] = ["<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "</s>"];
 
 impl LanguageModel {
     /// Opens a GGUF file, or a folder with `config.json`, `tokenizer.json` and safetensors.
@@ -43,7 +68,41 @@ impl LanguageModel {
         let tokenizer = gguf::tokenizer(&file)?;
         let tensors = gguf::decoder_tensors(&file, &config, dtype, device)?;
         let decoder = Decoder::new(&config, VarBuilder::from_tensors(tensors, dtype, device), Mode::Infer)?;
-        Ok(Self { decoder, tokenizer })
+        let source = file.text("tokenizer.chat_template").ok();
+        let broken = |e: TemplateError| file.error(format!("tokenizer.chat_template: {e}"));
+        let template = source.map(|s| ChatTemplate::new(s, NO_IMAGE)).transpose().map_err(broken)?;
+        Ok(Self { decoder, tokenizer, template, drafted: None })
+    }
+
+    /// Its decoder as a drafter: the head tells of the tokens that it drafts.
+    ///
+    /// # Errors
+    /// A list of tokens that it does not have.
+    pub fn into_drafter(self) -> Result<Decoder, WeightsError> {
+        let Self { mut decoder, drafted, .. } = self;
+        if let Some(ids) = &drafted {
+            decoder.trim_head(ids)?;
+        }
+        Ok(decoder)
+    }
+
+    /// Ids of a prompt that asks for an answer to `text`; of the text alone where it was not trained to answer.
+    ///
+    /// # Errors
+    /// What the template or the tokenizer refuses.
+    pub fn prompt(&self, text: &str) -> Result<Vec<u32>, PromptError> {
+        let Some(template) = &self.template else { return Ok(self.tokenizer.encode(text, true)?) };
+        let prompt = template.render(&[Message::text(Role::User, text)], true)?;
+        Ok(self.tokenizer.encode(&prompt, false)?)
+    }
+
+    /// Tokens that end a text.
+    pub fn ends(&self) -> Vec<u32> {
+        let mut ends = self.decoder.config().eos.clone();
+        ends.extend(ENDS.iter().filter_map(|token| self.tokenizer.id(token)));
+        ends.sort_unstable();
+        ends.dedup();
+        ends
     }
 
     fn folder(folder: &Path, dtype: DType, device: &Device) -> Result<Self, WeightsError> {
@@ -55,6 +114,15 @@ impl LanguageModel {
         checkpoint.require(&embedding)?;
         checkpoint.require(&layers)?;
         let decoder = Decoder::new(&config, checkpoint.var_builder(dtype, device)?, Mode::Infer)?;
-        Ok(Self { decoder, tokenizer })
+        // A model without a template continues texts.
+        let template = ChatTemplate::load(folder, NO_IMAGE).ok();
+        let drafted = match checkpoint.tensors().contains_key(DRAFTED) {
+            true => {
+                let ids = checkpoint.var_builder(DType::U32, &Device::Cpu)?.get_unchecked_dtype(DRAFTED, DType::U32)?;
+                Some(ids.flatten_all()?.to_vec1::<u32>()?)
+            }
+            false => None,
+        };
+        Ok(Self { decoder, tokenizer, template, drafted })
     }
 }

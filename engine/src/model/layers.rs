@@ -45,6 +45,12 @@ impl Linear {
         Ok(Self { weight: Tensor::cat(&weights, 0)?, bias })
     }
 
+    /// The map to some of its outputs only.
+    pub(crate) fn rows(&self, outputs: &Tensor) -> Result<Self> {
+        let pick = |t: &Tensor| t.index_select(outputs, 0);
+        Ok(Self { weight: pick(&self.weight)?, bias: self.bias.as_ref().map(pick).transpose()? })
+    }
+
     /// `x [.., in]` (contiguous) to `[.., out]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut dims = x.dims().to_vec();

@@ -108,13 +108,22 @@ impl ModelDrafter {
     /// Rows of hidden states `[1, n, width]` as log-weights over the target's ids; those it does not have get none.
     fn rows(&self, hidden: &Tensor) -> Result<Vec<Logits>> {
         let rows: Vec<Logits> = self.decoder.logits(hidden)?.squeeze(0)?.to_dtype(DType::F32)?.to_vec2()?;
-        Ok(rows
-            .into_iter()
-            .map(|mut row| {
-                row.resize(self.vocab, f32::NEG_INFINITY);
-                row
-            })
-            .collect())
+        Ok(rows.into_iter().map(|row| self.spread(row)).collect())
+    }
+
+    /// A row of the drafter's head as one of the target's vocabulary.
+    fn spread(&self, mut row: Logits) -> Logits {
+        let Some(said) = self.decoder.said() else {
+            row.resize(self.vocab, f32::NEG_INFINITY);
+            return row;
+        };
+        let mut all = vec![f32::NEG_INFINITY; self.vocab];
+        for (id, logit) in said.iter().zip(row) {
+            if let Some(slot) = all.get_mut(*id as usize) {
+                *slot = logit;
+            }
+        }
+        all
     }
 
     /// Feeds pending tokens up to the last `but`; hidden states of what was fed.

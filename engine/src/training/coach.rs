@@ -441,7 +441,7 @@ pub fn train_text(
     Ok(recent.iter().sum::<f64>() / recent.len().max(1) as f64)
 }
 
-fn step_rng(seed: u64, step: usize) -> ChaCha8Rng {
+pub(super) fn step_rng(seed: u64, step: usize) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed ^ (step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
 }
 

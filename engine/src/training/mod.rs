@@ -1,4 +1,14 @@
-//! Training of the coach, beside the model it trains.
+//! Training of the coach and of drafters, beside the models they train.
 
+pub mod align;
+#[cfg(test)]
+mod align_tests;
 pub mod coach;
 pub mod dense;
+pub mod drafter;
+#[cfg(test)]
+mod drafter_tests;
+pub mod judge;
+pub mod lines;
+pub mod rollout;
+pub mod watch;

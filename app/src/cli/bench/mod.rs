@@ -3,6 +3,7 @@
 mod cache;
 mod noise;
 mod session;
+mod speculate;
 mod text;
 mod tosa;
 
@@ -19,6 +20,7 @@ pub(crate) struct BenchArgs {
 enum Command {
     Cache(cache::CacheArgs),
     Session(session::SessionArgs),
+    Speculate(Box<speculate::SpeculateArgs>),
     Text(text::TextArgs),
     Tosa(tosa::TosaArgs),
 }
@@ -31,6 +33,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.command {
         Command::Cache(args) => cache::run(args),
         Command::Session(args) => session::run(args),
+        Command::Speculate(args) => speculate::run(args),
         Command::Text(args) => text::run(args),
         Command::Tosa(args) => tosa::run(args),
     }

@@ -53,11 +53,13 @@ struct One {
 }
 
 /// Options that may be listed in a grid.
-const SWEPT: [&str; 10] = [
+const SWEPT: [&str; 12] = [
     "talkativeness",
     "cooldown",
     "cache-policy",
     "cache-budget",
+    "draft",
+    "draft-method",
     "max-tokens",
     "latency",
     "seed",
@@ -133,6 +135,16 @@ mod tests {
         let names: Vec<String> =
             all.iter().map(|c| c.iter().map(|(_, v)| v.as_str()).collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(names, ["0.5 en 1", "0.5 en 2", "0.5 ko 1", "0.5 ko 2"]);
+        let drafters: Sweep = toml::from_str(
+            "data = []\nout = 'x'\n[grid]\ndraft = ['none', 'ngram']\ndraft-method = ['adaedl(8)', 'rsd-s(3,2)']",
+        )
+        .unwrap();
+        for chosen in combinations(&drafters.grid).unwrap() {
+            let options = chosen.iter().map(|(k, v)| format!("--{k}={v}"));
+            let line: Vec<String> =
+                ["eval", "data", "--out", "x"].map(str::to_owned).into_iter().chain(options).collect();
+            assert!(One::try_parse_from(&line).is_ok(), "{line:?}");
+        }
         let broken: Sweep = toml::from_str("data = []\nout = 'x'\n[grid]\nspeed = [1]").unwrap();
         assert!(combinations(&broken.grid).unwrap_err().to_string().contains("grid.speed"));
     }

@@ -3,7 +3,8 @@
 use super::{
     Meter, Run,
     recipe::{OptimiserRecipe, Recipe},
-    streams, vocabulary,
+    streams::{self, Scenario},
+    vocabulary,
 };
 use anyhow::{Context as _, Result, anyhow};
 use spotter_datasets::synthetic::{Exercise, Mistake, session::Split};
@@ -127,23 +128,17 @@ pub(super) fn words(recipe: &Recipe, run: &Run) -> Result<()> {
     let mut lines = Vec::new();
     let Actions { feedback, end, .. } = stage.actions;
     streams::sessions(
-        recipe,
+        Scenario::of(recipe),
         run,
         stage.splits()[0],
         &stage.tokenizer,
-        |_| Ok(()),
+        |_, _, _| Ok(()),
         |stream, _, ()| {
             for stretch in &stream.exercises {
-                let mut line = stretch.prompt.clone();
                 let own = stream.utterances.iter().filter(|(at, _)| (stretch.announced..stretch.end).contains(at));
-                for (_, words) in own {
-                    line.push(feedback);
-                    line.extend_from_slice(words);
-                    line.push(end);
-                }
-                lines.push(line);
+                lines.push(streams::told(&stretch.prompt, own, feedback, end));
             }
-            Ok(())
+            Ok(true)
         },
     )?;
     let vars = stage.variables(&[])?;

@@ -1,6 +1,7 @@
 //! `spotter train`: the models that ship, from a recipe.
 
 mod coach;
+mod drafter;
 mod encoder;
 mod export;
 mod recipe;
@@ -12,7 +13,10 @@ use candle_core::Device;
 use clap::{Args, ValueEnum};
 use recipe::Recipe;
 use spotter_datasets::synthetic::motion::MotionLibrary;
-use spotter_engine::device::{self, DeviceRequest};
+use spotter_engine::{
+    device::{self, DeviceRequest},
+    training::align::Loss,
+};
 use std::{
     path::PathBuf,
     sync::Arc,
@@ -36,13 +40,19 @@ enum Part {
     Skipping,
     /// Nothing: write the trained parts as a model folder.
     Export,
+    /// A small language model that drafts for a target, in stages of its own (`--stage`).
+    Drafter,
 }
 
 /// Train a model from a recipe. A run that was stopped is taken up where its last checkpoint was.
 #[derive(Debug, Args)]
 #[command(after_help = "Example, with PART = encoder, words, coach, joint, selectors, skipping in turn:\n  \
                         spotter train PART   --config assets/recipes/mini.toml --out runs/mini\n  \
-                        spotter train export --config assets/recipes/mini.toml --out runs/mini --to assets/spotter-mini")]
+                        spotter train export --config assets/recipes/mini.toml --out runs/mini --to assets/spotter-mini\n\n\
+                        A drafter for a coach, or for any language model (`scripts/setup.sh smollm2` fetches one):\n  \
+                        spotter train drafter --config assets/recipes/drafter-mini.toml --out runs/drafter \\\n    \
+                        --target assets/spotter-mini --loss kl,tvd,tvd++ --to runs/drafter/folder\n  \
+                        spotter replay session.mp4 --draft runs/drafter/folder")]
 pub(crate) struct TrainArgs {
     /// What to train.
     part: Part,
@@ -61,9 +71,22 @@ pub(crate) struct TrainArgs {
     /// End after so many minutes, preparation included, with fewer steps than the recipe says if need be.
     #[arg(long, value_name = "MINUTES", value_parser = minutes)]
     minutes: Option<Duration>,
-    /// With `export`: the model folder to write.
+    /// With `export` or `drafter`: the model folder to write. With several losses the one accepted most often.
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
+    /// With `drafter`: a coach's folder, or a language model (GGUF file, or folder with safetensors).
+    #[arg(long, value_name = "PATH")]
+    target: Option<PathBuf>,
+    /// With `drafter`: a stage by itself.
+    #[arg(long, value_enum, default_value_t)]
+    stage: drafter::Stage,
+    /// With `drafter`: kl, reverse-kl, jsd, tvd, tvd++, tvd++sequence, tvd++position or tvd++sampled; each is trained
+    /// from the same beginning with as many steps.
+    #[arg(long, value_name = "LOSS", value_delimiter = ',', default_value = "tvd++")]
+    loss: Vec<Loss>,
+    /// With `drafter`: plain text to be read at first, instead of what coach or target say.
+    #[arg(long, value_name = "FILE")]
+    text: Vec<PathBuf>,
 }
 
 fn minutes(text: &str) -> Result<Duration, String> {
@@ -108,19 +131,23 @@ impl Run {
 
 /// Trains.
 pub(crate) fn run(args: &TrainArgs) -> Result<()> {
-    let recipe = Recipe::read(&args.config)?;
-    std::fs::create_dir_all(&args.out).with_context(|| format!("{}: can't be made", args.out.display()))?;
+    let recipe = || -> Result<Recipe> {
+        let recipe = Recipe::read(&args.config)?;
+        std::fs::create_dir_all(&args.out).with_context(|| format!("{}: can't be made", args.out.display()))?;
+        Ok(recipe)
+    };
     match args.part {
-        Part::Encoder => encoder::train(&recipe, &Run::new(args)?),
-        Part::Words => coach::words(&recipe, &Run::new(args)?),
-        Part::Coach => coach::coach(&recipe, &Run::new(args)?),
-        Part::Joint => coach::joint(&recipe, &Run::new(args)?),
-        Part::Selectors => encoder::selectors(&recipe, &Run::new(args)?),
-        Part::Skipping => encoder::skipping(&recipe, &Run::new(args)?),
+        Part::Encoder => encoder::train(&recipe()?, &Run::new(args)?),
+        Part::Words => coach::words(&recipe()?, &Run::new(args)?),
+        Part::Coach => coach::coach(&recipe()?, &Run::new(args)?),
+        Part::Joint => coach::joint(&recipe()?, &Run::new(args)?),
+        Part::Selectors => encoder::selectors(&recipe()?, &Run::new(args)?),
+        Part::Skipping => encoder::skipping(&recipe()?, &Run::new(args)?),
         Part::Export => {
             let to = args.to.as_deref().context("export needs --to DIR, the model folder to write")?;
-            export::export(&recipe, &args.out, to)
+            export::export(&recipe()?, &args.out, to)
         }
+        Part::Drafter => drafter::run(args),
     }
 }
 

@@ -9,9 +9,12 @@ use spotter_datasets::synthetic::{
     phrases::{self, Lang},
     session::{Session, SessionOptions, Split},
 };
-use spotter_engine::training::{
-    coach::{Encoded, Eyes, Stream, Stretch},
-    dense::FrameTruth,
+use spotter_engine::{
+    coach::manifest::Manifest,
+    training::{
+        coach::{Encoded, Eyes, Stream, Stretch},
+        dense::FrameTruth,
+    },
 };
 use spotter_vision::{
     Body,
@@ -29,18 +32,36 @@ fn chunk(vit: &Vit) -> usize {
     if vit.device().is_cpu() { 32 } else { 512 }
 }
 
-/// The session of an index: its seed and language.
-fn session(recipe: &Recipe, run: &Run, split: Split, index: usize) -> Session {
-    let lang = if index % recipe.coach.korean_every == recipe.coach.korean_every - 1 { Lang::Ko } else { Lang::En };
-    let options = SessionOptions {
-        lang,
-        split,
-        fps: recipe.manifest.frame_rate,
-        library: run.library.clone(),
-        library_share: recipe.recorded,
-        ..SessionOptions::default()
-    };
-    Session::generate(index as u64, &options)
+/// What sessions are like.
+#[derive(Clone, Copy)]
+pub(super) struct Scenario<'a> {
+    /// Of the coach they are for.
+    pub(super) manifest: &'a Manifest,
+    /// Every so many sessions is Korean; at least 1.
+    pub(super) korean_every: usize,
+    /// Share of exercises that recorded people do.
+    pub(super) recorded: f64,
+}
+
+impl<'a> Scenario<'a> {
+    /// Of a coach's recipe.
+    pub(super) fn of(recipe: &'a Recipe) -> Self {
+        Self { manifest: &recipe.manifest, korean_every: recipe.coach.korean_every, recorded: recipe.recorded }
+    }
+
+    /// The session of an index: its seed and language.
+    fn session(&self, run: &Run, split: Split, index: usize) -> Session {
+        let korean = index % self.korean_every == self.korean_every - 1;
+        let options = SessionOptions {
+            lang: if korean { Lang::Ko } else { Lang::En },
+            split,
+            fps: self.manifest.frame_rate,
+            library: run.library.clone(),
+            library_share: self.recorded,
+            ..SessionOptions::default()
+        };
+        Session::generate(index as u64, &options)
+    }
 }
 
 /// The bodies of a session as the lens finds them. Every third session comes from a slow camera, whose last picture is
@@ -60,7 +81,7 @@ impl Film {
     }
 
     /// Avatars of the frames `from .. to`, one after another. The view follows the person from the beginning.
-    fn draw(&self, side: usize, from: usize, to: usize) -> Vec<Vec<u8>> {
+    pub(super) fn draw(&self, side: usize, from: usize, to: usize) -> Vec<Vec<u8>> {
         let mut view = AvatarView::new(side);
         let mut pictures: Vec<Vec<u8>> = Vec::with_capacity(to.saturating_sub(from));
         let mut held = None;
@@ -119,30 +140,30 @@ impl Eyes for Drawn {
 }
 
 /// Sessions of a split: what is said in each, and its film. `each` hears of every session, in order, on the calling
-/// thread, with what `prepare` made of its film on another.
+/// thread, with what `prepare` made of its number, words and film on another, until it answers `false`.
 pub(super) fn sessions<T: Send>(
-    recipe: &Recipe,
+    scenario: Scenario<'_>,
     run: &Run,
     (split, count): (Split, usize),
     tokenizer: &Tokenizer,
-    prepare: impl Fn(&Film) -> Result<T> + Sync,
-    mut each: impl FnMut(Stream, Film, T) -> Result<()>,
+    prepare: impl Fn(usize, &Stream, &Film) -> Result<T> + Sync,
+    mut each: impl FnMut(Stream, Film, T) -> Result<bool>,
 ) -> Result<()> {
     let bar = indicatif::ProgressBar::new(count as u64).with_message("sessions");
     let make = |index: usize| -> Result<(Stream, Film, T), Failure> {
-        let session = session(recipe, run, split, index);
-        let film = Film::new(&session, recipe.manifest.frame_rate);
-        let stream = stream(recipe, &session, film.bodies.len(), tokenizer)?;
-        let prepared = prepare(&film)?;
+        let session = scenario.session(run, split, index);
+        let film = Film::new(&session, scenario.manifest.frame_rate);
+        let stream = stream(scenario.manifest, &session, film.bodies.len(), tokenizer)?;
+        let prepared = prepare(index, &stream, &film)?;
         Ok((stream, film, prepared))
     };
     prefetch(0..count, run.makers, make, |index, (stream, film, prepared)| {
-        each(stream, film, prepared)?;
+        let more = each(stream, film, prepared)?;
         bar.inc(1);
         if bar.is_hidden() && (index + 1).is_multiple_of(100) {
             tracing::info!("{} of {count} sessions", index + 1);
         }
-        Ok(true)
+        Ok(more)
     })
     .map_err(|Failure(e)| e)?;
     bar.finish_and_clear();
@@ -174,14 +195,14 @@ pub(super) fn encoded(
 ) -> Result<(Vec<Stream>, Encoded)> {
     let (mut streams, mut features) = (Vec::new(), Vec::new());
     let bytes = chunk(vit) * recipe.vision.image_size.pow(2) * 3;
-    let cut = |film: &Film| Ok(Drawn::cut(vit, film, 0, film.bodies.len())?);
-    sessions(recipe, run, split, tokenizer, cut, |stream, _, cut| {
+    let cut = |_: usize, _: &Stream, film: &Film| Ok(Drawn::cut(vit, film, 0, film.bodies.len())?);
+    sessions(Scenario::of(recipe), run, split, tokenizer, cut, |stream, _, cut| {
         let parts = cut
             .chunks(bytes)
             .map(|chunk| Ok(vit.class_tokens(&Vit::patches(vit.config(), chunk.to_vec(), vit.device())?)?.detach()));
         features.push(Tensor::cat(&parts.collect::<candle_core::Result<Vec<_>>>()?, 0)?);
         streams.push(stream);
-        Ok(())
+        Ok(true)
     })?;
     Ok((streams, Encoded(features)))
 }
@@ -196,22 +217,22 @@ pub(super) fn drawn(
 ) -> Result<(Vec<Stream>, Drawn)> {
     let (mut streams, mut films) = (Vec::new(), Vec::new());
     sessions(
-        recipe,
+        Scenario::of(recipe),
         run,
         split,
         tokenizer,
-        |_| Ok(()),
+        |_, _, _| Ok(()),
         |stream, film, ()| {
             streams.push(stream);
             films.push(film);
-            Ok(())
+            Ok(true)
         },
     )?;
     Ok((streams, Drawn { films, vit: vit.clone() }))
 }
 
-fn stream(recipe: &Recipe, session: &Session, frames: usize, tokenizer: &Tokenizer) -> Result<Stream> {
-    let fps = recipe.manifest.frame_rate;
+fn stream(manifest: &Manifest, session: &Session, frames: usize, tokenizer: &Tokenizer) -> Result<Stream> {
+    let fps = manifest.frame_rate;
     let ids = |text: &str| -> Result<Vec<u32>> {
         Ok(tokenizer.encode(text, false).map_err(|e| anyhow!("tokenizer: {e}"))?.get_ids().to_vec())
     };
@@ -228,13 +249,29 @@ fn stream(recipe: &Recipe, session: &Session, frames: usize, tokenizer: &Tokeniz
         .iter()
         .map(|s| {
             let until = at(s.end + 2.5 + rng.random_range(0.0..0.5));
-            let prompt = recipe.manifest.prompt.render(lang.code(), Some(phrases::name(s.exercise, lang)));
+            let prompt = manifest.prompt.render(lang.code(), Some(phrases::name(s.exercise, lang)));
             Ok(Stretch { announced: at(s.announced), begin: at(s.start), end: until, prompt: ids(&prompt)? })
         })
         .collect::<Result<_>>()?;
-    let unnamed = ids(&recipe.manifest.prompt.render(lang.code(), None))?;
+    let unnamed = ids(&manifest.prompt.render(lang.code(), None))?;
     let truths = (0..frames).map(|frame| truth(session, frame as f64 / fps)).collect();
     Ok(Stream { truths, utterances, exercises, unnamed })
+}
+
+/// A prompt and utterances as a language model reads them that sees no pictures.
+pub(super) fn told<'a>(
+    prompt: &[u32],
+    utterances: impl Iterator<Item = &'a (usize, Vec<u32>)>,
+    feedback: u32,
+    end: u32,
+) -> Vec<u32> {
+    let mut line = prompt.to_vec();
+    for (_, words) in utterances {
+        line.push(feedback);
+        line.extend_from_slice(words);
+        line.push(end);
+    }
+    line
 }
 
 /// Seconds for which the mistakes of a complete repetition are news.

@@ -75,6 +75,18 @@ impl LayerCache {
         })
     }
 
+    /// One for each of `n` layers.
+    pub(crate) fn all(
+        n: usize,
+        shape: Shape,
+        capacity: usize,
+        watch: Watch,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Vec<Self>> {
+        (0..n).map(|_| Self::new(shape, capacity, watch, dtype, device)).collect()
+    }
+
     /// Bytes of buffers and positions.
     pub(crate) fn bytes(&self) -> usize {
         let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();

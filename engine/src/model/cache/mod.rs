@@ -55,6 +55,8 @@ pub struct KvCache {
     bound: Option<Bound>,
     evictions: u64,
     evicting: Duration,
+    /// Sequences of equal length that grow together.
+    batch: usize,
 }
 
 /// What bounds a cache.
@@ -79,7 +81,7 @@ impl KvCache {
             bail!("a cache needs room for at least one entry");
         }
         let shape = Shape { heads: cfg.kv_heads, group: cfg.heads / cfg.kv_heads.max(1), dim: cfg.head_dim };
-        let layers = layers(cfg, shape, capacity, Watch::default(), dtype, device)?;
+        let layers = LayerCache::all(cfg.layers, shape, capacity, Watch::default(), dtype, device)?;
         Ok(Self {
             layers,
             shape,
@@ -95,7 +97,28 @@ impl KvCache {
             bound: None,
             evictions: 0,
             evicting: Duration::ZERO,
+            batch: 1,
         })
+    }
+
+    /// An empty cache for `batch` sequences that grow together, each of at most `capacity` entries, from which nothing is
+    /// dropped. The key heads of one sequence lie behind those of the one before.
+    ///
+    /// # Errors
+    /// A capacity or a batch of 0.
+    pub fn batched(cfg: &DecoderConfig, batch: usize, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
+        if batch == 0 {
+            bail!("a cache needs at least one sequence");
+        }
+        let mut cache = Self::new(cfg, capacity, dtype, device)?;
+        cache.shape.heads *= batch;
+        cache.layers = LayerCache::all(cfg.layers, cache.shape, capacity, Watch::default(), dtype, device)?;
+        Ok(Self { batch, ..cache })
+    }
+
+    /// Sequences that it holds.
+    pub fn batch(&self) -> usize {
+        self.batch
     }
 
     /// An empty cache that `options` bound. Positions stay below `context` (at most what the model has), and an open
@@ -137,7 +160,7 @@ impl KvCache {
             );
         }
         let mut cache = Self::new(cfg, capacity, dtype, device)?;
-        cache.layers = layers(cfg, cache.shape, capacity, scorer.watch(), dtype, device)?;
+        cache.layers = LayerCache::all(cfg.layers, cache.shape, capacity, scorer.watch(), dtype, device)?;
         cache.block = options.block;
         let rope = Rope::table(cfg, limit, device)?;
         cache.bound = Some(Bound { options, scorer, budget, scratch, limit, rope });
@@ -434,17 +457,6 @@ impl KvCache {
         self.layers.iter_mut().try_for_each(LayerCache::settle)?;
         if self.room() == Some(0) { self.evict() } else { Ok(()) }
     }
-}
-
-fn layers(
-    cfg: &DecoderConfig,
-    shape: Shape,
-    capacity: usize,
-    watch: Watch,
-    dtype: DType,
-    device: &Device,
-) -> Result<Vec<LayerCache>> {
-    (0..cfg.layers).map(|_| LayerCache::new(shape, capacity, watch, dtype, device)).collect()
 }
 
 /// Which entries a query may see: those at or before its own position and, under a model's window, not further back.

@@ -308,6 +308,32 @@ fn a_language_model_changes_no_word() {
     says_the_same(&METHODS, |_| Box::new(ModelDrafter::new(decoder(42, 600), VOCAB, marked).unwrap()));
 }
 
+/// A head of some tokens gives the logits of these, and changes no word.
+#[test]
+fn a_trimmed_head_changes_no_word() {
+    let (whole, mut trimmed) = (decoder(43, 400), decoder(43, 400));
+    let ids: Vec<u32> = (0..VOCAB as u32).rev().filter(|id| id % 3 != 1).collect();
+    trimmed.trim_head(&ids).unwrap();
+    assert!(trimmed.parameters() < whole.parameters());
+    let x = embedded(&whole, &[3, 1, 4]);
+    let logits =
+        |model: &Decoder| floats(&model.logits(&model.forward(&x, None).unwrap().narrow(1, 2, 1).unwrap()).unwrap());
+    let (all, some) = (logits(&whole), logits(&trimmed));
+    assert!(ids.iter().zip(&some).all(|(id, logit)| (all[*id as usize] - logit).abs() < 1e-5));
+    let mut drafter = ModelDrafter::new(trimmed, VOCAB, Picture::Drop).unwrap();
+    drafter.read(&[3, 1, 4]).unwrap();
+    drafter.open().unwrap();
+    let row = drafter.root().unwrap().unwrap();
+    assert!(row.iter().enumerate().all(|(id, l)| (*l > f32::NEG_INFINITY) == ids.contains(&(id as u32))));
+    let fresh = |_: &[Vec<u32>]| -> Box<dyn Drafter> {
+        let mut model = decoder(43, 400);
+        model.trim_head(&ids).unwrap();
+        Box::new(ModelDrafter::new(model, VOCAB, Picture::Drop).unwrap())
+    };
+    says_the_same(&METHODS[..3], fresh);
+    assert!(decoder(43, 400).trim_head(&[]).is_err() && decoder(43, 400).trim_head(&[VOCAB as u32]).is_err());
+}
+
 #[test]
 fn a_hostile_drafter_changes_no_word() {
     says_the_same(&METHODS, |_| Box::new(Hostile(ChaCha8Rng::seed_from_u64(6))));

@@ -1,0 +1,176 @@
+//! A coach that is shown synthetic sessions.
+
+use super::{
+    SpeculateArgs, Way, path_text,
+    table::{Row, Taken, rows},
+    warn_without_drafter, ways,
+};
+use crate::parts;
+use anyhow::{Context as _, Result};
+use candle_core::Device;
+use indicatif::ProgressBar;
+use spotter_datasets::synthetic::session::{Session, SessionOptions, Split};
+use spotter_engine::{
+    coach::{
+        CoachOptions, SpeculationChoice,
+        load::{load, load_drafter},
+        session::CoachSession,
+    },
+    speculate::DrafterKind,
+};
+use spotter_vision::{
+    Frame,
+    avatar::AvatarView,
+    lens::{Sight, View},
+};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use tokenizers::Tokenizer;
+
+/// A coach that decodes in one way.
+struct Coach {
+    way: Way,
+    session: CoachSession,
+    /// Size of its drafter over its own.
+    cost: f64,
+    taken: Taken,
+    /// Tokens and seconds of this session's utterances, and their words.
+    now: (usize, f64),
+    words: Vec<String>,
+}
+
+/// Where the coach is, and the drafter, if there is one.
+struct Scene<'a> {
+    args: &'a SpeculateArgs,
+    folder: PathBuf,
+    drafter: Option<PathBuf>,
+    device: &'a Device,
+}
+
+/// Runs all ways over all sessions at each temperature.
+pub(super) fn run(args: &SpeculateArgs, device: &Device) -> Result<Vec<Row>> {
+    let folder = parts::model_folder(args.model.as_deref())?;
+    let scene = Scene { args, drafter: drafter(args, &folder, device)?, folder, device };
+    let name = scene.drafter.as_deref().map(path_text).transpose()?;
+    warn_without_drafter(name.as_deref());
+    let ways = ways(args, name.as_deref());
+    let sessions = args.count.map_or(2, u64::from);
+    let bar = ProgressBar::new(sessions * u64::from(args.seconds) * args.temperature.len() as u64);
+    let target = scene.folder.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let mut all = Vec::new();
+    for temperature in &args.temperature {
+        let mut coaches = ways.iter().map(|way| scene.coach(way, *temperature)).collect::<Result<Vec<_>>>()?;
+        for number in 0..sessions {
+            scene.session(args.seed + number, &mut coaches, &bar)?;
+        }
+        let measured: Vec<(Way, Taken, f64)> = coaches
+            .into_iter()
+            .map(|mut coach| {
+                coach.taken.stats = coach.session.speculation().unwrap_or_default();
+                (coach.way, coach.taken, coach.cost)
+            })
+            .collect();
+        all.extend(rows(&target, *temperature, &measured));
+    }
+    bar.finish_and_clear();
+    Ok(all)
+}
+
+/// The drafter that is given, or that the coach names.
+fn drafter(args: &SpeculateArgs, folder: &Path, device: &Device) -> Result<Option<PathBuf>> {
+    if let Some(path) = &args.draft {
+        return Ok(Some(path.clone()));
+    }
+    let model = load(folder, device).with_context(|| format!("model {}", folder.display()))?;
+    Ok(match &model.manifest.speculation.drafter {
+        DrafterKind::Model(path) => Some(folder.join(path)),
+        _ => None,
+    })
+}
+
+impl Scene<'_> {
+    fn coach(&self, way: &Way, temperature: f32) -> Result<Coach> {
+        let mut model = load(&self.folder, self.device).with_context(|| format!("model {}", self.folder.display()))?;
+        model.manifest.speculation = way.options(self.args);
+        let mut cost = 0.0;
+        if let (DrafterKind::Model(_), Some(path)) = (&way.drafter, &self.drafter) {
+            let drafter = load_drafter(path, &model.tokenizer, self.device)
+                .with_context(|| format!("drafter {}", path.display()))?;
+            cost = drafter.parameters() as f64 / model.decoder.parameters().max(1) as f64;
+            model.drafter = Some(drafter);
+        }
+        let defaults = model.manifest.defaults.clone();
+        let options = CoachOptions {
+            talkativeness: defaults.talkativeness,
+            cooldown: Duration::from_secs_f64(defaults.cooldown_seconds),
+            max_tokens: defaults.max_tokens,
+            temperature,
+            seed: self.args.seed,
+            language: "en".to_owned(),
+            exercise: None,
+            cache: Default::default(),
+            speculation: SpeculationChoice::default(),
+        };
+        let session = CoachSession::new(model, options).with_context(|| format!("model {}", self.folder.display()))?;
+        Ok(Coach { way: way.clone(), session, cost, taken: Taken::default(), now: (0, 0.0), words: Vec::new() })
+    }
+
+    /// All ways see each frame before any sees the next; who comes first changes from frame to frame.
+    fn session(&self, seed: u64, coaches: &mut [Coach], bar: &ProgressBar) -> Result<()> {
+        let Some(first) = coaches.first() else { return Ok(()) };
+        let (fps, n) = (first.session.manifest().frame_rate, coaches.len());
+        let tokenizer = Tokenizer::from_file(self.folder.join("tokenizer.json"))
+            .map_err(|e| anyhow::anyhow!("{}: {e}", self.folder.display()))?;
+        let side = load(&self.folder, self.device)?.picture_side;
+        let seconds = f64::from(self.args.seconds);
+        let options =
+            SessionOptions { split: Split::Validation, fps, min_seconds: seconds, ..SessionOptions::default() };
+        let mut view = AvatarView::new(side);
+        let bodies = Session::generate(seed, &options).noisy_bodies();
+        let frames = (seconds * fps) as usize;
+        for coach in coaches.iter_mut() {
+            coach.session.reset()?;
+            (coach.now, coach.words) = ((0, 0.0), Vec::new());
+        }
+        for (seq, (t, body)) in bodies.into_iter().take(frames).enumerate() {
+            let t = Duration::from_secs_f64(t);
+            let frame = Frame::from_rgb(seq as u64, t, side, side, view.draw(t, &body))
+                .context("a drawn frame has the wrong size")?;
+            let sight = Sight { frame, view: View::Clear, people: 1, body: Some(body) };
+            for turn in 0..n {
+                if let Some(coach) = coaches.get_mut((turn + seq) % n) {
+                    coach.observe(&sight, &tokenizer)?;
+                }
+            }
+            bar.set_position(bar.position() + u64::from((seq + 1).is_multiple_of(fps.max(1.0) as usize)));
+        }
+        let plain = coaches.first().map(|c| c.words.clone()).unwrap_or_default();
+        for coach in coaches {
+            coach.taken.times.push(coach.now);
+            let (own, n) = (&coach.words, coach.words.len().max(plain.len()));
+            coach.taken.differing += (0..n).filter(|i| own.get(*i) != plain.get(*i)).count();
+        }
+        Ok(())
+    }
+}
+
+impl Coach {
+    /// Sees a frame; an utterance is timed from its first words to its end, which are the steps that can be drafted.
+    fn observe(&mut self, sight: &Sight, tokenizer: &Tokenizer) -> Result<()> {
+        let mut first = None;
+        let step = self.session.observe(sight, &mut |_| {
+            first.get_or_insert_with(Instant::now);
+            true
+        })?;
+        if let (Some(first), Some(feedback)) = (first, step.feedback) {
+            let seconds = first.elapsed().as_secs_f64();
+            let ids = tokenizer.encode(feedback.text.as_str(), false).map_err(|e| anyhow::anyhow!("tokenizer: {e}"))?;
+            // The first token is there before the clock starts, and the end is one.
+            self.now = (self.now.0 + ids.len().max(1), self.now.1 + seconds);
+            self.words.push(feedback.text);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,345 @@
+//! `spotter train drafter`: a small language model that drafts for a target (specs: direct-alignment).
+
+mod recipe;
+mod texts;
+
+use super::{Meter, Run, TrainArgs, recipe::OptimiserRecipe};
+use anyhow::{Context as _, Result, bail};
+use candle_core::{DType, Tensor};
+use clap::ValueEnum;
+use recipe::DrafterRecipe;
+use serde::Serialize;
+use spotter_engine::{
+    model::{DecoderConfig, language::DRAFTED},
+    training::{
+        align::Loss,
+        drafter::{DrafterProgress, DrafterTraining, Lesson, Teacher, pretrain, tune},
+        judge::{Judged, judge},
+        lines::{Line, Lines},
+    },
+};
+use spotter_vision::training::Variables;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+use texts::{Target, Texts};
+
+/// A stage of a drafter's training, in this order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Stage {
+    /// All in turn
+    #[default]
+    All,
+    /// Let the target speak
+    Distil,
+    /// Read text
+    Pretrain,
+    /// Towards the target's distributions, once for each loss
+    Tune,
+    /// Nothing: write a folder that `--draft` takes
+    Export,
+}
+
+/// Steps between checkpoints.
+const SAVE_EVERY: usize = 500;
+
+/// A run with its target.
+struct Job<'a> {
+    args: &'a TrainArgs,
+    recipe: DrafterRecipe,
+    target: Target,
+    run: Run,
+    config: DecoderConfig,
+    never: Vec<u32>,
+    begun: Instant,
+}
+
+/// Trains a drafter, or some stage of it.
+pub(super) fn run(args: &TrainArgs) -> Result<()> {
+    let begun = Instant::now();
+    let recipe = DrafterRecipe::read(&args.config)?;
+    let path = args.target.as_deref().context("a drafter needs --target PATH, the model it drafts for")?;
+    std::fs::create_dir_all(&args.out).with_context(|| format!("{}: can't be made", args.out.display()))?;
+    let run = Run::new(args)?;
+    let target = Target::open(path, &run)?;
+    let mut config = DecoderConfig::from_hf(&recipe.text, "text.")?;
+    config.vocab = target.vocab();
+    let job = Job { args, recipe, never: target.never()?, target, run, config, begun };
+    let parameters = job.parameters();
+    if parameters > job.recipe.most_parameters {
+        bail!("recipe: the drafter has {parameters} parameters, more than most_parameters allows");
+    }
+    tracing::info!("a drafter of {parameters} parameters for a target of {}", job.target.parameters());
+    job.stages()
+}
+
+/// What a stage left, in one line.
+#[derive(Serialize)]
+struct Left<'a> {
+    stage: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loss: Option<Loss>,
+    steps: usize,
+    seconds: f64,
+    judged: Judged,
+}
+
+impl Job<'_> {
+    /// Numbers in the weights, as they are counted for a target.
+    fn parameters(&self) -> usize {
+        let c = &self.config;
+        let head = if c.tied { 0 } else { c.vocab * c.width };
+        let attention = c.width * c.head_dim * (2 * c.heads + 2 * c.kv_heads);
+        c.vocab * c.width + head + c.layers * (attention + 3 * c.width * c.mlp_width)
+    }
+
+    fn stages(&self) -> Result<()> {
+        match self.args.stage {
+            Stage::Distil => self.distil(1.0).map(|_| ()),
+            Stage::Pretrain => self.pretrain(&self.saved()?, 1.0),
+            Stage::Tune => self.tune(&self.saved()?).map(|_| ()),
+            Stage::Export => {
+                let [loss] = self.losses()[..] else { bail!("--stage export writes one drafter: name one --loss") };
+                self.export(loss, self.args.to.as_deref().context("--stage export needs --to DIR")?)
+            }
+            Stage::All => {
+                let shares = self.recipe.shares;
+                let all = shares.distil + shares.pretrain + shares.tune;
+                let texts = self.distil(shares.distil / all)?;
+                self.pretrain(&texts, (shares.distil + shares.pretrain) / all)?;
+                let best = self.tune(&texts)?;
+                match &self.args.to {
+                    Some(to) => self.export(best, to),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn losses(&self) -> Vec<Loss> {
+        self.args.loss.clone()
+    }
+
+    /// When a share of the time is gone.
+    fn until(&self, share: f64) -> Option<Instant> {
+        self.run.until.map(|until| self.begun + until.saturating_duration_since(self.begun).mul_f64(share))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.run.out.join(format!("{name}.safetensors"))
+    }
+
+    /// Texts of an earlier run.
+    fn saved(&self) -> Result<Texts> {
+        let load = |name: &str| {
+            let file = self.file(name);
+            Lines::load(&file)
+                .with_context(|| format!("{}: run --stage distil with the same --out first", file.display()))
+        };
+        Ok(Texts { plain: load("plain")?.lines, said: load("said")?, held_out: load("held-out")? })
+    }
+
+    /// Lets the target speak until a share of the time is gone, unless it has spoken before.
+    fn distil(&self, share: f64) -> Result<Texts> {
+        if ["plain", "said", "held-out"].iter().all(|name| self.file(name).exists()) {
+            tracing::info!("the target has spoken before");
+            return self.saved();
+        }
+        let run = Run {
+            until: self.until(share),
+            out: self.run.out.clone(),
+            device: self.run.device.clone(),
+            library: self.run.library.clone(),
+            ..self.run
+        };
+        let texts = self.target.texts(&self.recipe, &run, &self.args.text)?;
+        Lines::new(texts.plain.clone(), None).save(&self.file("plain"))?;
+        texts.said.save(&self.file("said"))?;
+        texts.held_out.save(&self.file("held-out"))?;
+        let utterances = |lines: &[Line]| lines.iter().map(|l| l.utterances().len()).sum::<usize>();
+        super::super::print_json(&serde_json::json!({
+            "stage": "distil",
+            "plain_lines": texts.plain.len(),
+            "said_lines": texts.said.lines.len(),
+            "said_utterances": utterances(&texts.said.lines),
+            "said_tokens": texts.said.spoken(),
+            "held_out_tokens": texts.held_out.spoken(),
+            "unlisted": texts.said.kept.as_ref().map(|k| k.tail()),
+            "seconds": self.begun.elapsed().as_secs_f64(),
+        }))?;
+        Ok(texts)
+    }
+
+    fn training(
+        &self,
+        name: &str,
+        batch: usize,
+        optimiser: &OptimiserRecipe,
+        until: Option<Instant>,
+    ) -> DrafterTraining {
+        DrafterTraining {
+            batch,
+            workers: self.run.workers,
+            length: self.recipe.length.min(self.config.max_positions),
+            plain: self.recipe.tune.plain,
+            optimiser: optimiser.settings(until),
+            seed: self.recipe.seed,
+            weights: self.file(name),
+            state: self.file(&format!("{name}-optimiser")),
+            save_every: SAVE_EVERY,
+        }
+    }
+
+    /// The variables of a stage: its own when it is taken up again, else those of an earlier one, else new ones.
+    fn variables(&self, training: &DrafterTraining, before: Option<&str>) -> Result<Variables> {
+        let (seed, device) = (self.recipe.seed, &self.run.device);
+        let file = match before {
+            _ if training.resumes() => training.weights.clone(),
+            Some(before) => self.file(before),
+            None => return Ok(Variables::seeded(seed, device)),
+        };
+        Variables::load(&file, seed, device).with_context(|| format!("{}: run the stage before first", file.display()))
+    }
+
+    fn teacher<'a>(&'a self, lines: &'a Lines) -> Result<Teacher<'a>> {
+        match (&lines.kept, &self.target) {
+            (Some(kept), _) => Ok(Teacher::Kept(kept)),
+            (None, Target::Language(model)) => Ok(Teacher::Model(&model.decoder)),
+            (None, Target::Coach(_)) => bail!("the coach's distributions were not kept: let it speak again"),
+        }
+    }
+
+    fn judged(&self, vars: &Variables, texts: &Texts) -> Result<Judged> {
+        Ok(judge(&self.config, vars, &texts.held_out, self.teacher(&texts.held_out)?, &self.never)?)
+    }
+
+    fn pretrain(&self, texts: &Texts, share: f64) -> Result<()> {
+        let own = &self.recipe.pretrain;
+        let training = self.training("pretrain", own.batch, &own.optimiser, self.until(share));
+        let vars = self.variables(&training, None)?;
+        let (mut meter, begun) = (Progress::new(training.optimiser.steps), Instant::now());
+        let steps = pretrain(&self.config, &vars, &training, &texts.plain, &mut |p| meter.at(p))?;
+        let seconds = begun.elapsed().as_secs_f64();
+        let judged = self.judged(&vars, texts)?;
+        super::super::print_json(&Left { stage: "pretrain", loss: None, steps, seconds, judged })
+    }
+
+    /// KL from the pretrained drafter, then each loss from there with as many steps; the one with the best acceptance.
+    fn tune(&self, texts: &Texts) -> Result<Loss> {
+        let (own, losses) = (&self.recipe.tune, self.losses());
+        let all = (own.warm.steps + losses.len() * own.optimiser.steps).max(1) as f64;
+        let begun = Instant::now();
+        let left = self.run.until.map(|until| until.saturating_duration_since(begun));
+        let after = |steps: usize| left.map(|left| begun + left.mul_f64(steps as f64 / all));
+        let warm = self.training("warm", own.batch, &own.warm, after(own.warm.steps));
+        self.tuned("warm", Loss::Kl, &warm, "pretrain", texts)?;
+        let (mut best, mut steps) = (None, own.optimiser.steps);
+        for (i, loss) in losses.iter().enumerate() {
+            let until = after(own.warm.steps + (i + 1) * own.optimiser.steps);
+            // Whatever the first had time for, the others take no more.
+            let optimiser = OptimiserRecipe { steps, ..own.optimiser.clone() };
+            let training = self.training(&tuned_name(*loss), own.batch, &optimiser, until);
+            let (taken, judged) = self.tuned("tune", *loss, &training, "warm", texts)?;
+            steps = steps.min(taken);
+            if best.is_none_or(|(_, acceptance)| judged.acceptance.mean > acceptance) {
+                best = Some((*loss, judged.acceptance.mean));
+            }
+        }
+        best.map(|(loss, _)| loss).context("--loss names none")
+    }
+
+    fn tuned(
+        &self,
+        stage: &str,
+        loss: Loss,
+        training: &DrafterTraining,
+        before: &str,
+        texts: &Texts,
+    ) -> Result<(usize, Judged)> {
+        let vars = self.variables(training, Some(before))?;
+        let teacher = self.teacher(&texts.said)?;
+        let lesson = Lesson { loss, lines: &texts.said, teacher, plain: &texts.plain, never: &self.never };
+        let (mut meter, begun) = (Progress::new(training.optimiser.steps), Instant::now());
+        let steps = tune(&self.config, &vars, training, &lesson, &mut |p| meter.at(p))?;
+        let seconds = begun.elapsed().as_secs_f64();
+        let judged = self.judged(&vars, texts)?;
+        super::super::print_json(&Left { stage, loss: Some(loss), steps, seconds, judged: judged.clone() })?;
+        Ok((steps, judged))
+    }
+
+    /// Writes `config.json`, `tokenizer.json` and `model.safetensors` (half precision).
+    fn export(&self, loss: Loss, to: &Path) -> Result<()> {
+        std::fs::create_dir_all(to).with_context(|| format!("{}: can't be made", to.display()))?;
+        let file = self.file(&tuned_name(loss));
+        let saved = candle_core::safetensors::load(&file, &candle_core::Device::Cpu)
+            .with_context(|| format!("{}: run --stage tune with this loss first", file.display()))?;
+        let half = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_dtype(DType::F16)?));
+        let mut tensors: HashMap<String, Tensor> = saved.into_iter().map(half).collect::<Result<_>>()?;
+        let head = self.head()?;
+        if let Some((ids, _)) = &head {
+            tensors.insert(DRAFTED.into(), Tensor::new(ids.as_slice(), &candle_core::Device::Cpu)?);
+        }
+        let weights = to.join("model.safetensors");
+        candle_core::safetensors::save(&tensors, &weights)?;
+        std::fs::write(to.join("config.json"), serde_json::to_string_pretty(&self.config.to_hf())? + "\n")?;
+        let tokenizer = to.join("tokenizer.json");
+        if let Err(problem) = self.target.tokenizer().save(&tokenizer, false) {
+            bail!("{}: can't be written: {problem}", tokenizer.display());
+        }
+        let bytes = std::fs::metadata(&weights)?.len();
+        super::super::print_json(&serde_json::json!({
+            "folder": to, "loss": loss, "parameters": self.parameters(), "weight_bytes": bytes,
+            "head": head.as_ref().map(|(ids, _)| ids.len()), "head_covers": head.map(|(_, covers)| covers),
+        }))
+    }
+
+    /// The tokens that are drafted, where not all: those said most often, and the share of what was held out that they
+    /// are.
+    fn head(&self) -> Result<Option<(Vec<u32>, f64)>> {
+        let Some(most) = self.recipe.head.filter(|n| *n < self.config.vocab) else { return Ok(None) };
+        let texts = self.saved()?;
+        let mut counts = vec![0usize; self.config.vocab];
+        let said = |lines: &[Line], counts: &mut [usize]| {
+            for line in lines {
+                for (id, _) in line.ids.iter().zip(&line.spoken).filter(|(_, spoken)| **spoken) {
+                    counts.get_mut(*id as usize).into_iter().for_each(|n| *n += 1);
+                }
+            }
+        };
+        said(&texts.said.lines, &mut counts);
+        let mut ids: Vec<u32> = (0..self.config.vocab as u32).collect();
+        ids.sort_by_key(|id| std::cmp::Reverse(counts.get(*id as usize).copied().unwrap_or(0)));
+        ids.truncate(most);
+        ids.sort_unstable();
+        let mut new = vec![0usize; self.config.vocab];
+        said(&texts.held_out.lines, &mut new);
+        let covered: usize = ids.iter().filter_map(|id| new.get(*id as usize)).sum();
+        Ok(Some((ids, covered as f64 / new.iter().sum::<usize>().max(1) as f64)))
+    }
+}
+
+fn tuned_name(loss: Loss) -> String {
+    format!("tune-{}", loss.to_string().replace('+', "p"))
+}
+
+/// A meter with smoothed numbers.
+struct Progress {
+    meter: Meter,
+    mean: Option<(f64, f64)>,
+}
+
+impl Progress {
+    fn new(steps: usize) -> Self {
+        Self { meter: Meter::new(steps, 100), mean: None }
+    }
+
+    fn at(&mut self, p: &DrafterProgress) {
+        let (loss, acceptance) = self.mean.get_or_insert((p.loss, p.acceptance));
+        *loss += 0.05 * (p.loss - *loss);
+        *acceptance += 0.05 * (p.acceptance - *acceptance);
+        let accepted = if acceptance.is_nan() { String::new() } else { format!(", acceptance {acceptance:.4}") };
+        self.meter.at(p.step, &format!("loss {loss:.4}{accepted}"));
+    }
+}
