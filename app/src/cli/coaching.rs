@@ -2,6 +2,10 @@
 
 use crate::parts::{CoachChoice, LensChoice};
 use clap::{Args, ValueEnum};
+use spotter_datasets::synthetic::{
+    Exercise,
+    phrases::{self, Lang},
+};
 use spotter_engine::{
     coach::{CacheChoice, SpeculationChoice},
     model::Policy,
@@ -91,6 +95,34 @@ impl CoachArgs {
             speculation: SpeculationChoice { drafter: self.draft.clone(), method: self.draft_method.clone() },
         }
     }
+}
+
+impl CoachArgs {
+    /// The exercise to count, where it is one that can be counted.
+    pub(crate) fn counted(&self) -> Option<Exercise> {
+        let lang = Lang::from_code(self.lang.code()).unwrap_or_default();
+        let told = self.exercise.as_ref()?;
+        let exercise = exercise(told, lang);
+        if exercise.is_none() {
+            tracing::warn!("repetitions of `{told}` can't be counted; counted are {}", exercise_names());
+        }
+        exercise
+    }
+}
+
+/// The exercise of a name, in the coach's language, in English or as the timeline writes it.
+pub(crate) fn exercise(name: &str, lang: Lang) -> Option<Exercise> {
+    let known = |lang| match phrases::named(name, lang)[..] {
+        [exercise] => Some(exercise),
+        _ => None,
+    };
+    let by_id = || serde_json::from_value(serde_json::Value::String(name.trim().to_lowercase().replace([' ', '-'], "_")));
+    known(lang).or_else(|| known(Lang::En)).or_else(|| by_id().ok())
+}
+
+/// The names of all exercises that are counted or timed.
+pub(crate) fn exercise_names() -> String {
+    Exercise::ALL.map(|e| e.name("en")).join(", ")
 }
 
 impl CoachArgs {

@@ -53,7 +53,8 @@ mod camera {
         let choice = args.coach.choice();
         let prepared = parts::prepare(&choice)?;
         let language = choice.language.clone();
-        let config = Config { latency: Latency::Measured, cooldown: prepared.cooldown, language, ..Config::default() };
+        let (cooldown, exercise) = (prepared.cooldown, args.coach.counted());
+        let config = Config { latency: Latency::Measured, cooldown, language, exercise, ..Config::default() };
         let info = source.info().clone();
         let session = Session {
             version: env!("CARGO_PKG_VERSION"),

@@ -95,7 +95,8 @@ impl ReplayArgs {
 
     fn config(&self, prepared: &Prepared, latency: Latency) -> Config {
         let language = self.coach.lang.code().to_owned();
-        Config { latency, cooldown: prepared.cooldown, language, ..Config::default() }
+        let exercise = self.coach.counted();
+        Config { latency, cooldown: prepared.cooldown, language, exercise, ..Config::default() }
     }
 
     fn session(&self, info: &SourceInfo, prepared: &Prepared, latency: Latency) -> Session {

@@ -10,6 +10,7 @@ pub(crate) mod coach;
 #[cfg(test)]
 mod fakes;
 pub(crate) mod latency;
+pub(crate) mod moves;
 mod sampler;
 pub(crate) mod script;
 pub(crate) mod sequential;
@@ -17,6 +18,7 @@ mod speaker;
 pub(crate) mod stages;
 pub(crate) mod stats;
 pub(crate) mod streamed;
+pub(crate) mod tally;
 #[cfg(test)]
 mod tests;
 pub(crate) mod threads;
@@ -24,8 +26,13 @@ mod view;
 
 pub(crate) use coach::Coach;
 pub(crate) use latency::Latency;
+use moves::Move;
+use spotter_datasets::synthetic::Exercise;
 use spotter_engine::coach::Feedback;
-use spotter_vision::lens::{Lens, View};
+use spotter_vision::{
+    lens::{Lens, View},
+    reps::Phase,
+};
 use std::time::Duration;
 
 /// How a run behaves. Times are media time.
@@ -39,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) stale_after: Duration,
     /// "en" or "ko", for the words about the view.
     pub(crate) language: String,
+    /// The exercise whose repetitions count; left out, the one that the coach names.
+    pub(crate) exercise: Option<Exercise>,
 }
 
 impl Default for Config {
@@ -48,6 +57,7 @@ impl Default for Config {
             cooldown: Duration::from_secs(2),
             stale_after: Duration::from_secs(2),
             language: "en".to_owned(),
+            exercise: None,
         }
     }
 }
@@ -81,6 +91,67 @@ pub(crate) enum Event {
     },
     /// Something to say.
     Feedback(Feedback),
+    /// From here on this exercise is counted.
+    Exercise {
+        /// Media time.
+        t: Duration,
+        /// Which.
+        exercise: Exercise,
+    },
+    /// A repetition over the full range is done.
+    Rep {
+        /// Media time of its end.
+        t: Duration,
+        /// Of which exercise.
+        exercise: Exercise,
+        /// Which set of this exercise, from 1.
+        set: u32,
+        /// Repetitions of the set so far, this one included.
+        count: u32,
+    },
+    /// A repetition turned before the full range and doesn't count.
+    HalfRep {
+        /// Media time of its end.
+        t: Duration,
+        /// Of which exercise.
+        exercise: Exercise,
+    },
+    /// Something is held; once a second, and at its end.
+    Hold {
+        /// Media time.
+        t: Duration,
+        /// Which exercise.
+        exercise: Exercise,
+        /// Which set of it, from 1.
+        set: u32,
+        /// For so long.
+        lasted: Duration,
+        /// It is over.
+        over: bool,
+    },
+    /// The phase of the repetition under way changed; for the window only.
+    Phase {
+        /// Media time.
+        t: Duration,
+        /// Of which exercise.
+        exercise: Exercise,
+        /// The phase.
+        phase: Phase,
+    },
+    /// What a body did, seen as any of the exercises; for the [`tally::Tally`], which makes the events above of it.
+    Move {
+        /// Media time.
+        t: Duration,
+        /// As which exercise.
+        exercise: Exercise,
+        /// What.
+        what: Move,
+    },
+    /// A frame was looked at; for the [`tally::Tally`] alone.
+    Tick {
+        /// Media time.
+        t: Duration,
+    },
     /// A stage failed; the others go on.
     Failed(Failure),
 }

@@ -6,6 +6,7 @@ use super::{
     speaker::{Speaker, Talkativeness},
     stages::{Reader, Watcher},
     stats::Monitor,
+    tally::Tally,
 };
 use spotter_vision::{Frame, lens::Sight, source::FrameSource};
 use std::{sync::Arc, time::Instant};
@@ -39,10 +40,13 @@ pub(crate) fn run(
     let dial = Arc::new(Talkativeness::default());
     let mut speaker = Speaker::new(parts.coach, config, Arc::new(Cancel::default()), dial, monitor.clone());
     let mut told = Ok(());
+    let tally = Tally::new(&config.language, config.exercise);
     let mut emit = |observer: &mut dyn Observer, event| {
-        if told.is_ok() {
-            told = observer.event(event);
-        }
+        tally.pass(event, &mut |event| {
+            if told.is_ok() {
+                told = observer.event(event);
+            }
+        });
     };
     while let Some(frame) = reader.next(&mut |e| emit(observer, e)) {
         let message = watcher.watch(&frame, Instant::now(), &mut |e| emit(observer, e));

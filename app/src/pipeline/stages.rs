@@ -2,6 +2,7 @@
 
 use super::{
     Config, Event, Failure,
+    moves::Moves,
     sampler::Sampler,
     stats::{Monitor, Stage},
     view::{ViewGate, cue_text},
@@ -91,6 +92,7 @@ pub(super) struct Watcher {
     lens: Option<Box<dyn Lens>>,
     sampler: Sampler,
     gate: ViewGate,
+    moves: Moves,
     language: String,
     monitor: Arc<Monitor>,
 }
@@ -98,7 +100,8 @@ pub(super) struct Watcher {
 impl Watcher {
     pub(super) fn new(lens: Box<dyn Lens>, frame_rate: f64, config: &Config, monitor: Arc<Monitor>) -> Self {
         let (sampler, gate) = (Sampler::new(frame_rate), ViewGate::default());
-        Self { lens: Some(lens), sampler, gate, language: config.language.clone(), monitor }
+        let moves = Moves::new();
+        Self { lens: Some(lens), sampler, gate, moves, language: config.language.clone(), monitor }
     }
 
     /// Looks at a frame, if it is on a tick and the lens works.
@@ -133,6 +136,9 @@ impl Watcher {
             let text = cue_text(view, &self.language).to_owned();
             emit(Event::Feedback(Feedback { t_frame: t, t_ready: t, text, kind: Kind::View }));
         }
+        // joints that are out of the picture are guesses
+        self.moves.update(t, sight.body.as_ref().filter(|_| self.gate.is_clear()), emit);
+        emit(Event::Tick { t });
     }
 
     /// Gives the lens back, unless it failed.

@@ -9,6 +9,7 @@ use super::{
     speaker::{Speaker, Talkativeness},
     stages::{Message, Reader, Watcher},
     stats::Monitor,
+    tally::Tally,
 };
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
@@ -56,6 +57,7 @@ struct Shared {
     shown: Link<Frame>,
     sights: Link<Sight>,
     events: Sender<Event>,
+    tally: Tally,
     wake: Box<dyn Fn() + Send + Sync>,
     policy: Policy,
 }
@@ -69,8 +71,13 @@ impl Shared {
         }
     }
 
-    /// Tells an event; waits for a listener that is slow, not for one that is gone.
+    /// Tells an event and what follows from it.
     fn tell(&self, event: Event) {
+        self.tally.pass(event, &mut |event| self.send(event));
+    }
+
+    /// Waits for a listener that is slow, not for one that is gone.
+    fn send(&self, event: Event) {
         let mut event = event;
         while !self.cancel.is_cancelled() {
             match self.events.send_timeout(event, Duration::from_millis(20)) {
@@ -118,6 +125,7 @@ pub(crate) fn start(
         shown: Link::new(Policy::Newest, 1),
         sights: Link::new(Policy::Newest, 1),
         events: sender,
+        tally: Tally::new(&config.language, config.exercise),
         wake,
         policy,
     });

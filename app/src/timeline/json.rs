@@ -6,6 +6,7 @@ use crate::pipeline::{
     stats::{Counts, Quantiles},
 };
 use serde::Serialize;
+use spotter_datasets::synthetic::Exercise;
 use spotter_engine::coach::Kind;
 use spotter_vision::lens::View;
 use std::{collections::BTreeMap, io::Write};
@@ -41,6 +42,27 @@ enum Line<'a> {
         text: &'a str,
         kind: Kind,
     },
+    Exercise {
+        t: f64,
+        exercise: Exercise,
+    },
+    Rep {
+        t: f64,
+        exercise: Exercise,
+        set: u32,
+        count: u32,
+    },
+    HalfRep {
+        t: f64,
+        exercise: Exercise,
+    },
+    Hold {
+        t: f64,
+        exercise: Exercise,
+        set: u32,
+        seconds: f64,
+        over: bool,
+    },
     Failed {
         t: f64,
         stage: &'a str,
@@ -70,7 +92,19 @@ impl<W: Write> Sink for JsonLines<W> {
                 Line::Feedback { t: t_ready, t_frame, t_ready, text: &f.text, kind: f.kind }
             }
             Event::Failed(f) => Line::Failed { t: seconds(f.t), stage: f.stage, problem: &f.problem },
-            Event::Partial { .. } => return Ok(()),
+            Event::Exercise { t, exercise } => Line::Exercise { t: seconds(*t), exercise: *exercise },
+            Event::Rep { t, exercise, set, count } => {
+                Line::Rep { t: seconds(*t), exercise: *exercise, set: *set, count: *count }
+            }
+            Event::HalfRep { t, exercise } => Line::HalfRep { t: seconds(*t), exercise: *exercise },
+            Event::Hold { t, exercise, set, lasted, over } => Line::Hold {
+                t: seconds(*t),
+                exercise: *exercise,
+                set: *set,
+                seconds: seconds(*lasted),
+                over: *over,
+            },
+            Event::Partial { .. } | Event::Phase { .. } | Event::Move { .. } | Event::Tick { .. } => return Ok(()),
         })
     }
 

@@ -8,6 +8,10 @@
 //! | `session` | first line: `version`, `source`, `width`, `height`, `fps`, `model`, `lens`, `language`, `exercise` (or null), `latency`, `seed`, `talkativeness`, `cooldown` |
 //! | `feedback` | `t` (when it is shown, the same as `t_ready`), `t_frame` (the frame that led to it), `t_ready` (its first word is there), `text`, `kind` (`coaching` or `view`) |
 //! | `view` | `t`, `view` (`clear`, `partly_out`, `no_person`), `people` |
+//! | `exercise` | `t`, `exercise`: what counts from here on |
+//! | `rep` | `t` (of its end), `exercise`, `set` (from 1), `count` (in this set) |
+//! | `half_rep` | `t`, `exercise`: it turned before the full range |
+//! | `hold` | `t`, `exercise`, `set`, `seconds`, `over`: once a second while something is held, and at its end |
 //! | `failed` | `t`, `stage`, `problem`: a stage that stopped |
 //! | `summary` | `duration` and the counts of the run |
 //! | `timing` | where it is asked for: for each stage `n`, `p50_ms`, `p95_ms` on this machine |

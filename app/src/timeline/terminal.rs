@@ -50,7 +50,23 @@ impl<W: Write> Sink for Terminal<W> {
                 self.line(style, &format!("{}  {}", clock_text(f.t_ready), f.text))
             }
             Event::Failed(f) => self.line("31", &format!("{}  ({} stopped: {})", clock_text(f.t), f.stage, f.problem)),
-            Event::Partial { .. } => Ok(()),
+            Event::Exercise { t, exercise } => self.line("2", &format!("{}  ({})", clock_text(*t), exercise.name("en"))),
+            Event::Rep { t, exercise, set, count } => {
+                let set = if *set > 1 { format!(", set {set}") } else { String::new() };
+                self.line("36", &format!("{}  {count} {}{set}", clock_text(*t), exercise.name("en")))
+            }
+            Event::HalfRep { t, exercise } => {
+                self.line("2", &format!("{}  (half a repetition: {})", clock_text(*t), exercise.name("en")))
+            }
+            Event::Hold { t, exercise, lasted, over: true, .. } => {
+                let held = lasted.as_secs_f64();
+                self.line("36", &format!("{}  {}: held {held:.1} s", clock_text(*t), exercise.name("en")))
+            }
+            Event::Hold { .. }
+            | Event::Partial { .. }
+            | Event::Phase { .. }
+            | Event::Move { .. }
+            | Event::Tick { .. } => Ok(()),
         }
     }
 

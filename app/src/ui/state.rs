@@ -1,8 +1,9 @@
 //! What the window shows of a run: a pure function of the events so far.
 
 use crate::{pipeline::Event, timeline::reading_time};
+use spotter_datasets::synthetic::Exercise;
 use spotter_engine::coach::Feedback;
-use spotter_vision::lens::View;
+use spotter_vision::{lens::View, reps::Phase};
 use std::{collections::VecDeque, time::Duration};
 
 /// Utterances kept in the log.
@@ -19,6 +20,22 @@ pub(super) struct State {
     pub(super) partial: Option<String>,
     /// Stages that stopped.
     pub(super) failures: Vec<String>,
+    /// What is being done.
+    pub(super) work: Work,
+}
+
+/// The exercise and how far it has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Work {
+    pub(super) exercise: Option<Exercise>,
+    pub(super) phase: Phase,
+    /// From 1; 0 before the first repetition.
+    pub(super) set: u32,
+    pub(super) count: u32,
+    /// Repetitions that were only half of one.
+    pub(super) half: u32,
+    /// How long something was held, and whether that is over.
+    pub(super) held: Option<(Duration, bool)>,
 }
 
 impl State {
@@ -34,6 +51,14 @@ impl State {
                 }
                 self.log.push_back(feedback);
             }
+            Event::Exercise { exercise, .. } => self.work = Work { exercise: Some(exercise), ..Work::default() },
+            Event::Phase { phase, .. } => self.work.phase = phase,
+            Event::Rep { set, count, .. } => (self.work.set, self.work.count) = (set, count),
+            Event::HalfRep { .. } => self.work.half += 1,
+            Event::Hold { set, lasted, over, .. } => {
+                (self.work.set, self.work.held) = (set, Some((lasted, over)));
+            }
+            Event::Move { .. } | Event::Tick { .. } => {}
             Event::Failed(failure) => self.failures.push(format!("{} stopped: {}", failure.stage, failure.problem)),
         }
     }

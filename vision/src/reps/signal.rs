@@ -6,12 +6,12 @@ use crate::{Body, Joint};
 
 type V3 = [f32; 3];
 
-/// Joints less visible than this are not believed.
-const VISIBLE: f32 = 0.3;
+/// Joints less visible than this are not believed: where an estimator has lost a limb it says so, and makes one up.
+const VISIBLE: f32 = 0.32;
 /// Upwards in the picture; cameras stand level enough.
 const UP: V3 = [0.0, -1.0, 0.0];
 /// A fist counts as thrown only from an arm that is raised this far, in degrees: an arm that hangs is straight as well.
-const GUARD: f32 = 40.0;
+const GUARD: f32 = 58.0;
 
 /// A movement that repetitions are counted by. Degrees, where nothing else is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
