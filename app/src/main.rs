@@ -6,6 +6,7 @@ mod eval;
 mod parallel;
 mod parts;
 mod pipeline;
+mod sessions;
 mod timeline;
 #[cfg(feature = "desktop")]
 mod ui;

@@ -1,15 +1,35 @@
 //! `spotter live`: coaches whoever stands before the camera.
 
-use super::coaching::CoachArgs;
+use super::{
+    coaching::CoachArgs,
+    keeping::{DataArgs, Kept},
+    replay::{first_failure, follow, stdout_sink, summary},
+    sessions::{earlier, write_review},
+};
+use crate::{
+    parts::{self, Prepared},
+    pipeline::{
+        Config, Latency,
+        threads::{self, Pace},
+    },
+    sessions::review,
+    timeline::{Session, Sink as _, Sinks},
+};
 use clap::Args;
+use spotter_vision::source::{FrameSource, SourceInfo};
+use std::path::PathBuf;
 
 /// Coach through a camera.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  spotter live\n  spotter live --camera 1 --exercise squats --lang ko")]
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  spotter live\n  spotter live --camera 1 --exercise squats --lang ko\n\n\
+                        What happened is kept on this machine (see `spotter sessions`); pictures never are.")]
 pub(crate) struct LiveArgs {
     /// Which camera, from 0
     #[arg(long, value_name = "N", default_value_t = 0)]
     camera: u32,
+    /// A recording, a folder of pictures or `pattern` in the place of the camera
+    #[arg(long, value_name = "VIDEO", conflicts_with = "camera")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     coach: CoachArgs,
     /// No window: print the timeline
@@ -18,45 +38,39 @@ pub(crate) struct LiveArgs {
     /// Print the timeline as JSON lines (implies --headless)
     #[arg(long)]
     json: bool,
+    /// Keep no record of the session
+    #[arg(long, help_heading = "Record")]
+    no_record: bool,
+    #[command(flatten)]
+    data: DataArgs,
 }
 
-/// Runs the command.
-#[cfg(not(feature = "camera"))]
-pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
-    let error = anyhow::anyhow!("camera {}: this Spotter was built without cameras", args.camera);
-    let hint = "build it with `cargo build --release --features camera` (on Linux that needs libclang1, which \
-                `make live` installs where it may),\n      or coach a recording: `spotter replay VIDEO`";
-    Err(super::Hinted::new(error, hint).into())
-}
+impl LiveArgs {
+    fn open(&self) -> anyhow::Result<Box<dyn FrameSource>> {
+        match &self.from {
+            Some(path) => parts::open_source(path),
+            None => parts::open_camera(self.camera),
+        }
+    }
 
-/// Runs the command.
-#[cfg(feature = "camera")]
-pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
-    camera::run(args)
-}
+    /// A camera's frames come when they come; a recording in its place keeps to its own times.
+    fn pace(&self) -> Pace {
+        if self.from.is_some() { Pace::Clock } else { Pace::Source }
+    }
 
-#[cfg(feature = "camera")]
-mod camera {
-    use super::LiveArgs;
-    use crate::{
-        cli::replay::{first_failure, follow, stdout_sink, summary},
-        parts,
-        pipeline::{
-            Config, Latency,
-            threads::{self, Pace},
-        },
-        timeline::{Session, Sink as _, Sinks},
-    };
+    fn config(&self, prepared: &Prepared) -> Config {
+        Config {
+            latency: Latency::Measured,
+            cooldown: prepared.cooldown,
+            language: self.coach.lang.code().to_owned(),
+            exercise: self.coach.counted(),
+            ..Config::default()
+        }
+    }
 
-    pub(super) fn run(args: &LiveArgs) -> anyhow::Result<()> {
-        let source = parts::open_camera(args.camera)?;
-        let choice = args.coach.choice();
-        let prepared = parts::prepare(&choice)?;
-        let language = choice.language.clone();
-        let (cooldown, exercise) = (prepared.cooldown, args.coach.counted());
-        let config = Config { latency: Latency::Measured, cooldown, language, exercise, ..Config::default() };
-        let info = source.info().clone();
-        let session = Session {
+    fn session(&self, info: SourceInfo, prepared: &Prepared) -> Session {
+        let choice = self.coach.choice();
+        Session {
             version: env!("CARGO_PKG_VERSION"),
             source: info.name,
             width: info.width,
@@ -66,40 +80,72 @@ mod camera {
             lens: prepared.lens.to_owned(),
             language: choice.language,
             exercise: choice.exercise,
-            latency: config.latency.to_string(),
+            latency: Latency::Measured.to_string(),
             seed: choice.seed,
             talkativeness: prepared.talkativeness,
             cooldown: prepared.cooldown.as_secs_f64(),
-        };
-        let mut sinks = Sinks::default();
-        #[cfg(feature = "desktop")]
-        if !args.headless && !args.json {
-            match crate::ui::display() {
-                Ok(()) => {
-                    let camera = args.camera;
-                    return crate::ui::run(crate::ui::Play {
-                        title: session.source.clone(),
-                        model: session.model.clone(),
-                        config,
-                        talkativeness: prepared.talkativeness,
-                        parts: prepared.parts,
-                        source,
-                        reopen: Box::new(move || parts::open_camera(camera)),
-                        pace: Pace::Source,
-                        sinks,
-                        with_timing: true,
-                        screenshot: None,
-                    });
-                }
-                Err(why) => tracing::warn!("{why}: printing the timeline instead of opening a window"),
-            }
         }
-        sinks.0.push(stdout_sink(args.json));
-        sinks.begin(&session)?;
-        let dial = prepared.talkativeness;
-        let running = threads::start(source, prepared.parts, &config, Pace::Source, dial, Box::new(|| {}))?;
-        let failures = follow(&running, &mut sinks)?;
-        sinks.end(&summary(running.monitor(), true))?;
-        first_failure(failures)
     }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
+    let source = args.open()?;
+    let prepared = parts::prepare(&args.coach.choice())?;
+    let mut kept = args.data.recorder(!args.no_record)?;
+    let session = args.session(source.info().clone(), &prepared);
+    let mut sinks = Sinks::default();
+    if let Some(recorder) = kept.as_mut().and_then(|kept| kept.recorder.take()) {
+        sinks.0.push(Box::new(recorder));
+    }
+    #[cfg(feature = "desktop")]
+    if !args.headless && !args.json {
+        match crate::ui::display() {
+            Ok(()) => {
+                sinks.begin(&session)?;
+                return window(args, source, prepared, session, sinks);
+            }
+            Err(why) => tracing::warn!("{why}: printing the timeline instead of opening a window"),
+        }
+    }
+    sinks.0.push(stdout_sink(args.json));
+    sinks.begin(&session)?;
+    let (config, dial) = (args.config(&prepared), prepared.talkativeness);
+    let running = threads::start(source, prepared.parts, &config, args.pace(), dial, Box::new(|| {}))?;
+    let failures = follow(&running, &mut sinks)?;
+    sinks.end(&summary(running.monitor(), true))?;
+    if let Some(kept) = kept.filter(|_| !args.json) {
+        look_back(&kept)?;
+    }
+    first_failure(failures)
+}
+
+/// What the session came to, behind its timeline.
+fn look_back(kept: &Kept) -> anyhow::Result<()> {
+    let past = kept.store.read(&kept.id)?;
+    write_review(&mut std::io::stdout().lock(), &past, &review(&past), &earlier(&kept.store, &kept.id)?)
+}
+
+#[cfg(feature = "desktop")]
+fn window(
+    args: &LiveArgs,
+    source: Box<dyn FrameSource>,
+    prepared: Prepared,
+    session: Session,
+    sinks: Sinks,
+) -> anyhow::Result<()> {
+    let again = args.clone();
+    crate::ui::run(crate::ui::Play {
+        title: session.source,
+        model: session.model,
+        config: args.config(&prepared),
+        talkativeness: prepared.talkativeness,
+        parts: prepared.parts,
+        source,
+        reopen: Box::new(move || again.open()),
+        pace: args.pace(),
+        sinks,
+        with_timing: true,
+        screenshot: None,
+    })
 }

@@ -4,9 +4,11 @@ mod bench;
 mod coaching;
 mod doctor;
 mod eval;
+mod keeping;
 mod live;
 mod models;
 mod replay;
+mod sessions;
 #[cfg(feature = "training")]
 mod synth;
 #[cfg(feature = "training")]
@@ -43,6 +45,7 @@ pub(crate) struct Cli {
 enum Command {
     Replay(Box<replay::ReplayArgs>),
     Live(Box<live::LiveArgs>),
+    Sessions(sessions::SessionsArgs),
     /// Say what a model is, and what it would say next
     Models(models::ModelsArgs),
     Bench(bench::BenchArgs),
@@ -101,6 +104,7 @@ pub(crate) fn main() -> ExitCode {
     let done = match cli.command {
         Command::Replay(args) => replay::run(&args),
         Command::Live(args) => live::run(&args),
+        Command::Sessions(args) => sessions::run(&args),
         Command::Models(args) => models::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -1,6 +1,6 @@
 //! `spotter replay`: coaches a recording.
 
-use super::{Usage, coaching::CoachArgs};
+use super::{Usage, coaching::CoachArgs, keeping::DataArgs};
 use crate::{
     parts::{self, Prepared},
     pipeline::{
@@ -66,6 +66,11 @@ pub(crate) struct ReplayArgs {
     /// Write a video with the feedback drawn in (implies --headless and --speed max)
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     out: Option<PathBuf>,
+    /// Keep a record of the session, see `spotter sessions`
+    #[arg(long, help_heading = "Record")]
+    record: bool,
+    #[command(flatten)]
+    data: DataArgs,
     /// Add the times of the stages on this machine to the timeline; --latency measured always does
     #[arg(long, help_heading = "Output")]
     stats: bool,
@@ -177,6 +182,9 @@ fn file_sinks(args: &ReplayArgs) -> anyhow::Result<Sinks> {
     }
     if let Some(path) = &args.srt {
         sinks.0.push(Box::new(Subtitles::new(create(path)?)));
+    }
+    if let Some(recorder) = args.data.recorder(args.record)?.and_then(|kept| kept.recorder) {
+        sinks.0.push(Box::new(recorder));
     }
     Ok(sinks)
 }

@@ -36,7 +36,6 @@ pub(crate) enum Pace {
     /// The clock: a frame of a recording comes at its media time.
     Clock,
     /// The source: a camera's frames come when they come.
-    #[cfg_attr(not(feature = "camera"), allow(dead_code, reason = "only a camera paces itself"))]
     Source,
 }
 
