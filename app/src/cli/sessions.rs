@@ -108,7 +108,7 @@ fn list(store: &Store, json: bool) -> anyhow::Result<()> {
     for past in ids.iter().filter_map(|id| readable(store, id)) {
         let review = review(&past);
         let reps: u32 = review.sets.iter().map(|s| s.reps).sum();
-        let held: f64 = review.sets.iter().map(|s| s.held).sum();
+        let held = review.sets.iter().fold(0.0, |sum, s| sum + s.held);
         let faults: usize = review.faults.iter().map(|f| f.at.len()).sum();
         if json {
             print_json(&json!({
