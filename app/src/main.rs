@@ -7,6 +7,7 @@ mod parallel;
 mod parts;
 mod pipeline;
 mod sessions;
+mod settings;
 mod timeline;
 #[cfg(feature = "desktop")]
 mod ui;

@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-const LINES: &str = "0.5 First up are squats!\n1.0 Knees wider, in line with your feet.\n2.0 Looking good, keep it up.\n";
+const LINES: &str =
+    "0.5 First up are squats!\n1.0 Knees wider, in line with your feet.\n2.0 Looking good, keep it up.\n";
 
 struct Folder(tempfile::TempDir);
 
@@ -123,7 +124,8 @@ fn a_killed_session_loses_at_most_its_last_second() {
     let killed = Instant::now();
     child.wait().unwrap();
     let kept = fs::read_to_string(&folder.files()[0]).unwrap();
-    let old: Vec<&String> = told.iter().filter(|(at, _)| killed - *at > Duration::from_secs(1)).map(|(_, l)| l).collect();
+    let old: Vec<&String> =
+        told.iter().filter(|(at, _)| killed - *at > Duration::from_secs(1)).map(|(_, l)| l).collect();
     println!("{} told, {} of them over a second before the end", told.len(), old.len());
     assert!(old.len() >= 3, "{told:?}");
     assert!(old.iter().all(|line| kept.contains(line.as_str())), "{kept}");

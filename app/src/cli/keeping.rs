@@ -1,13 +1,16 @@
 //! Options about what is kept of a session.
 
-use crate::sessions::{Recorder, Stamp, Store, data_folder};
+use crate::{
+    sessions::{Recorder, Stamp, Store, data_folder},
+    settings,
+};
 use clap::Args;
 use std::path::PathBuf;
 
 /// Where sessions are kept.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct DataArgs {
-    /// The folder with what Spotter keeps [default: the user's data folder; SPOTTER_DATA sets another]
+    /// The folder with what Spotter keeps [default: as settled, else the user's data folder]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Record")]
     data: Option<PathBuf>,
 }
@@ -18,7 +21,16 @@ impl DataArgs {
     /// # Errors
     /// When no folder is named and there is no home.
     pub(crate) fn store(&self) -> anyhow::Result<Store> {
-        Ok(Store::new(&self.data.clone().map_or_else(data_folder, Ok)?))
+        if let Some(data) = &self.data {
+            return Ok(Store::new(data));
+        }
+        let settled = settings::load()?.settings.data;
+        Ok(Store::new(&settled.map_or_else(data_folder, Ok)?))
+    }
+
+    /// The folder, where the flag names one.
+    pub(crate) fn flag(&self) -> Option<String> {
+        self.data.as_ref().map(|data| data.display().to_string())
     }
 
     /// A record that begins now, if one is wanted.

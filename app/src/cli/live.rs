@@ -11,8 +11,10 @@ use crate::{
     pipeline::{
         Config, Latency,
         threads::{self, Pace},
+        workout::Workout,
     },
     sessions::review,
+    settings::{self, Resolved, Settings},
     timeline::{Session, Sink as _, Sinks},
 };
 use clap::Args;
@@ -25,8 +27,8 @@ use std::path::PathBuf;
                         What happened is kept on this machine (see `spotter sessions`); pictures never are.")]
 pub(crate) struct LiveArgs {
     /// Which camera, from 0
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    camera: u32,
+    #[arg(long, value_name = "N")]
+    camera: Option<u32>,
     /// A recording, a folder of pictures or `pattern` in the place of the camera
     #[arg(long, value_name = "VIDEO", conflicts_with = "camera")]
     from: Option<PathBuf>,
@@ -46,10 +48,44 @@ pub(crate) struct LiveArgs {
 }
 
 impl LiveArgs {
+    /// Whether JSON is asked for.
+    pub(crate) fn json(&self) -> bool {
+        self.json
+    }
+
+    /// What is settled, under these flags.
+    ///
+    /// # Errors
+    /// When the settings file or the environment holds something that is no setting.
+    pub(crate) fn resolve(&self) -> anyhow::Result<Resolved> {
+        let mut resolved = settings::load()?;
+        self.coach.over(&mut resolved)?;
+        if let Some(camera) = self.camera {
+            resolved.flag("camera", &camera.to_string())?;
+        }
+        if self.no_record {
+            resolved.flag("record", "false")?;
+        }
+        if let Some(data) = self.data.flag() {
+            resolved.flag("data", &data)?;
+        }
+        Ok(resolved)
+    }
+
+    /// These flags over what is settled.
+    fn settled(&self, settings: &Settings) -> Self {
+        Self {
+            coach: self.coach.clone().settled(settings),
+            camera: Some(settings.camera),
+            no_record: !settings.record,
+            ..self.clone()
+        }
+    }
+
     fn open(&self) -> anyhow::Result<Box<dyn FrameSource>> {
         match &self.from {
             Some(path) => parts::open_source(path),
-            None => parts::open_camera(self.camera),
+            None => parts::open_camera(self.camera.unwrap_or_default()),
         }
     }
 
@@ -58,11 +94,12 @@ impl LiveArgs {
         if self.from.is_some() { Pace::Clock } else { Pace::Source }
     }
 
-    fn config(&self, prepared: &Prepared) -> Config {
+    fn config(&self, prepared: &Prepared, workout: Option<Workout>) -> Config {
         Config {
+            workout,
             latency: Latency::Measured,
             cooldown: prepared.cooldown,
-            language: self.coach.lang.code().to_owned(),
+            language: self.coach.lang().code().to_owned(),
             exercise: self.coach.counted(),
             ..Config::default()
         }
@@ -90,6 +127,9 @@ impl LiveArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
+    let resolved = args.resolve()?;
+    let args = &args.settled(&resolved.settings);
+    let workout = args.coach.workout()?;
     let source = args.open()?;
     let prepared = parts::prepare(&args.coach.choice())?;
     let mut kept = args.data.recorder(!args.no_record)?;
@@ -103,14 +143,15 @@ pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
         match crate::ui::display() {
             Ok(()) => {
                 sinks.begin(&session)?;
-                return window(args, source, prepared, session, sinks);
+                let config = args.config(&prepared, workout);
+                return window(args, source, prepared, config, session, sinks);
             }
             Err(why) => tracing::warn!("{why}: printing the timeline instead of opening a window"),
         }
     }
     sinks.0.push(stdout_sink(args.json));
     sinks.begin(&session)?;
-    let (config, dial) = (args.config(&prepared), prepared.talkativeness);
+    let (config, dial) = (args.config(&prepared, workout), prepared.talkativeness);
     let running = threads::start(source, prepared.parts, &config, args.pace(), dial, Box::new(|| {}))?;
     let failures = follow(&running, &mut sinks)?;
     sinks.end(&summary(running.monitor(), true))?;
@@ -131,6 +172,7 @@ fn window(
     args: &LiveArgs,
     source: Box<dyn FrameSource>,
     prepared: Prepared,
+    config: Config,
     session: Session,
     sinks: Sinks,
 ) -> anyhow::Result<()> {
@@ -138,7 +180,7 @@ fn window(
     crate::ui::run(crate::ui::Play {
         title: session.source,
         model: session.model,
-        config: args.config(&prepared),
+        config,
         talkativeness: prepared.talkativeness,
         parts: prepared.parts,
         source,

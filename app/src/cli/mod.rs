@@ -2,6 +2,7 @@
 
 mod bench;
 mod coaching;
+mod config;
 mod doctor;
 mod eval;
 mod keeping;
@@ -15,6 +16,7 @@ mod synth;
 pub(crate) mod train;
 
 use clap::{Parser, Subcommand};
+pub(crate) use coaching::{Language, exercise, exercise_names};
 #[cfg(feature = "desktop")]
 pub(crate) use replay::summary;
 use std::{fmt, io, process::ExitCode};
@@ -46,6 +48,7 @@ enum Command {
     Replay(Box<replay::ReplayArgs>),
     Live(Box<live::LiveArgs>),
     Sessions(sessions::SessionsArgs),
+    Config(config::ConfigArgs),
     /// Say what a model is, and what it would say next
     Models(models::ModelsArgs),
     Bench(bench::BenchArgs),
@@ -105,6 +108,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Live(args) => live::run(&args),
         Command::Sessions(args) => sessions::run(&args),
+        Command::Config(args) => config::run(&args),
         Command::Models(args) => models::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -98,10 +98,11 @@ impl ReplayArgs {
         self.latency.unwrap_or(if in_window { Latency::Measured } else { Latency::REPLAY })
     }
 
-    fn config(&self, prepared: &Prepared, latency: Latency) -> Config {
-        let language = self.coach.lang.code().to_owned();
+    fn config(&self, prepared: &Prepared, latency: Latency) -> anyhow::Result<Config> {
+        let language = self.coach.lang().code().to_owned();
         let exercise = self.coach.counted();
-        Config { latency, cooldown: prepared.cooldown, language, exercise, ..Config::default() }
+        let (cooldown, workout) = (prepared.cooldown, self.coach.workout()?);
+        Ok(Config { latency, cooldown, language, exercise, workout, ..Config::default() })
     }
 
     fn session(&self, info: &SourceInfo, prepared: &Prepared, latency: Latency) -> Session {
@@ -151,7 +152,7 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     let latency = args.latency(false);
     sinks.0.push(stdout_sink(args.json));
     sinks.begin(&args.session(source.info(), &prepared, latency))?;
-    let config = args.config(&prepared, latency);
+    let config = args.config(&prepared, latency)?;
     let (monitor, failures) = match speed {
         Speed::Max => at_once(args, source, prepared, &config, &mut sinks)?,
         Speed::One => paced(source, prepared, &config, &mut sinks)?,
@@ -287,7 +288,7 @@ fn window(args: &ReplayArgs, source: Box<dyn FrameSource>, prepared: Prepared, m
     let play = crate::ui::Play {
         title: session.source,
         model: session.model,
-        config: args.config(&prepared, latency),
+        config: args.config(&prepared, latency)?,
         talkativeness: prepared.talkativeness,
         parts: prepared.parts,
         source,

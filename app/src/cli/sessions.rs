@@ -152,12 +152,7 @@ pub(crate) fn earlier(store: &Store, id: &str) -> anyhow::Result<Vec<Review>> {
 }
 
 /// A session in words.
-pub(crate) fn write_review(
-    out: &mut impl Write,
-    past: &Past,
-    now: &Review,
-    earlier: &[Review],
-) -> anyhow::Result<()> {
+pub(crate) fn write_review(out: &mut impl Write, past: &Past, now: &Review, earlier: &[Review]) -> anyhow::Result<()> {
     let lang = past.lang;
     let at = |seconds: f64| clock_text(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     writeln!(out, "{} UTC, {}, {}", past.started.text(), duration_text(now.duration), past.source)?;
@@ -186,8 +181,10 @@ pub(crate) fn write_review(
     for exercise in now.exercises() {
         let line = trend(exercise, earlier.iter().chain([now]));
         if line.len() > 1 {
-            let values: Vec<String> =
-                line.iter().map(|(reps, held, _)| if *held > 0.0 { format!("{held:.0} s") } else { reps.to_string() }).collect();
+            let values: Vec<String> = line
+                .iter()
+                .map(|(reps, held, _)| if *held > 0.0 { format!("{held:.0} s") } else { reps.to_string() })
+                .collect();
             writeln!(out, "trend of {}: {}", exercise.name(lang.code()), values.join(", "))?;
         }
     }

@@ -23,6 +23,7 @@ pub(crate) mod tally;
 mod tests;
 pub(crate) mod threads;
 mod view;
+pub(crate) mod workout;
 
 pub(crate) use coach::Coach;
 pub(crate) use latency::Latency;
@@ -34,6 +35,7 @@ use spotter_vision::{
     reps::Phase,
 };
 use std::time::Duration;
+use workout::{Bout, Workout};
 
 /// How a run behaves. Times are media time.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ pub(crate) struct Config {
     pub(crate) language: String,
     /// The exercise whose repetitions count; left out, the one that the coach names.
     pub(crate) exercise: Option<Exercise>,
+    /// What is to be done; it says which exercise counts.
+    pub(crate) workout: Option<Workout>,
 }
 
 impl Default for Config {
@@ -58,6 +62,7 @@ impl Default for Config {
             stale_after: Duration::from_secs(2),
             language: "en".to_owned(),
             exercise: None,
+            workout: None,
         }
     }
 }
@@ -97,6 +102,27 @@ pub(crate) enum Event {
         t: Duration,
         /// Which.
         exercise: Exercise,
+    },
+    /// A set of the workout begins.
+    Set {
+        /// Media time.
+        t: Duration,
+        /// Which set.
+        bout: Bout,
+    },
+    /// A rest of the workout begins.
+    Rest {
+        /// Media time.
+        t: Duration,
+        /// For so long.
+        lasts: Duration,
+        /// What comes after it.
+        next: Bout,
+    },
+    /// The workout is done.
+    Finished {
+        /// Media time.
+        t: Duration,
     },
     /// A repetition over the full range is done.
     Rep {

@@ -3,7 +3,12 @@
 //! The tally stands where all events of a run come together and passes them on. It knows the exercise because the user
 //! chose it or because the coach named it, and turns the moves of that exercise into sets and repetitions.
 
-use super::{Event, moves::Move};
+use super::{
+    Config, Event,
+    moves::Move,
+    speaker::Task,
+    workout::{Bout, Goal, Next, Plan, Stand},
+};
 use spotter_datasets::synthetic::{
     Exercise,
     phrases::{self, Lang},
@@ -12,7 +17,7 @@ use spotter_engine::coach::{Feedback, Kind};
 use spotter_vision::reps::Excursion;
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -32,53 +37,60 @@ struct Standing {
     last: Option<Duration>,
 }
 
-#[derive(Debug)]
 struct Inner {
     lang: Lang,
     /// Chosen by the user, so that the coach's words change nothing.
     chosen: bool,
-    told: bool,
+    begun: bool,
     at: Standing,
     pending: VecDeque<(Duration, Exercise, Move)>,
+    plan: Option<Plan>,
+    task: Arc<Task>,
 }
 
 /// Shared by the stages.
-#[derive(Debug)]
 pub(crate) struct Tally {
     inner: Mutex<Inner>,
     /// What the user chose meanwhile. Apart from the rest, so that the window never waits for a stage.
     wanted: Mutex<Option<Option<Exercise>>>,
 }
 
+type Emit<'a> = &'a mut dyn FnMut(Event);
+
 impl Tally {
-    /// A tally for the words of a language. An exercise that is given is the one that counts; else it is the one that
-    /// the coach names.
-    pub(crate) fn new(language: &str, exercise: Option<Exercise>) -> Self {
-        let at = Standing { exercise, set: u32::from(exercise.is_some()), ..Standing::default() };
-        let lang = Lang::from_code(language).unwrap_or_default();
-        let inner = Inner { lang, chosen: exercise.is_some(), told: false, at, pending: VecDeque::new() };
+    /// A tally at the beginning of a run: for a workout, for one exercise, or for whatever the coach names.
+    pub(super) fn new(config: &Config, task: Arc<Task>) -> Self {
+        let plan = config.workout.clone().map(Plan::new);
+        let exercise = plan.as_ref().and_then(Plan::bout).map(|bout| bout.exercise).or(config.exercise);
+        let inner = Inner {
+            lang: Lang::from_code(&config.language).unwrap_or_default(),
+            chosen: exercise.is_some(),
+            begun: false,
+            at: Standing { exercise, set: 1, ..Standing::default() },
+            pending: VecDeque::new(),
+            plan,
+            task,
+        };
         Self { inner: Mutex::new(inner), wanted: Mutex::new(None) }
     }
 
-    /// Another exercise is chosen; it counts from the next frame that is looked at.
+    /// Another exercise is chosen; it counts from the next frame that is looked at, and ends a workout.
     pub(crate) fn choose(&self, exercise: Option<Exercise>) {
         *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(exercise);
     }
 
     /// Passes an event on, with what follows from it.
-    pub(crate) fn pass(&self, event: Event, emit: &mut dyn FnMut(Event)) {
+    pub(crate) fn pass(&self, event: Event, emit: Emit<'_>) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if !std::mem::replace(&mut inner.told, true)
-            && let Some(exercise) = inner.at.exercise
-        {
-            emit(Event::Exercise { t: Duration::ZERO, exercise });
-        }
+        inner.begin(emit);
         match event {
             Event::Tick { t } => {
                 let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let Some(exercise) = wanted {
                     inner.choose(t, exercise, emit);
                 }
+                let next = inner.plan.as_mut().map_or(Next::Same, |plan| plan.tick(t));
+                inner.go_on(t, next, emit);
             }
             Event::Move { t, exercise, what } => inner.moved(t, exercise, what, emit),
             Event::Feedback(feedback) => {
@@ -96,10 +108,61 @@ impl Tally {
 }
 
 impl Inner {
-    fn choose(&mut self, t: Duration, exercise: Option<Exercise>, emit: &mut dyn FnMut(Event)) {
+    /// Tells what is known before the first event.
+    fn begin(&mut self, emit: Emit<'_>) {
+        if std::mem::replace(&mut self.begun, true) {
+            return;
+        }
+        let t = Duration::ZERO;
+        if let Some(bout) = self.plan.as_ref().and_then(Plan::bout) {
+            self.start(t, bout, emit);
+        } else if let Some(exercise) = self.at.exercise {
+            emit(Event::Exercise { t, exercise });
+        }
+    }
+
+    /// A set of the workout begins.
+    fn start(&mut self, t: Duration, bout: Bout, emit: Emit<'_>) {
+        let another = self.at.exercise != Some(bout.exercise) || bout.set == 1;
+        self.at = Standing { exercise: Some(bout.exercise), set: bout.set, count: 0, last: None };
+        if another {
+            self.task.set(Some(bout.exercise.name(self.lang.code()).to_owned()));
+            emit(Event::Exercise { t, exercise: bout.exercise });
+        }
+        emit(Event::Set { t, bout });
+        self.say(t, set_words(bout, self.lang), emit);
+    }
+
+    fn say(&self, t: Duration, text: String, emit: Emit<'_>) {
+        emit(Event::Feedback(Feedback { t_frame: t, t_ready: t, text, kind: Kind::Program }));
+    }
+
+    fn go_on(&mut self, t: Duration, next: Next, emit: Emit<'_>) {
+        match next {
+            Next::Same => {}
+            Next::Set(bout) => self.start(t, bout, emit),
+            Next::Rest(lasts, next) => {
+                emit(Event::Rest { t, lasts, next });
+                self.say(t, rest_words(lasts, next, self.lang), emit);
+            }
+            Next::Done => {
+                emit(Event::Finished { t });
+                let text = if self.lang == Lang::Ko {
+                    "운동 끝! 수고하셨어요."
+                } else {
+                    "That's the workout. Well done!"
+                };
+                self.say(t, text.to_owned(), emit);
+            }
+        }
+    }
+
+    fn choose(&mut self, t: Duration, exercise: Option<Exercise>, emit: Emit<'_>) {
+        self.plan = None;
         self.chosen = exercise.is_some();
         self.pending.clear();
         if exercise != self.at.exercise {
+            self.task.set(exercise.map(|e| e.name(self.lang.code()).to_owned()));
             self.at = Standing { exercise, set: 1, count: 0, last: None };
             if let Some(exercise) = exercise {
                 emit(Event::Exercise { t, exercise });
@@ -116,7 +179,7 @@ impl Inner {
         (self.at.exercise != Some(exercise)).then_some(exercise)
     }
 
-    fn change(&mut self, t: Duration, exercise: Exercise, emit: &mut dyn FnMut(Event)) {
+    fn change(&mut self, t: Duration, exercise: Exercise, emit: Emit<'_>) {
         self.at = Standing { exercise: Some(exercise), set: 1, count: 0, last: None };
         emit(Event::Exercise { t, exercise });
         for (t_move, moved, what) in std::mem::take(&mut self.pending) {
@@ -126,7 +189,11 @@ impl Inner {
         }
     }
 
-    fn moved(&mut self, t: Duration, exercise: Exercise, what: Move, emit: &mut dyn FnMut(Event)) {
+    fn moved(&mut self, t: Duration, exercise: Exercise, what: Move, emit: Emit<'_>) {
+        let resting = self.plan.as_ref().is_some_and(|plan| !matches!(plan.stand, Stand::Work(_)));
+        if resting {
+            return;
+        }
         if self.at.exercise == Some(exercise) {
             self.count(t, exercise, what, emit);
         } else if !self.chosen && !matches!(what, Move::Phase(_)) {
@@ -137,28 +204,59 @@ impl Inner {
         }
     }
 
-    fn count(&mut self, t: Duration, exercise: Exercise, what: Move, emit: &mut dyn FnMut(Event)) {
+    fn count(&mut self, t: Duration, exercise: Exercise, what: Move, emit: Emit<'_>) {
         match what {
             Move::Phase(phase) => return emit(Event::Phase { t, exercise, phase }),
             Move::Excursion(Excursion::Half) => return emit(Event::HalfRep { t, exercise }),
             Move::Excursion(Excursion::Full) | Move::Hold { .. } => {}
         }
-        if self.at.last.is_some_and(|last| t.saturating_sub(last) > SET_GAP) {
+        // the sets of a workout are the workout's own
+        if self.plan.is_none() && self.at.last.is_some_and(|last| t.saturating_sub(last) > SET_GAP) {
             (self.at.set, self.at.count) = (self.at.set + 1, 0);
         }
         self.at.last = Some(t);
         let set = self.at.set;
-        if let Move::Hold { lasted, over } = what {
-            return emit(Event::Hold { t, exercise, set, lasted, over });
-        }
-        self.at.count += 1;
-        emit(Event::Rep { t, exercise, set, count: self.at.count });
+        let next = if let Move::Hold { lasted, over } = what {
+            emit(Event::Hold { t, exercise, set, lasted, over });
+            self.plan.as_mut().map(|plan| plan.hold(t, lasted, over))
+        } else {
+            self.at.count += 1;
+            let count = self.at.count;
+            emit(Event::Rep { t, exercise, set, count });
+            self.plan.as_mut().map(|plan| plan.rep(t, count))
+        };
+        self.go_on(t, next.unwrap_or(Next::Same), emit);
+    }
+}
+
+/// What is said when a set begins.
+fn set_words(bout: Bout, lang: Lang) -> String {
+    let name = bout.exercise.name(lang.code());
+    match (lang, bout.goal) {
+        (Lang::En, Goal::Reps(n)) => format!("Set {} of {}: {n} {name}.", bout.set, bout.of),
+        (Lang::En, Goal::Seconds(s)) => format!("Set {} of {}: {name}, {s} seconds.", bout.set, bout.of),
+        (Lang::Ko, Goal::Reps(n)) => format!("{}세트 중 {}세트: {name} {n}회.", bout.of, bout.set),
+        (Lang::Ko, Goal::Seconds(s)) => format!("{}세트 중 {}세트: {name} {s}초.", bout.of, bout.set),
+    }
+}
+
+fn rest_words(lasts: Duration, next: Bout, lang: Lang) -> String {
+    let (seconds, name) = (lasts.as_secs(), next.exercise.name(lang.code()));
+    match lang {
+        Lang::En => format!("Rest {seconds} seconds. Next: {name}."),
+        Lang::Ko => format!("{seconds}초 쉬세요. 다음은 {name}."),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::workout::Workout;
+
+    fn tally(language: &str, exercise: Option<Exercise>) -> Tally {
+        let config = Config { language: language.into(), exercise, ..Config::default() };
+        Tally::new(&config, Arc::new(Task::default()))
+    }
 
     fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -187,7 +285,7 @@ mod tests {
 
     #[test]
     fn only_the_chosen_exercise_counts() {
-        let tally = Tally::new("en", Some(Exercise::Squat));
+        let tally = tally("en", Some(Exercise::Squat));
         let events = vec![
             rep(1, Exercise::Squat),
             rep(2, Exercise::Lunge),
@@ -200,7 +298,7 @@ mod tests {
 
     #[test]
     fn what_was_done_before_the_coach_named_it_counts_too() {
-        let tally = Tally::new("en", None);
+        let tally = tally("en", None);
         let events = vec![
             rep(1, Exercise::Squat),
             rep(2, Exercise::Lunge),
@@ -217,7 +315,7 @@ mod tests {
 
     #[test]
     fn another_choice_begins_anew() {
-        let tally = Tally::new("ko", Some(Exercise::Squat));
+        let tally = tally("ko", Some(Exercise::Squat));
         told(&tally, vec![rep(1, Exercise::Squat)]);
         tally.choose(Some(Exercise::PushUp));
         let events = vec![Event::Tick { t: s(3) }, rep(3, Exercise::Squat), rep(4, Exercise::PushUp)];
@@ -226,8 +324,54 @@ mod tests {
 
     #[test]
     fn what_waits_for_a_name_is_bounded() {
-        let tally = Tally::new("en", None);
+        let tally = tally("en", None);
         told(&tally, (0..2000).map(|t| rep(t, Exercise::Squat)).collect());
         assert_eq!(tally.inner.lock().unwrap().pending.len(), PENDING);
+    }
+
+    #[test]
+    fn a_workout_says_what_counts() {
+        let squat = Bout { exercise: Exercise::Squat, set: 1, of: 2, goal: Goal::Reps(2), rest: s(10) };
+        let bouts = vec![squat, Bout { set: 2, ..squat }, Bout { exercise: Exercise::PushUp, of: 1, ..squat }];
+        let config = Config { workout: Some(Workout { name: "x".into(), bouts }), ..Config::default() };
+        let tally = Tally::new(&config, Arc::new(Task::default()));
+        let mut said = Vec::new();
+        let mut feed = |event| {
+            tally.pass(event, &mut |e| match e {
+                Event::Rep { t, exercise, set, count } => {
+                    said.push(format!("{} {exercise:?} {set}.{count}", t.as_secs()))
+                }
+                Event::Feedback(f) if f.kind == Kind::Program => said.push(f.text),
+                Event::Finished { .. } => said.push("finished".into()),
+                _ => {}
+            });
+        };
+        for (t, exercise) in [(1, Exercise::Squat), (2, Exercise::PushUp), (3, Exercise::Squat), (5, Exercise::Squat)] {
+            feed(rep(t, exercise));
+        }
+        feed(Event::Tick { t: s(13) });
+        feed(rep(14, Exercise::Squat));
+        feed(rep(15, Exercise::Squat));
+        feed(Event::Tick { t: s(25) });
+        feed(rep(26, Exercise::PushUp));
+        feed(rep(27, Exercise::PushUp));
+        assert_eq!(
+            said,
+            [
+                "Set 1 of 2: 2 squats.",
+                "1 Squat 1.1",
+                "3 Squat 1.2",
+                "Rest 10 seconds. Next: squats.",
+                "Set 2 of 2: 2 squats.",
+                "14 Squat 2.1",
+                "15 Squat 2.2",
+                "Rest 10 seconds. Next: push-ups.",
+                "Set 1 of 1: 2 push-ups.",
+                "26 PushUp 1.1",
+                "27 PushUp 1.2",
+                "finished",
+                "That's the workout. Well done!",
+            ]
+        );
     }
 }

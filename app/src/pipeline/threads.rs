@@ -6,13 +6,14 @@
 use super::{
     Config, Event, Latency, Parts,
     clock::{Cancel, MediaClock},
-    speaker::{Speaker, Talkativeness},
+    speaker::{Speaker, Talkativeness, Task},
     stages::{Message, Reader, Watcher},
     stats::Monitor,
     tally::Tally,
 };
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
+use spotter_datasets::synthetic::Exercise;
 use spotter_vision::{
     Frame,
     lens::{Lens, Sight},
@@ -115,6 +116,7 @@ pub(crate) fn start(
         Latency::Measured => (Policy::Newest, 1),
     };
     let (sender, events) = bounded(EVENTS);
+    let task = Arc::new(Task::default());
     let shared = Arc::new(Shared {
         cancel: Arc::new(Cancel::default()),
         clock: Arc::new(MediaClock::default()),
@@ -124,7 +126,7 @@ pub(crate) fn start(
         shown: Link::new(Policy::Newest, 1),
         sights: Link::new(Policy::Newest, 1),
         events: sender,
-        tally: Tally::new(&config.language, config.exercise),
+        tally: Tally::new(config, task.clone()),
         wake,
         policy,
     });
@@ -132,7 +134,7 @@ pub(crate) fn start(
     let reader = Reader::new(source, shared.monitor.clone());
     let watcher = Watcher::new(parts.lens, parts.coach.frame_rate(), config, shared.monitor.clone());
     let (cancel, monitor) = (shared.cancel.clone(), shared.monitor.clone());
-    let speaker = Speaker::new(parts.coach, config, cancel, dial.clone(), monitor);
+    let speaker = Speaker::new(parts.coach, config, cancel, dial.clone(), task, monitor);
     // from here on `Drop` stops what was started
     let mut running = Running { shared: shared.clone(), events, dial, capture: None, vision: None, model: None };
     let own = shared.clone();
@@ -238,6 +240,11 @@ impl Running {
     /// How readily the coach speaks.
     pub(crate) fn talkativeness(&self) -> &Talkativeness {
         &self.dial
+    }
+
+    /// Changes the exercise that counts and that the coach is told; `None` lets the coach name it.
+    pub(crate) fn choose(&self, exercise: Option<Exercise>) {
+        self.shared.tally.choose(exercise);
     }
 
     /// Whether every stage has ended and every event was taken.

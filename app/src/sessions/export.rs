@@ -65,7 +65,8 @@ mod tests {
         let said = Told::Feedback { t: 2.0, text: "Good, go on".into(), kind: "coaching".into() };
         let mut out = Vec::new();
         csv(&past(vec![rep, said]), &mut out).unwrap();
-        let expected = "t,type,exercise,set,count,seconds,text\n1.5,rep,squat,1,2,,\n2.0,feedback,,,,,\"Good, go on\"\n";
+        let expected =
+            "t,type,exercise,set,count,seconds,text\n1.5,rep,squat,1,2,,\n2.0,feedback,,,,,\"Good, go on\"\n";
         assert_eq!(String::from_utf8_lossy(&out), expected);
     }
 

@@ -16,7 +16,7 @@ pub(crate) use names::{duration_text, fault_name};
 pub(crate) use read::{Past, Told};
 pub(crate) use record::Recorder;
 pub(crate) use stamp::Stamp;
-pub(crate) use summary::{Fault, Review, SetDone, against, review, trend};
+pub(crate) use summary::{Review, review, trend};
 
 use crate::cli::Hinted;
 use anyhow::{Context as _, anyhow, bail};
@@ -24,9 +24,6 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
 };
-
-/// Names another folder for what Spotter keeps.
-pub(crate) const VARIABLE: &str = "SPOTTER_DATA";
 
 const EXTENSION: &str = "jsonl";
 
@@ -158,9 +155,9 @@ pub(crate) fn data_folder() -> anyhow::Result<PathBuf> {
         let xdg = named("XDG_DATA_HOME").filter(|p| p.is_absolute());
         xdg.or_else(|| named("HOME").map(|p| p.join(".local/share"))).map(|p| p.join("spotter"))
     };
-    named(VARIABLE).or(own).ok_or_else(|| {
-        let error = anyhow!("there is no folder to keep sessions in: neither {VARIABLE} nor a home folder is set");
-        Hinted::new(error, format!("set {VARIABLE} to a folder, or coach without a record (`--no-record`)")).into()
+    own.ok_or_else(|| {
+        let error = anyhow!("there is no folder to keep sessions in: neither SPOTTER_DATA nor a home folder is set");
+        Hinted::new(error, "set SPOTTER_DATA to a folder, or coach without a record (`--no-record`)").into()
     })
 }
 

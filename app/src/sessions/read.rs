@@ -44,6 +44,9 @@ pub(crate) enum Told {
     Rep { t: f64, exercise: Exercise, set: u32, count: u32 },
     HalfRep { t: f64, exercise: Exercise },
     Hold { t: f64, exercise: Exercise, set: u32, seconds: f64, over: bool },
+    Set { t: f64, exercise: Exercise, set: u32, of: u32, reps: Option<u32>, seconds: Option<u32> },
+    Rest { t: f64, seconds: f64, exercise: Exercise },
+    Finished { t: f64 },
     Failed { t: f64, stage: String, problem: String },
 }
 
@@ -57,6 +60,9 @@ impl Told {
             | Self::Rep { t, .. }
             | Self::HalfRep { t, .. }
             | Self::Hold { t, .. }
+            | Self::Set { t, .. }
+            | Self::Rest { t, .. }
+            | Self::Finished { t }
             | Self::Failed { t, .. } => *t,
         }
     }

@@ -120,6 +120,9 @@ mod tests {
         let rep = Event::Rep { t: Duration::from_secs(1), exercise: Exercise::Squat, set: 1, count: 1 };
         recorder.event(&rep).unwrap();
         let text = fs::read_to_string(store.path(&recorder.id())).unwrap();
-        assert!(text.ends_with("{\"type\":\"rep\",\"t\":1.0,\"exercise\":\"squat\",\"set\":1,\"count\":1}\n"), "{text}");
+        assert!(
+            text.ends_with("{\"type\":\"rep\",\"t\":1.0,\"exercise\":\"squat\",\"set\":1,\"count\":1}\n"),
+            "{text}"
+        );
     }
 }

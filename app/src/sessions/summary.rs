@@ -3,7 +3,6 @@
 use super::read::{Past, Told};
 use serde::Serialize;
 use spotter_datasets::synthetic::{Exercise, Mistake, phrases::SaidKind};
-use std::collections::BTreeMap;
 
 /// A set.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -104,14 +103,14 @@ pub(crate) fn review(past: &Past) -> Review {
                 building.done.held += if *over { *seconds } else { 0.0 };
             }
             Told::Feedback { kind, .. } if kind == "view" => review.view_cues += 1,
-            Told::Feedback { t, text, .. } => {
+            Told::Feedback { t, text, kind } if kind == "coaching" => {
                 review.said += 1;
                 if let Some(said) = told.said(past.lang) {
                     let exercise = said.exercise.or(current);
                     corrected(&mut review.faults, said.kind, said.mistake, exercise, *t, text);
                 }
             }
-            Told::View { .. } | Told::Failed { .. } => {}
+            _ => {}
         }
     }
     let close = |building: Building| SetDone { held: building.done.held + building.open, ..building.done };
@@ -179,16 +178,6 @@ pub(crate) fn trend<'a>(exercise: Exercise, reviews: impl IntoIterator<Item = &'
     reviews.into_iter().filter_map(one).collect()
 }
 
-/// What got better and worse against the last session, by exercise; empty where there is nothing to compare.
-pub(crate) fn against(now: &Review, before: &Review) -> BTreeMap<Exercise, (i64, i64)> {
-    let change = |exercise| {
-        let pair = trend(exercise, [before, now]);
-        let [(r0, _, c0), (r1, _, c1)] = pair[..] else { return None };
-        Some((exercise, (i64::from(r1) - i64::from(r0), c1 as i64 - c0 as i64)))
-    };
-    now.exercises().into_iter().filter_map(change).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,10 +226,7 @@ mod tests {
         let review = review(&past(events));
         let short: Vec<_> = review.sets.iter().map(|s| (s.exercise, s.set, s.reps, s.half, s.held)).collect();
         let plank = Exercise::Plank;
-        assert_eq!(
-            short,
-            [(squat, 1, 2, 1, 0.0), (squat, 2, 1, 0, 0.0), (plank, 1, 0, 0, 6.5), (squat, 1, 1, 0, 0.0)]
-        );
+        assert_eq!(short, [(squat, 1, 2, 1, 0.0), (squat, 2, 1, 0, 0.0), (plank, 1, 0, 0, 6.5), (squat, 1, 1, 0, 0.0)]);
         assert_eq!(review.of(squat), (4, 0.0));
         assert_eq!(review.exercises(), [squat, plank]);
         assert_eq!((review.sets[0].from, review.sets[0].to), (3.0, 6.0));
@@ -271,7 +257,5 @@ mod tests {
         let with = |n: u32| review(&past((1..=n).map(|i| rep(f64::from(i), Exercise::Squat, 1, i)).collect()));
         let all = [with(5), with(0), with(8)];
         assert_eq!(trend(Exercise::Squat, &all).iter().map(|t| t.0).collect::<Vec<_>>(), [5, 8]);
-        assert_eq!(against(&all[2], &all[0]).get(&Exercise::Squat), Some(&(3, 0)));
-        assert!(against(&all[1], &all[0]).is_empty());
     }
 }

@@ -4,6 +4,7 @@ use super::{Drafting, Session, Sink, Summary, seconds};
 use crate::pipeline::{
     Event,
     stats::{Counts, Quantiles},
+    workout::Goal,
 };
 use serde::Serialize;
 use spotter_datasets::synthetic::Exercise;
@@ -45,6 +46,22 @@ enum Line<'a> {
     Exercise {
         t: f64,
         exercise: Exercise,
+    },
+    Set {
+        t: f64,
+        exercise: Exercise,
+        set: u32,
+        of: u32,
+        reps: Option<u32>,
+        seconds: Option<u32>,
+    },
+    Rest {
+        t: f64,
+        seconds: f64,
+        exercise: Exercise,
+    },
+    Finished {
+        t: f64,
     },
     Rep {
         t: f64,
@@ -93,17 +110,24 @@ impl<W: Write> Sink for JsonLines<W> {
             }
             Event::Failed(f) => Line::Failed { t: seconds(f.t), stage: f.stage, problem: &f.problem },
             Event::Exercise { t, exercise } => Line::Exercise { t: seconds(*t), exercise: *exercise },
+            Event::Set { t, bout } => {
+                let (reps, lasts) = match bout.goal {
+                    Goal::Reps(n) => (Some(n), None),
+                    Goal::Seconds(s) => (None, Some(s)),
+                };
+                Line::Set { t: seconds(*t), exercise: bout.exercise, set: bout.set, of: bout.of, reps, seconds: lasts }
+            }
+            Event::Rest { t, lasts, next } => {
+                Line::Rest { t: seconds(*t), seconds: seconds(*lasts), exercise: next.exercise }
+            }
+            Event::Finished { t } => Line::Finished { t: seconds(*t) },
             Event::Rep { t, exercise, set, count } => {
                 Line::Rep { t: seconds(*t), exercise: *exercise, set: *set, count: *count }
             }
             Event::HalfRep { t, exercise } => Line::HalfRep { t: seconds(*t), exercise: *exercise },
-            Event::Hold { t, exercise, set, lasted, over } => Line::Hold {
-                t: seconds(*t),
-                exercise: *exercise,
-                set: *set,
-                seconds: seconds(*lasted),
-                over: *over,
-            },
+            Event::Hold { t, exercise, set, lasted, over } => {
+                Line::Hold { t: seconds(*t), exercise: *exercise, set: *set, seconds: seconds(*lasted), over: *over }
+            }
             Event::Partial { .. } | Event::Phase { .. } | Event::Move { .. } | Event::Tick { .. } => return Ok(()),
         })
     }

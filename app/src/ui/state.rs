@@ -1,6 +1,9 @@
 //! What the window shows of a run: a pure function of the events so far.
 
-use crate::{pipeline::Event, timeline::reading_time};
+use crate::{
+    pipeline::{Event, workout::Bout},
+    timeline::reading_time,
+};
 use spotter_datasets::synthetic::Exercise;
 use spotter_engine::coach::Feedback;
 use spotter_vision::{lens::View, reps::Phase};
@@ -34,6 +37,12 @@ pub(super) struct Work {
     pub(super) count: u32,
     /// Repetitions that were only half of one.
     pub(super) half: u32,
+    /// The set of the workout.
+    pub(super) bout: Option<Bout>,
+    /// Until when is rested, and what comes then.
+    pub(super) rest: Option<(Duration, Bout)>,
+    /// The workout is done.
+    pub(super) finished: bool,
     /// How long something was held, and whether that is over.
     pub(super) held: Option<(Duration, bool)>,
 }
@@ -58,6 +67,11 @@ impl State {
             Event::Hold { set, lasted, over, .. } => {
                 (self.work.set, self.work.held) = (set, Some((lasted, over)));
             }
+            Event::Set { bout, .. } => {
+                self.work = Work { exercise: Some(bout.exercise), set: bout.set, bout: Some(bout), ..Work::default() };
+            }
+            Event::Rest { t, lasts, next } => self.work.rest = Some((t + lasts, next)),
+            Event::Finished { .. } => self.work.finished = true,
             Event::Move { .. } | Event::Tick { .. } => {}
             Event::Failed(failure) => self.failures.push(format!("{} stopped: {}", failure.stage, failure.problem)),
         }

@@ -150,7 +150,8 @@ impl Eye<'_> {
     }
 
     fn punch(&self, side: usize) -> Option<f32> {
-        let [shoulder, elbow, wrist] = [Joint::LeftShoulder, Joint::LeftElbow, Joint::LeftWrist].map(|j| self.at(j, side));
+        let [shoulder, elbow, wrist] =
+            [Joint::LeftShoulder, Joint::LeftElbow, Joint::LeftWrist].map(|j| self.at(j, side));
         let (shoulder, elbow, wrist) = (shoulder?, elbow?, wrist?);
         if self.arm(side)? < GUARD {
             return Some(0.0);
