@@ -3,6 +3,7 @@
 use crate::{
     sessions::{Recorder, Stamp, Store, data_folder},
     settings,
+    timeline::Sinks,
 };
 use clap::Args;
 use std::path::PathBuf;
@@ -45,6 +46,20 @@ impl DataArgs {
         let recorder = Recorder::create(&store, Stamp::now())?;
         let id = recorder.id();
         Ok(Some(Kept { store, id, recorder: Some(recorder) }))
+    }
+}
+
+impl Kept {
+    /// The recorder as a place for the timeline, and where to find it again.
+    pub(crate) fn split(kept: Option<Self>) -> (Sinks, Option<(Store, String)>) {
+        let mut sinks = Sinks::default();
+        let kept = kept.map(|kept| {
+            if let Some(recorder) = kept.recorder {
+                sinks.0.push(Box::new(recorder));
+            }
+            (kept.store, kept.id)
+        });
+        (sinks, kept)
     }
 }
 

@@ -15,11 +15,14 @@ use crate::{
     },
     sessions::review,
     settings::{self, Resolved, Settings},
-    timeline::{Session, Sink as _, Sinks},
+    timeline::{Session, Sink as _},
 };
 use clap::Args;
 use spotter_vision::source::{FrameSource, SourceInfo};
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
+
+/// Whoever starts the session is still on their way into the picture.
+const LEAD_IN: Duration = Duration::from_secs(3);
 
 /// Coach through a camera.
 #[derive(Clone, Debug, Args)]
@@ -45,6 +48,12 @@ pub(crate) struct LiveArgs {
     no_record: bool,
     #[command(flatten)]
     data: DataArgs,
+    /// Write a picture of the window to a file and end
+    #[arg(long, value_name = "FILE", hide = true)]
+    screenshot: Option<PathBuf>,
+    /// Media time of the picture
+    #[arg(long, value_name = "SECONDS", hide = true, default_value = "2", value_parser = super::coaching::seconds)]
+    screenshot_at: Duration,
 }
 
 impl LiveArgs {
@@ -97,6 +106,7 @@ impl LiveArgs {
     fn config(&self, prepared: &Prepared, workout: Option<Workout>) -> Config {
         Config {
             workout,
+            lead_in: LEAD_IN,
             latency: Latency::Measured,
             cooldown: prepared.cooldown,
             language: self.coach.lang().code().to_owned(),
@@ -132,19 +142,15 @@ pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
     let workout = args.coach.workout()?;
     let source = args.open()?;
     let prepared = parts::prepare(&args.coach.choice())?;
-    let mut kept = args.data.recorder(!args.no_record)?;
+    let (mut sinks, kept) = Kept::split(args.data.recorder(!args.no_record)?);
     let session = args.session(source.info().clone(), &prepared);
-    let mut sinks = Sinks::default();
-    if let Some(recorder) = kept.as_mut().and_then(|kept| kept.recorder.take()) {
-        sinks.0.push(Box::new(recorder));
-    }
     #[cfg(feature = "desktop")]
     if !args.headless && !args.json {
         match crate::ui::display() {
             Ok(()) => {
-                sinks.begin(&session)?;
                 let config = args.config(&prepared, workout);
-                return window(args, source, prepared, config, session, sinks);
+                let first = crate::ui::Take { source, sinks, kept };
+                return window(args, first, prepared, config, session, resolved);
             }
             Err(why) => tracing::warn!("{why}: printing the timeline instead of opening a window"),
         }
@@ -155,39 +161,41 @@ pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
     let running = threads::start(source, prepared.parts, &config, args.pace(), dial, Box::new(|| {}))?;
     let failures = follow(&running, &mut sinks)?;
     sinks.end(&summary(running.monitor(), true))?;
-    if let Some(kept) = kept.filter(|_| !args.json) {
-        look_back(&kept)?;
+    if let Some((store, id)) = kept.filter(|_| !args.json) {
+        let past = store.read(&id)?;
+        write_review(&mut std::io::stdout().lock(), &past, &review(&past), &earlier(&store, &id)?)?;
     }
     first_failure(failures)
-}
-
-/// What the session came to, behind its timeline.
-fn look_back(kept: &Kept) -> anyhow::Result<()> {
-    let past = kept.store.read(&kept.id)?;
-    write_review(&mut std::io::stdout().lock(), &past, &review(&past), &earlier(&kept.store, &kept.id)?)
 }
 
 #[cfg(feature = "desktop")]
 fn window(
     args: &LiveArgs,
-    source: Box<dyn FrameSource>,
+    first: crate::ui::Take,
     prepared: Prepared,
     config: Config,
     session: Session,
-    sinks: Sinks,
+    resolved: Resolved,
 ) -> anyhow::Result<()> {
     let again = args.clone();
+    let reopen = move || {
+        let source = again.open()?;
+        let (sinks, kept) = Kept::split(again.data.recorder(!again.no_record)?);
+        Ok(crate::ui::Take { source, sinks, kept })
+    };
     crate::ui::run(crate::ui::Play {
-        title: session.source,
-        model: session.model,
+        session,
         config,
         talkativeness: prepared.talkativeness,
         parts: prepared.parts,
-        source,
-        reopen: Box::new(move || again.open()),
+        first,
+        reopen: Box::new(reopen),
         pace: args.pace(),
-        sinks,
+        live: true,
+        settings: resolved.settings,
+        settings_file: resolved.file,
+        store: args.data.store().ok(),
         with_timing: true,
-        screenshot: None,
+        screenshot: args.screenshot.clone().map(|path| (path, args.screenshot_at)),
     })
 }

@@ -18,7 +18,7 @@ pub(crate) mod train;
 use clap::{Parser, Subcommand};
 pub(crate) use coaching::{Language, exercise, exercise_names};
 #[cfg(feature = "desktop")]
-pub(crate) use replay::summary;
+pub(crate) use {replay::summary, sessions::earlier};
 use std::{fmt, io, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 

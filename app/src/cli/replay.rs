@@ -279,24 +279,28 @@ pub(crate) fn follow(running: &Running, sinks: &mut Sinks) -> anyhow::Result<Vec
 }
 
 #[cfg(feature = "desktop")]
-fn window(args: &ReplayArgs, source: Box<dyn FrameSource>, prepared: Prepared, mut sinks: Sinks) -> anyhow::Result<()> {
+fn window(args: &ReplayArgs, source: Box<dyn FrameSource>, prepared: Prepared, sinks: Sinks) -> anyhow::Result<()> {
     let latency = args.latency(true);
-    let session = args.session(source.info(), &prepared, latency);
-    sinks.begin(&session)?;
+    let resolved = crate::settings::load()?;
     let video = args.video.clone();
-    let screenshot = args.screenshot.clone().map(|path| (path, args.screenshot_at));
-    let play = crate::ui::Play {
-        title: session.source,
-        model: session.model,
+    // what is played again is written nowhere
+    let reopen = move || {
+        let source = parts::open_source(&video)?;
+        Ok(crate::ui::Take { source, sinks: Sinks::default(), kept: None })
+    };
+    crate::ui::run(crate::ui::Play {
+        session: args.session(source.info(), &prepared, latency),
         config: args.config(&prepared, latency)?,
         talkativeness: prepared.talkativeness,
         parts: prepared.parts,
-        source,
-        reopen: Box::new(move || parts::open_source(&video)),
+        first: crate::ui::Take { source, sinks, kept: None },
+        reopen: Box::new(reopen),
         pace: Pace::Clock,
-        sinks,
+        live: false,
+        settings: resolved.settings,
+        settings_file: resolved.file,
+        store: args.data.store().ok(),
         with_timing: args.with_timing(latency),
-        screenshot,
-    };
-    crate::ui::run(play)
+        screenshot: args.screenshot.clone().map(|path| (path, args.screenshot_at)),
+    })
 }

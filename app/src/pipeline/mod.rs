@@ -22,7 +22,7 @@ pub(crate) mod tally;
 #[cfg(test)]
 mod tests;
 pub(crate) mod threads;
-mod view;
+pub(crate) mod view;
 pub(crate) mod workout;
 
 pub(crate) use coach::Coach;
@@ -32,6 +32,7 @@ use spotter_datasets::synthetic::Exercise;
 use spotter_engine::coach::Feedback;
 use spotter_vision::{
     lens::{Lens, View},
+    pose::Missing,
     reps::Phase,
 };
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) language: String,
     /// The exercise whose repetitions count; left out, the one that the coach names.
     pub(crate) exercise: Option<Exercise>,
+    /// The person has to be in view for so long before anything is coached or counted.
+    pub(crate) lead_in: Duration,
     /// What is to be done; it says which exercise counts.
     pub(crate) workout: Option<Workout>,
 }
@@ -62,6 +65,7 @@ impl Default for Config {
             stale_after: Duration::from_secs(2),
             language: "en".to_owned(),
             exercise: None,
+            lead_in: Duration::ZERO,
             workout: None,
         }
     }
@@ -78,14 +82,21 @@ pub(crate) struct Parts {
 /// Something happened, in order of decision.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Event {
-    /// Another view of the person is believed.
+    /// Another view of the person is believed, or something else is missing of them.
     View {
         /// Media time.
         t: Duration,
         /// The view.
         view: View,
+        /// What is missing where they are partly out.
+        missing: Option<Missing>,
         /// People found.
         people: usize,
+    },
+    /// The person has been in view for the lead-in: the session begins.
+    Begun {
+        /// Media time.
+        t: Duration,
     },
     /// The beginning of an utterance that is still being made.
     Partial {

@@ -14,7 +14,7 @@ mod summary;
 pub(crate) use export::{csv, srt};
 pub(crate) use names::{duration_text, fault_name};
 pub(crate) use read::{Past, Told};
-pub(crate) use record::Recorder;
+pub(crate) use record::{Memory, Recorder};
 pub(crate) use stamp::Stamp;
 pub(crate) use summary::{Review, review, trend};
 

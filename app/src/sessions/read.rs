@@ -8,7 +8,7 @@ use spotter_datasets::synthetic::{
 };
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader},
+    io::{BufRead, BufReader},
     path::Path,
 };
 
@@ -96,8 +96,12 @@ enum Head {
 
 /// Reads a file. A last line that was cut off is passed over, and so are lines of types that are not known.
 pub(super) fn read(id: &str, path: &Path) -> anyhow::Result<Past> {
-    let named = || format!("{}", path.display());
     let file = File::open(path).with_context(|| format!("{}: can't be read", path.display()))?;
+    parse(id, BufReader::new(file)).with_context(|| format!("{}", path.display()))
+}
+
+/// Reads lines.
+pub(super) fn parse(id: &str, lines: impl BufRead) -> anyhow::Result<Past> {
     let mut past = Past {
         id: id.to_owned(),
         started: Stamp(0),
@@ -110,8 +114,8 @@ pub(super) fn read(id: &str, path: &Path) -> anyhow::Result<Past> {
         events: Vec::new(),
     };
     let mut begun = false;
-    for line in BufReader::new(file).split(b'\n') {
-        let line = line.with_context(named)?;
+    for line in lines.split(b'\n') {
+        let line = line.context("can't be read")?;
         if line.len() > LONGEST_LINE {
             past.damaged += 1;
         } else if !line.trim_ascii().is_empty() {
@@ -119,7 +123,7 @@ pub(super) fn read(id: &str, path: &Path) -> anyhow::Result<Past> {
         }
     }
     if !begun {
-        bail!("{}: this is no record of a session (its first line has the type `record`)", path.display());
+        bail!("this is no record of a session (its first line has the type `record`)");
     }
     past.events.retain(|told| told.t().is_finite());
     let last = past.events.iter().map(Told::t).fold(0.0, f64::max);

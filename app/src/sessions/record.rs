@@ -1,6 +1,6 @@
 //! Writes a session down while it happens.
 
-use super::{EXTENSION, Stamp, Store};
+use super::{EXTENSION, Past, Stamp, Store, read};
 use crate::{
     pipeline::Event,
     timeline::{JsonLines, Session, Sink, Summary},
@@ -10,6 +10,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Sessions that begin in the same second.
@@ -31,7 +32,7 @@ impl Recorder {
         let folder = store.folder();
         private_folder(folder).with_context(|| format!("{}: can't be made", folder.display()))?;
         let (mut file, path) = new_file(folder, &started.file_name())?;
-        writeln!(file, r#"{{"type":"record","format":1,"started":{}}}"#, started.0)
+        file.write_all(head(started).as_bytes())
             .with_context(|| format!("{}: can't be written", path.display()))?;
         Ok(Self { lines: Some(JsonLines::new(file)), path })
     }
@@ -65,6 +66,44 @@ impl Sink for Recorder {
         self.write(|lines| lines.end(summary));
         Ok(())
     }
+}
+
+/// Keeps the lines of a session in memory, to look back on one that is not recorded. At a line for each repetition and
+/// word an hour takes about a megabyte.
+#[derive(Clone, Default)]
+pub(crate) struct Memory(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Memory {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Memory {
+    /// A session that begins now, and the place where its timeline goes.
+    pub(crate) fn begin(started: Stamp) -> (Self, JsonLines<Self>) {
+        let memory = Self(Arc::new(Mutex::new(head(started).into_bytes())));
+        (memory.clone(), JsonLines::new(memory))
+    }
+
+    /// The session so far.
+    ///
+    /// # Errors
+    /// When it can't be read back.
+    pub(crate) fn past(&self) -> anyhow::Result<Past> {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        read::parse("", lines.as_slice())
+    }
+}
+
+/// The first line of a record.
+fn head(started: Stamp) -> String {
+    format!("{{\"type\":\"record\",\"format\":1,\"started\":{}}}\n", started.0)
 }
 
 /// Nobody else on this machine has to know who trains what.

@@ -111,6 +111,18 @@ impl Resolved {
     }
 }
 
+/// Changes one setting.
+///
+/// # Errors
+/// When the value is none for this key.
+#[cfg(feature = "desktop")]
+pub(crate) fn set(settings: &mut Settings, name: &str, value: &str) -> anyhow::Result<()> {
+    let mut resolved = Resolved { settings: settings.clone(), origins: BTreeMap::new(), file: None };
+    resolved.flag(name, value)?;
+    *settings = resolved.settings;
+    Ok(())
+}
+
 /// The settings of this machine.
 ///
 /// # Errors

@@ -72,6 +72,7 @@ impl<W: Write> Sink for Terminal<W> {
             | Event::Set { .. }
             | Event::Rest { .. }
             | Event::Finished { .. }
+            | Event::Begun { .. }
             | Event::Partial { .. }
             | Event::Phase { .. }
             | Event::Move { .. }
