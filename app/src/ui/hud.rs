@@ -9,7 +9,7 @@ use crate::{
     pipeline::{view::cue_text, workout::Goal},
     sessions::duration_text,
 };
-use eframe::egui::{Align, Align2, Color32, Frame, Layout, Margin, Rect, RichText, Role, Ui, UiBuilder, WidgetInfo};
+use eframe::egui::{Align, Align2, Color32, Frame, Layout, Margin, Rect, RichText, Role, Sense, Ui, UiBuilder, WidgetInfo, vec2};
 use spotter_engine::coach::Kind;
 use spotter_vision::{lens::View, reps::Phase};
 
@@ -41,7 +41,7 @@ fn plate(ui: &mut Ui, name: &str, area: Rect, at: Align2, add: impl FnOnce(&mut 
         (Align::Center, _) => Layout::top_down(Align::Center),
     };
     // the size of the last frame says where the plate begins
-    let id = ui.id().with(("plate", name));
+    let id = ui.scope_id().with(("plate", name));
     let before: Option<eframe::egui::Vec2> = ui.data(|data| data.get_temp(id));
     let size = before.unwrap_or(inner.size()).min(inner.size());
     let at = at.align_size_within_rect(size, inner);
@@ -153,7 +153,12 @@ fn signs_ui(ui: &mut Ui, area: Rect, size: f32, state: &State, world: &World<'_>
             line(ui, "paused: space goes on".to_owned(), OVER_PICTURE.warning);
         }
         if world.camera && !world.over {
-            line(ui, "\u{25cf} camera on".to_owned(), OVER_PICTURE.bad);
+            ui.horizontal(|ui| {
+                let side = size.max(14.0);
+                let (dot, _) = ui.allocate_exact_size(vec2(side, side), Sense::hover());
+                ui.painter().circle_filled(dot.center(), side * 0.4, OVER_PICTURE.bad);
+                line(ui, "camera on".to_owned(), OVER_PICTURE.bad);
+            });
         }
         let (text, colour) = match state.seen.map(|seen| seen.view) {
             None => ("looking", OVER_PICTURE.text),

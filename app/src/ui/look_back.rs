@@ -67,7 +67,7 @@ fn faults_ui(ui: &mut Ui, past: &Past, review: &Review) {
     for fault in review.better() {
         let name = fault_name(fault.mistake, past.lang);
         let since = at(fault.fixed.unwrap_or_default());
-        ui.label(RichText::new(format!("\u{2714} {name}, from {since}")).color(colours.good));
+        ui.label(RichText::new(format!("{name}, from {since}")).color(colours.good));
     }
     ui.add_space(10.0);
 }
@@ -87,6 +87,6 @@ fn trend_ui(ui: &mut Ui, past: &Past, review: &Review, earlier: &[Review]) {
             if held > 0.0 { format!("{held:.0} s") } else { reps.to_string() }
         };
         let values: Vec<String> = line.iter().map(one).collect();
-        ui.label(format!("{}: {}", exercise.name(past.lang.code()), values.join(" \u{2192} ")));
+        ui.label(format!("{}: {}", exercise.name(past.lang.code()), values.join(", ")));
     }
 }

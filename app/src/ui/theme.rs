@@ -27,7 +27,7 @@ const ON_LIGHT: Palette = Palette {
 };
 
 /// The plate under words on the picture.
-pub(super) const PLATE: Color32 = Color32::from_black_alpha(185);
+pub(super) const PLATE: Color32 = Color32::from_black_alpha(205);
 
 /// The colours of a panel.
 pub(super) fn palette(ui: &Ui) -> Palette {
@@ -68,7 +68,7 @@ mod tests {
     fn words_can_be_read_in_both_themes() {
         let colours = |p: Palette| [p.text, p.warning, p.good, p.bad];
         // a white picture shines through the plate
-        let plate = Color32::from_gray((255 - 185) as u8);
+        let plate = Color32::from_gray((255 - 205) as u8);
         for colour in colours(OVER_PICTURE) {
             assert!(contrast(colour, plate) >= 4.5, "{colour:?} on the plate: {}", contrast(colour, plate));
         }
