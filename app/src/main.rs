@@ -6,6 +6,8 @@ mod eval;
 mod parallel;
 mod parts;
 mod pipeline;
+mod sessions;
+mod settings;
 mod timeline;
 #[cfg(feature = "desktop")]
 mod ui;

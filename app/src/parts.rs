@@ -196,11 +196,20 @@ pub(crate) fn open_source(spec: &Path) -> anyhow::Result<Box<dyn FrameSource>> {
 /// Opens a camera, 0 being the first.
 ///
 /// # Errors
-/// When it can't be opened.
-#[cfg(feature = "camera")]
+/// When it can't be opened, and in a build without cameras.
 pub(crate) fn open_camera(index: u32) -> anyhow::Result<Box<dyn FrameSource>> {
-    use spotter_vision::source::camera::{CameraOptions, CameraSource};
-    Ok(Box::new(CameraSource::open(index, CameraOptions::default())?))
+    #[cfg(feature = "camera")]
+    {
+        use spotter_vision::source::camera::{CameraOptions, CameraSource};
+        return Ok(Box::new(CameraSource::open(index, CameraOptions::default())?));
+    }
+    #[cfg(not(feature = "camera"))]
+    {
+        let error = anyhow::anyhow!("camera {index}: this Spotter was built without cameras");
+        let hint = "build it with `cargo build --release --features camera` (on Linux that needs libclang1, which \
+                    `make live` installs where it may),\n      or coach a recording: `spotter replay VIDEO`";
+        Err(Hinted::new(error, hint).into())
+    }
 }
 
 /// Begins a video of a size.

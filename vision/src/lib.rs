@@ -12,6 +12,7 @@ pub mod link;
 pub mod nn;
 pub mod pose;
 pub mod preprocess;
+pub mod reps;
 pub mod source;
 #[cfg(feature = "training")]
 pub mod training;

@@ -1,7 +1,15 @@
 //! Options that `replay` and `live` share.
 
-use crate::parts::{CoachChoice, LensChoice};
+use crate::{
+    parts::{CoachChoice, LensChoice},
+    pipeline::workout::Workout,
+    settings::{Resolved, Settings},
+};
 use clap::{Args, ValueEnum};
+use spotter_datasets::synthetic::{
+    Exercise,
+    phrases::{self, Lang},
+};
 use spotter_engine::{
     coach::{CacheChoice, SpeculationChoice},
     model::Policy,
@@ -35,9 +43,12 @@ pub(crate) struct CoachArgs {
     /// Tell the coach the exercise, such as "squats"; left out, it recognises what is done
     #[arg(long, value_name = "NAME")]
     exercise: Option<String>,
-    /// Language of the coach
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) lang: Language,
+    /// Do a workout: a TOML file of exercises with sets, reps or seconds, and rests
+    #[arg(long, value_name = "FILE", conflicts_with = "exercise")]
+    workout: Option<PathBuf>,
+    /// Language of the coach [default: en]
+    #[arg(long, value_enum)]
+    lang: Option<Language>,
     /// Model folder, or the name of a model that ships
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -76,12 +87,42 @@ pub(crate) struct CoachArgs {
 }
 
 impl CoachArgs {
+    /// Language of the coach.
+    pub(crate) fn lang(&self) -> Language {
+        self.lang.unwrap_or_default()
+    }
+
+    /// Puts the flags that were given over the settings.
+    ///
+    /// # Errors
+    /// None that a parsed flag could cause.
+    pub(crate) fn over(&self, resolved: &mut Resolved) -> anyhow::Result<()> {
+        let given = [
+            ("lang", self.lang.map(|lang| lang.code().to_owned())),
+            ("model", self.model.as_ref().map(|model| model.display().to_string())),
+            ("talkativeness", self.talkativeness.map(|t| t.to_string())),
+            ("cooldown", self.cooldown.map(|c| c.as_secs_f64().to_string())),
+        ];
+        given.into_iter().filter_map(|(name, value)| Some((name, value?))).try_for_each(|(n, v)| resolved.flag(n, &v))
+    }
+
+    /// The same with what is settled where no flag says otherwise.
+    pub(crate) fn settled(mut self, settings: &Settings) -> Self {
+        self.lang = Some(settings.lang);
+        if self.script.is_none() {
+            self.model.clone_from(&settings.model);
+        }
+        self.talkativeness = settings.talkativeness;
+        self.cooldown = settings.cooldown.map(Duration::from_secs_f64);
+        self
+    }
+
     pub(crate) fn choice(&self) -> CoachChoice {
         CoachChoice {
             model: self.model.clone(),
             script: self.script.clone(),
             exercise: self.exercise.clone(),
-            language: self.lang.code().to_owned(),
+            language: self.lang().code().to_owned(),
             seed: self.seed,
             talkativeness: self.talkativeness,
             cooldown: self.cooldown,
@@ -94,12 +135,50 @@ impl CoachArgs {
 }
 
 impl CoachArgs {
+    /// The workout, if there is one.
+    ///
+    /// # Errors
+    /// When its file can't be read or asks for something that can't be done.
+    pub(crate) fn workout(&self) -> anyhow::Result<Option<Workout>> {
+        let lang = Lang::from_code(self.lang().code()).unwrap_or_default();
+        self.workout.as_ref().map(|path| Workout::read(path, lang)).transpose()
+    }
+
+    /// The exercise to count, where it is one that can be counted.
+    pub(crate) fn counted(&self) -> Option<Exercise> {
+        let lang = Lang::from_code(self.lang().code()).unwrap_or_default();
+        let told = self.exercise.as_ref()?;
+        let exercise = exercise(told, lang);
+        if exercise.is_none() {
+            tracing::warn!("repetitions of `{told}` can't be counted; counted are {}", exercise_names());
+        }
+        exercise
+    }
+}
+
+/// The exercise of a name, in the coach's language, in English or as the timeline writes it.
+pub(crate) fn exercise(name: &str, lang: Lang) -> Option<Exercise> {
+    let known = |lang| match phrases::named(name, lang)[..] {
+        [exercise] => Some(exercise),
+        _ => None,
+    };
+    let by_id =
+        || serde_json::from_value(serde_json::Value::String(name.trim().to_lowercase().replace([' ', '-'], "_")));
+    known(lang).or_else(|| known(Lang::En)).or_else(|| by_id().ok())
+}
+
+/// The names of all exercises that are counted or timed.
+pub(crate) fn exercise_names() -> String {
+    Exercise::ALL.map(|e| e.name("en")).join(", ")
+}
+
+impl CoachArgs {
     /// What was chosen, in words; what was left to the model is left out.
     pub(crate) fn described(&self) -> Vec<(String, String)> {
         let lens = self.lens.to_possible_value().map(|v| v.get_name().to_owned());
         let given = [
             ("exercise", self.exercise.clone()),
-            ("language", Some(self.lang.code().to_owned())),
+            ("language", Some(self.lang().code().to_owned())),
             ("talkativeness", self.talkativeness.map(|t| t.to_string())),
             ("cooldown", self.cooldown.map(|c| c.as_secs_f64().to_string())),
             ("max tokens", self.max_tokens.map(|n| n.to_string())),

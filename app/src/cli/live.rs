@@ -1,15 +1,40 @@
 //! `spotter live`: coaches whoever stands before the camera.
 
-use super::coaching::CoachArgs;
+use super::{
+    coaching::CoachArgs,
+    keeping::{DataArgs, Kept},
+    replay::{first_failure, follow, stdout_sink, summary},
+    sessions::{earlier, write_review},
+};
+use crate::{
+    parts::{self, Prepared},
+    pipeline::{
+        Config, Latency,
+        threads::{self, Pace},
+        workout::Workout,
+    },
+    sessions::review,
+    settings::{self, Resolved, Settings},
+    timeline::{Session, Sink as _},
+};
 use clap::Args;
+use spotter_vision::source::{FrameSource, SourceInfo};
+use std::{path::PathBuf, time::Duration};
+
+/// Whoever starts the session is still on their way into the picture.
+const LEAD_IN: Duration = Duration::from_secs(3);
 
 /// Coach through a camera.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  spotter live\n  spotter live --camera 1 --exercise squats --lang ko")]
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  spotter live\n  spotter live --camera 1 --exercise squats --lang ko\n\n\
+                        What happened is kept on this machine (see `spotter sessions`); pictures never are.")]
 pub(crate) struct LiveArgs {
     /// Which camera, from 0
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    camera: u32,
+    #[arg(long, value_name = "N")]
+    camera: Option<u32>,
+    /// A recording, a folder of pictures or `pattern` in the place of the camera
+    #[arg(long, value_name = "VIDEO", conflicts_with = "camera")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     coach: CoachArgs,
     /// No window: print the timeline
@@ -18,44 +43,81 @@ pub(crate) struct LiveArgs {
     /// Print the timeline as JSON lines (implies --headless)
     #[arg(long)]
     json: bool,
+    /// Keep no record of the session
+    #[arg(long, help_heading = "Record")]
+    no_record: bool,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Write a picture of the window to a file and end
+    #[arg(long, value_name = "FILE", hide = true)]
+    screenshot: Option<PathBuf>,
+    /// Media time of the picture
+    #[arg(long, value_name = "SECONDS", hide = true, default_value = "2", value_parser = super::coaching::seconds)]
+    screenshot_at: Duration,
 }
 
-/// Runs the command.
-#[cfg(not(feature = "camera"))]
-pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
-    let error = anyhow::anyhow!("camera {}: this Spotter was built without cameras", args.camera);
-    let hint = "build it with `cargo build --release --features camera` (on Linux that needs libclang1, which \
-                `make live` installs where it may),\n      or coach a recording: `spotter replay VIDEO`";
-    Err(super::Hinted::new(error, hint).into())
-}
+impl LiveArgs {
+    /// Whether JSON is asked for.
+    pub(crate) fn json(&self) -> bool {
+        self.json
+    }
 
-/// Runs the command.
-#[cfg(feature = "camera")]
-pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
-    camera::run(args)
-}
+    /// What is settled, under these flags.
+    ///
+    /// # Errors
+    /// When the settings file or the environment holds something that is no setting.
+    pub(crate) fn resolve(&self) -> anyhow::Result<Resolved> {
+        let mut resolved = settings::load()?;
+        self.coach.over(&mut resolved)?;
+        if let Some(camera) = self.camera {
+            resolved.flag("camera", &camera.to_string())?;
+        }
+        if self.no_record {
+            resolved.flag("record", "false")?;
+        }
+        if let Some(data) = self.data.flag() {
+            resolved.flag("data", &data)?;
+        }
+        Ok(resolved)
+    }
 
-#[cfg(feature = "camera")]
-mod camera {
-    use super::LiveArgs;
-    use crate::{
-        cli::replay::{first_failure, follow, stdout_sink, summary},
-        parts,
-        pipeline::{
-            Config, Latency,
-            threads::{self, Pace},
-        },
-        timeline::{Session, Sink as _, Sinks},
-    };
+    /// These flags over what is settled.
+    fn settled(&self, settings: &Settings) -> Self {
+        Self {
+            coach: self.coach.clone().settled(settings),
+            camera: Some(settings.camera),
+            no_record: !settings.record,
+            ..self.clone()
+        }
+    }
 
-    pub(super) fn run(args: &LiveArgs) -> anyhow::Result<()> {
-        let source = parts::open_camera(args.camera)?;
-        let choice = args.coach.choice();
-        let prepared = parts::prepare(&choice)?;
-        let language = choice.language.clone();
-        let config = Config { latency: Latency::Measured, cooldown: prepared.cooldown, language, ..Config::default() };
-        let info = source.info().clone();
-        let session = Session {
+    fn open(&self) -> anyhow::Result<Box<dyn FrameSource>> {
+        match &self.from {
+            Some(path) => parts::open_source(path),
+            None => parts::open_camera(self.camera.unwrap_or_default()),
+        }
+    }
+
+    /// A camera's frames come when they come; a recording in its place keeps to its own times.
+    fn pace(&self) -> Pace {
+        if self.from.is_some() { Pace::Clock } else { Pace::Source }
+    }
+
+    fn config(&self, prepared: &Prepared, workout: Option<Workout>) -> Config {
+        Config {
+            workout,
+            lead_in: LEAD_IN,
+            latency: Latency::Measured,
+            cooldown: prepared.cooldown,
+            language: self.coach.lang().code().to_owned(),
+            exercise: self.coach.counted(),
+            ..Config::default()
+        }
+    }
+
+    fn session(&self, info: SourceInfo, prepared: &Prepared) -> Session {
+        let choice = self.coach.choice();
+        Session {
             version: env!("CARGO_PKG_VERSION"),
             source: info.name,
             width: info.width,
@@ -65,40 +127,75 @@ mod camera {
             lens: prepared.lens.to_owned(),
             language: choice.language,
             exercise: choice.exercise,
-            latency: config.latency.to_string(),
+            latency: Latency::Measured.to_string(),
             seed: choice.seed,
             talkativeness: prepared.talkativeness,
             cooldown: prepared.cooldown.as_secs_f64(),
-        };
-        let mut sinks = Sinks::default();
-        #[cfg(feature = "desktop")]
-        if !args.headless && !args.json {
-            match crate::ui::display() {
-                Ok(()) => {
-                    let camera = args.camera;
-                    return crate::ui::run(crate::ui::Play {
-                        title: session.source.clone(),
-                        model: session.model.clone(),
-                        config,
-                        talkativeness: prepared.talkativeness,
-                        parts: prepared.parts,
-                        source,
-                        reopen: Box::new(move || parts::open_camera(camera)),
-                        pace: Pace::Source,
-                        sinks,
-                        with_timing: true,
-                        screenshot: None,
-                    });
-                }
-                Err(why) => tracing::warn!("{why}: printing the timeline instead of opening a window"),
-            }
         }
-        sinks.0.push(stdout_sink(args.json));
-        sinks.begin(&session)?;
-        let dial = prepared.talkativeness;
-        let running = threads::start(source, prepared.parts, &config, Pace::Source, dial, Box::new(|| {}))?;
-        let failures = follow(&running, &mut sinks)?;
-        sinks.end(&summary(running.monitor(), true))?;
-        first_failure(failures)
     }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
+    let resolved = args.resolve()?;
+    let args = &args.settled(&resolved.settings);
+    let workout = args.coach.workout()?;
+    let source = args.open()?;
+    let prepared = parts::prepare(&args.coach.choice())?;
+    let (mut sinks, kept) = Kept::split(args.data.recorder(!args.no_record)?);
+    let session = args.session(source.info().clone(), &prepared);
+    #[cfg(feature = "desktop")]
+    if !args.headless && !args.json {
+        match crate::ui::display() {
+            Ok(()) => {
+                let config = args.config(&prepared, workout);
+                let first = crate::ui::Take { source, sinks, kept };
+                return window(args, first, prepared, config, session, resolved);
+            }
+            Err(why) => tracing::warn!("{why}: printing the timeline instead of opening a window"),
+        }
+    }
+    sinks.0.push(stdout_sink(args.json));
+    sinks.begin(&session)?;
+    let (config, dial) = (args.config(&prepared, workout), prepared.talkativeness);
+    let running = threads::start(source, prepared.parts, &config, args.pace(), dial, Box::new(|| {}))?;
+    let failures = follow(&running, &mut sinks)?;
+    sinks.end(&summary(running.monitor(), true))?;
+    if let Some((store, id)) = kept.filter(|_| !args.json) {
+        let past = store.read(&id)?;
+        write_review(&mut std::io::stdout().lock(), &past, &review(&past), &earlier(&store, &id)?)?;
+    }
+    first_failure(failures)
+}
+
+#[cfg(feature = "desktop")]
+fn window(
+    args: &LiveArgs,
+    first: crate::ui::Take,
+    prepared: Prepared,
+    config: Config,
+    session: Session,
+    resolved: Resolved,
+) -> anyhow::Result<()> {
+    let again = args.clone();
+    let reopen = move || {
+        let source = again.open()?;
+        let (sinks, kept) = Kept::split(again.data.recorder(!again.no_record)?);
+        Ok(crate::ui::Take { source, sinks, kept })
+    };
+    crate::ui::run(crate::ui::Play {
+        session,
+        config,
+        talkativeness: prepared.talkativeness,
+        parts: prepared.parts,
+        first,
+        reopen: Box::new(reopen),
+        pace: args.pace(),
+        live: true,
+        settings: resolved.settings,
+        settings_file: resolved.file,
+        store: args.data.store().ok(),
+        with_timing: true,
+        screenshot: args.screenshot.clone().map(|path| (path, args.screenshot_at)),
+    })
 }

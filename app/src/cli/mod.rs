@@ -2,19 +2,23 @@
 
 mod bench;
 mod coaching;
+mod config;
 mod doctor;
 mod eval;
+mod keeping;
 mod live;
 mod models;
 mod replay;
+mod sessions;
 #[cfg(feature = "training")]
 mod synth;
 #[cfg(feature = "training")]
 pub(crate) mod train;
 
 use clap::{Parser, Subcommand};
+pub(crate) use coaching::{Language, exercise, exercise_names};
 #[cfg(feature = "desktop")]
-pub(crate) use replay::summary;
+pub(crate) use {replay::summary, sessions::earlier};
 use std::{fmt, io, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
@@ -43,6 +47,8 @@ pub(crate) struct Cli {
 enum Command {
     Replay(Box<replay::ReplayArgs>),
     Live(Box<live::LiveArgs>),
+    Sessions(sessions::SessionsArgs),
+    Config(config::ConfigArgs),
     /// Say what a model is, and what it would say next
     Models(models::ModelsArgs),
     Bench(bench::BenchArgs),
@@ -101,6 +107,8 @@ pub(crate) fn main() -> ExitCode {
     let done = match cli.command {
         Command::Replay(args) => replay::run(&args),
         Command::Live(args) => live::run(&args),
+        Command::Sessions(args) => sessions::run(&args),
+        Command::Config(args) => config::run(&args),
         Command::Models(args) => models::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),

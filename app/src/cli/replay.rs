@@ -1,6 +1,6 @@
 //! `spotter replay`: coaches a recording.
 
-use super::{Usage, coaching::CoachArgs};
+use super::{Usage, coaching::CoachArgs, keeping::DataArgs};
 use crate::{
     parts::{self, Prepared},
     pipeline::{
@@ -66,6 +66,11 @@ pub(crate) struct ReplayArgs {
     /// Write a video with the feedback drawn in (implies --headless and --speed max)
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     out: Option<PathBuf>,
+    /// Keep a record of the session, see `spotter sessions`
+    #[arg(long, help_heading = "Record")]
+    record: bool,
+    #[command(flatten)]
+    data: DataArgs,
     /// Add the times of the stages on this machine to the timeline; --latency measured always does
     #[arg(long, help_heading = "Output")]
     stats: bool,
@@ -93,9 +98,11 @@ impl ReplayArgs {
         self.latency.unwrap_or(if in_window { Latency::Measured } else { Latency::REPLAY })
     }
 
-    fn config(&self, prepared: &Prepared, latency: Latency) -> Config {
-        let language = self.coach.lang.code().to_owned();
-        Config { latency, cooldown: prepared.cooldown, language, ..Config::default() }
+    fn config(&self, prepared: &Prepared, latency: Latency) -> anyhow::Result<Config> {
+        let language = self.coach.lang().code().to_owned();
+        let exercise = self.coach.counted();
+        let (cooldown, workout) = (prepared.cooldown, self.coach.workout()?);
+        Ok(Config { latency, cooldown, language, exercise, workout, ..Config::default() })
     }
 
     fn session(&self, info: &SourceInfo, prepared: &Prepared, latency: Latency) -> Session {
@@ -145,7 +152,7 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     let latency = args.latency(false);
     sinks.0.push(stdout_sink(args.json));
     sinks.begin(&args.session(source.info(), &prepared, latency))?;
-    let config = args.config(&prepared, latency);
+    let config = args.config(&prepared, latency)?;
     let (monitor, failures) = match speed {
         Speed::Max => at_once(args, source, prepared, &config, &mut sinks)?,
         Speed::One => paced(source, prepared, &config, &mut sinks)?,
@@ -176,6 +183,9 @@ fn file_sinks(args: &ReplayArgs) -> anyhow::Result<Sinks> {
     }
     if let Some(path) = &args.srt {
         sinks.0.push(Box::new(Subtitles::new(create(path)?)));
+    }
+    if let Some(recorder) = args.data.recorder(args.record)?.and_then(|kept| kept.recorder) {
+        sinks.0.push(Box::new(recorder));
     }
     Ok(sinks)
 }
@@ -269,24 +279,28 @@ pub(crate) fn follow(running: &Running, sinks: &mut Sinks) -> anyhow::Result<Vec
 }
 
 #[cfg(feature = "desktop")]
-fn window(args: &ReplayArgs, source: Box<dyn FrameSource>, prepared: Prepared, mut sinks: Sinks) -> anyhow::Result<()> {
+fn window(args: &ReplayArgs, source: Box<dyn FrameSource>, prepared: Prepared, sinks: Sinks) -> anyhow::Result<()> {
     let latency = args.latency(true);
-    let session = args.session(source.info(), &prepared, latency);
-    sinks.begin(&session)?;
+    let resolved = crate::settings::load()?;
     let video = args.video.clone();
-    let screenshot = args.screenshot.clone().map(|path| (path, args.screenshot_at));
-    let play = crate::ui::Play {
-        title: session.source,
-        model: session.model,
-        config: args.config(&prepared, latency),
+    // what is played again is written nowhere
+    let reopen = move || {
+        let source = parts::open_source(&video)?;
+        Ok(crate::ui::Take { source, sinks: Sinks::default(), kept: None })
+    };
+    crate::ui::run(crate::ui::Play {
+        session: args.session(source.info(), &prepared, latency),
+        config: args.config(&prepared, latency)?,
         talkativeness: prepared.talkativeness,
         parts: prepared.parts,
-        source,
-        reopen: Box::new(move || parts::open_source(&video)),
+        first: crate::ui::Take { source, sinks, kept: None },
+        reopen: Box::new(reopen),
         pace: Pace::Clock,
-        sinks,
+        live: false,
+        settings: resolved.settings,
+        settings_file: resolved.file,
+        store: args.data.store().ok(),
         with_timing: args.with_timing(latency),
-        screenshot,
-    };
-    crate::ui::run(play)
+        screenshot: args.screenshot.clone().map(|path| (path, args.screenshot_at)),
+    })
 }

@@ -25,6 +25,14 @@ pub(crate) trait Coach: Send {
     /// Changes how readily it speaks, see [`spotter_engine::coach::CoachOptions::talkativeness`].
     fn set_talkativeness(&mut self, _bias: f32) {}
 
+    /// Tells it another exercise, in words, or lets it recognise; it forgets what it has seen.
+    ///
+    /// # Errors
+    /// When the model can't take it; it goes on as before.
+    fn set_exercise(&mut self, _exercise: Option<String>) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     /// Part of the last [`Coach::observe`] spent in the vision encoder, where the model can tell.
     fn encode_time(&self) -> Option<Duration> {
         None

@@ -10,6 +10,7 @@ pub(crate) mod coach;
 #[cfg(test)]
 mod fakes;
 pub(crate) mod latency;
+pub(crate) mod moves;
 mod sampler;
 pub(crate) mod script;
 pub(crate) mod sequential;
@@ -17,16 +18,25 @@ mod speaker;
 pub(crate) mod stages;
 pub(crate) mod stats;
 pub(crate) mod streamed;
+pub(crate) mod tally;
 #[cfg(test)]
 mod tests;
 pub(crate) mod threads;
-mod view;
+pub(crate) mod view;
+pub(crate) mod workout;
 
 pub(crate) use coach::Coach;
 pub(crate) use latency::Latency;
+use moves::Move;
+use spotter_datasets::synthetic::Exercise;
 use spotter_engine::coach::Feedback;
-use spotter_vision::lens::{Lens, View};
+use spotter_vision::{
+    lens::{Lens, View},
+    pose::Missing,
+    reps::Phase,
+};
 use std::time::Duration;
+use workout::{Bout, Workout};
 
 /// How a run behaves. Times are media time.
 #[derive(Clone, Debug)]
@@ -39,6 +49,12 @@ pub(crate) struct Config {
     pub(crate) stale_after: Duration,
     /// "en" or "ko", for the words about the view.
     pub(crate) language: String,
+    /// The exercise whose repetitions count; left out, the one that the coach names.
+    pub(crate) exercise: Option<Exercise>,
+    /// The person has to be in view for so long before anything is coached or counted.
+    pub(crate) lead_in: Duration,
+    /// What is to be done; it says which exercise counts.
+    pub(crate) workout: Option<Workout>,
 }
 
 impl Default for Config {
@@ -48,6 +64,9 @@ impl Default for Config {
             cooldown: Duration::from_secs(2),
             stale_after: Duration::from_secs(2),
             language: "en".to_owned(),
+            exercise: None,
+            lead_in: Duration::ZERO,
+            workout: None,
         }
     }
 }
@@ -63,14 +82,21 @@ pub(crate) struct Parts {
 /// Something happened, in order of decision.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Event {
-    /// Another view of the person is believed.
+    /// Another view of the person is believed, or something else is missing of them.
     View {
         /// Media time.
         t: Duration,
         /// The view.
         view: View,
+        /// What is missing where they are partly out.
+        missing: Option<Missing>,
         /// People found.
         people: usize,
+    },
+    /// The person has been in view for the lead-in: the session begins.
+    Begun {
+        /// Media time.
+        t: Duration,
     },
     /// The beginning of an utterance that is still being made.
     Partial {
@@ -81,6 +107,88 @@ pub(crate) enum Event {
     },
     /// Something to say.
     Feedback(Feedback),
+    /// From here on this exercise is counted.
+    Exercise {
+        /// Media time.
+        t: Duration,
+        /// Which.
+        exercise: Exercise,
+    },
+    /// A set of the workout begins.
+    Set {
+        /// Media time.
+        t: Duration,
+        /// Which set.
+        bout: Bout,
+    },
+    /// A rest of the workout begins.
+    Rest {
+        /// Media time.
+        t: Duration,
+        /// For so long.
+        lasts: Duration,
+        /// What comes after it.
+        next: Bout,
+    },
+    /// The workout is done.
+    Finished {
+        /// Media time.
+        t: Duration,
+    },
+    /// A repetition over the full range is done.
+    Rep {
+        /// Media time of its end.
+        t: Duration,
+        /// Of which exercise.
+        exercise: Exercise,
+        /// Which set of this exercise, from 1.
+        set: u32,
+        /// Repetitions of the set so far, this one included.
+        count: u32,
+    },
+    /// A repetition turned before the full range and doesn't count.
+    HalfRep {
+        /// Media time of its end.
+        t: Duration,
+        /// Of which exercise.
+        exercise: Exercise,
+    },
+    /// Something is held; once a second, and at its end.
+    Hold {
+        /// Media time.
+        t: Duration,
+        /// Which exercise.
+        exercise: Exercise,
+        /// Which set of it, from 1.
+        set: u32,
+        /// For so long.
+        lasted: Duration,
+        /// It is over.
+        over: bool,
+    },
+    /// The phase of the repetition under way changed; for the window only.
+    Phase {
+        /// Media time.
+        t: Duration,
+        /// Of which exercise.
+        exercise: Exercise,
+        /// The phase.
+        phase: Phase,
+    },
+    /// What a body did, seen as any of the exercises; for the [`tally::Tally`], which makes the events above of it.
+    Move {
+        /// Media time.
+        t: Duration,
+        /// As which exercise.
+        exercise: Exercise,
+        /// What.
+        what: Move,
+    },
+    /// A frame was looked at; for the [`tally::Tally`] alone.
+    Tick {
+        /// Media time.
+        t: Duration,
+    },
     /// A stage failed; the others go on.
     Failed(Failure),
 }

@@ -3,9 +3,10 @@
 use super::{
     Config, Event, Parts,
     clock::Cancel,
-    speaker::{Speaker, Talkativeness},
+    speaker::{Speaker, Talkativeness, Task},
     stages::{Reader, Watcher},
     stats::Monitor,
+    tally::Tally,
 };
 use spotter_vision::{Frame, lens::Sight, source::FrameSource};
 use std::{sync::Arc, time::Instant};
@@ -37,12 +38,16 @@ pub(crate) fn run(
     let mut reader = Reader::new(source, monitor.clone());
     let mut watcher = Watcher::new(parts.lens, frame_rate, config, monitor.clone());
     let dial = Arc::new(Talkativeness::default());
-    let mut speaker = Speaker::new(parts.coach, config, Arc::new(Cancel::default()), dial, monitor.clone());
+    let (cancel, task) = (Arc::new(Cancel::default()), Arc::new(Task::default()));
+    let tally = Tally::new(config, task.clone());
+    let mut speaker = Speaker::new(parts.coach, config, cancel, dial, task, monitor.clone());
     let mut told = Ok(());
     let mut emit = |observer: &mut dyn Observer, event| {
-        if told.is_ok() {
-            told = observer.event(event);
-        }
+        tally.pass(event, &mut |event| {
+            if told.is_ok() {
+                told = observer.event(event);
+            }
+        });
     };
     while let Some(frame) = reader.next(&mut |e| emit(observer, e)) {
         let message = watcher.watch(&frame, Instant::now(), &mut |e| emit(observer, e));

@@ -9,7 +9,7 @@ use super::{
 use spotter_engine::coach::{Feedback, Kind, Step};
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -33,6 +33,22 @@ impl Talkativeness {
     /// Reads it.
     pub(crate) fn get(&self) -> f32 {
         f32::from_bits(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// The exercise that the coach is to be told at its next look; the outer `None` is no news.
+#[derive(Debug, Default)]
+pub(crate) struct Task(Mutex<Option<Option<String>>>);
+
+impl Task {
+    /// Leaves a message for the coach; a newer one replaces it.
+    pub(crate) fn set(&self, exercise: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(exercise);
+    }
+
+    /// Takes the message.
+    fn take(&self) -> Option<Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -98,6 +114,7 @@ pub(super) struct Speaker {
     config: Config,
     cancel: Arc<Cancel>,
     dial: Arc<Talkativeness>,
+    task: Arc<Task>,
     turned: f32,
     monitor: Arc<Monitor>,
     busy_until: Duration,
@@ -111,6 +128,7 @@ impl Speaker {
         config: &Config,
         cancel: Arc<Cancel>,
         dial: Arc<Talkativeness>,
+        task: Arc<Task>,
         monitor: Arc<Monitor>,
     ) -> Self {
         let turned = dial.get();
@@ -119,6 +137,7 @@ impl Speaker {
             config: config.clone(),
             cancel,
             dial,
+            task,
             turned,
             monitor,
             busy_until: Duration::ZERO,
@@ -172,6 +191,11 @@ impl Speaker {
         if self.dial.get() != self.turned {
             self.turned = self.dial.get();
             coach.set_talkativeness(self.turned);
+        }
+        if let Some(exercise) = self.task.take()
+            && let Err(error) = coach.set_exercise(exercise)
+        {
+            tracing::warn!("the coach was not told the exercise: {error:#}");
         }
         let mut utterance = Utterance {
             config: &self.config,

@@ -2,6 +2,7 @@
 
 use super::{
     Config, Event, Failure,
+    moves::Moves,
     sampler::Sampler,
     stats::{Monitor, Stage},
     view::{ViewGate, cue_text},
@@ -9,7 +10,8 @@ use super::{
 use spotter_engine::coach::{Feedback, Kind};
 use spotter_vision::{
     Frame,
-    lens::{Lens, Sight},
+    lens::{Lens, Sight, View},
+    pose::{Missing, missing},
     source::FrameSource,
 };
 use std::{
@@ -18,6 +20,9 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+
+/// What is missing of a body is told no more often than this: joints at the edge tremble.
+const STEADY: Duration = Duration::from_secs(1);
 
 /// Where events go.
 pub(crate) type Emit<'a> = &'a mut dyn FnMut(Event);
@@ -91,14 +96,34 @@ pub(super) struct Watcher {
     lens: Option<Box<dyn Lens>>,
     sampler: Sampler,
     gate: ViewGate,
+    moves: Moves,
     language: String,
+    missing: Option<Missing>,
+    /// When the view was last told.
+    told: Duration,
+    lead: Duration,
+    clear_since: Option<Duration>,
+    begun: bool,
     monitor: Arc<Monitor>,
 }
 
 impl Watcher {
     pub(super) fn new(lens: Box<dyn Lens>, frame_rate: f64, config: &Config, monitor: Arc<Monitor>) -> Self {
         let (sampler, gate) = (Sampler::new(frame_rate), ViewGate::default());
-        Self { lens: Some(lens), sampler, gate, language: config.language.clone(), monitor }
+        let moves = Moves::new();
+        Self {
+            lens: Some(lens),
+            sampler,
+            gate,
+            moves,
+            language: config.language.clone(),
+            missing: None,
+            told: Duration::ZERO,
+            lead: config.lead_in,
+            clear_since: None,
+            begun: false,
+            monitor,
+        }
     }
 
     /// Looks at a frame, if it is on a tick and the lens works.
@@ -118,20 +143,49 @@ impl Watcher {
         };
         self.monitor.time(Stage::Lens, begun.elapsed());
         self.monitor.count(|c| c.sampled += 1);
-        self.follow(&sight, emit);
-        Some(Message { sight, ask: self.gate.is_clear(), cue_at: self.gate.last_cue(), arrived })
+        self.follow(frame, &sight, emit);
+        Some(Message { sight, ask: self.is_on(), cue_at: self.gate.last_cue(), arrived })
     }
 
-    fn follow(&mut self, sight: &Sight, emit: Emit<'_>) {
+    /// Whether somebody is in view and the session has begun.
+    fn is_on(&self) -> bool {
+        self.begun && self.gate.is_clear()
+    }
+
+    fn follow(&mut self, frame: &Frame, sight: &Sight, emit: Emit<'_>) {
         let t = sight.frame.t;
         let change = self.gate.update(t, sight.view);
-        if let Some(view) = change.settled {
-            emit(Event::View { t, view, people: sight.people });
+        let partly = sight.view == View::PartlyOut && self.gate.settled() == Some(View::PartlyOut);
+        let missing = sight.body.as_ref().filter(|_| partly).and_then(|body| missing(body, frame));
+        let another = missing.is_some() && missing != self.missing && t.saturating_sub(self.told) >= STEADY;
+        if let Some(view) = self.gate.settled().filter(|_| change.settled.is_some() || another) {
+            (self.missing, self.told) = (missing, t);
+            emit(Event::View { t, view, missing, people: sight.people });
         }
+        self.lead_in(t, emit);
         if let Some(view) = change.cue {
             self.monitor.count(|c| c.view_cues += 1);
-            let text = cue_text(view, &self.language).to_owned();
+            let text = cue_text(view, missing, &self.language).to_owned();
             emit(Event::Feedback(Feedback { t_frame: t, t_ready: t, text, kind: Kind::View }));
+        }
+        // joints that are out of the picture are guesses
+        self.moves.update(t, sight.body.as_ref().filter(|_| self.is_on()), emit);
+        emit(Event::Tick { t });
+    }
+
+    /// The session begins once the person has been in view for the lead-in.
+    fn lead_in(&mut self, t: Duration, emit: Emit<'_>) {
+        if self.begun {
+            return;
+        }
+        if !self.gate.is_clear() {
+            self.clear_since = None;
+            return;
+        }
+        let since = *self.clear_since.get_or_insert(t);
+        if t.saturating_sub(since) >= self.lead {
+            self.begun = true;
+            emit(Event::Begun { t });
         }
     }
 

@@ -44,6 +44,10 @@ impl Coach for StreamedCoach {
         self.session.options_mut().talkativeness = bias;
     }
 
+    fn set_exercise(&mut self, exercise: Option<String>) -> anyhow::Result<()> {
+        Ok(self.session.set_exercise(exercise)?)
+    }
+
     fn speculation(&self) -> Option<Stats> {
         self.session.speculation()
     }

@@ -6,12 +6,14 @@
 use super::{
     Config, Event, Latency, Parts,
     clock::{Cancel, MediaClock},
-    speaker::{Speaker, Talkativeness},
+    speaker::{Speaker, Talkativeness, Task},
     stages::{Message, Reader, Watcher},
     stats::Monitor,
+    tally::Tally,
 };
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
+use spotter_datasets::synthetic::Exercise;
 use spotter_vision::{
     Frame,
     lens::{Lens, Sight},
@@ -35,7 +37,6 @@ pub(crate) enum Pace {
     /// The clock: a frame of a recording comes at its media time.
     Clock,
     /// The source: a camera's frames come when they come.
-    #[cfg_attr(not(feature = "camera"), allow(dead_code, reason = "only a camera paces itself"))]
     Source,
 }
 
@@ -56,6 +57,7 @@ struct Shared {
     shown: Link<Frame>,
     sights: Link<Sight>,
     events: Sender<Event>,
+    tally: Tally,
     wake: Box<dyn Fn() + Send + Sync>,
     policy: Policy,
 }
@@ -69,8 +71,13 @@ impl Shared {
         }
     }
 
-    /// Tells an event; waits for a listener that is slow, not for one that is gone.
+    /// Tells an event and what follows from it.
     fn tell(&self, event: Event) {
+        self.tally.pass(event, &mut |event| self.send(event));
+    }
+
+    /// Waits for a listener that is slow, not for one that is gone.
+    fn send(&self, event: Event) {
         let mut event = event;
         while !self.cancel.is_cancelled() {
             match self.events.send_timeout(event, Duration::from_millis(20)) {
@@ -109,6 +116,7 @@ pub(crate) fn start(
         Latency::Measured => (Policy::Newest, 1),
     };
     let (sender, events) = bounded(EVENTS);
+    let task = Arc::new(Task::default());
     let shared = Arc::new(Shared {
         cancel: Arc::new(Cancel::default()),
         clock: Arc::new(MediaClock::default()),
@@ -118,6 +126,7 @@ pub(crate) fn start(
         shown: Link::new(Policy::Newest, 1),
         sights: Link::new(Policy::Newest, 1),
         events: sender,
+        tally: Tally::new(config, task.clone()),
         wake,
         policy,
     });
@@ -125,7 +134,7 @@ pub(crate) fn start(
     let reader = Reader::new(source, shared.monitor.clone());
     let watcher = Watcher::new(parts.lens, parts.coach.frame_rate(), config, shared.monitor.clone());
     let (cancel, monitor) = (shared.cancel.clone(), shared.monitor.clone());
-    let speaker = Speaker::new(parts.coach, config, cancel, dial.clone(), monitor);
+    let speaker = Speaker::new(parts.coach, config, cancel, dial.clone(), task, monitor);
     // from here on `Drop` stops what was started
     let mut running = Running { shared: shared.clone(), events, dial, capture: None, vision: None, model: None };
     let own = shared.clone();
@@ -231,6 +240,11 @@ impl Running {
     /// How readily the coach speaks.
     pub(crate) fn talkativeness(&self) -> &Talkativeness {
         &self.dial
+    }
+
+    /// Changes the exercise that counts and that the coach is told; `None` lets the coach name it.
+    pub(crate) fn choose(&self, exercise: Option<Exercise>) {
+        self.shared.tally.choose(exercise);
     }
 
     /// Whether every stage has ended and every event was taken.

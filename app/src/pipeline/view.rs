@@ -1,6 +1,6 @@
 //! When the person can't be seen: no coaching, and one word about it.
 
-use spotter_vision::lens::View;
+use spotter_vision::{lens::View, pose::Missing};
 use std::time::Duration;
 
 /// A view has to last this long before it is believed: poses flicker.
@@ -77,6 +77,11 @@ impl ViewGate {
         Some(view)
     }
 
+    /// The view that is believed.
+    pub(crate) fn settled(&self) -> Option<View> {
+        self.settled
+    }
+
     /// Whether the coach is asked about frames like this.
     pub(crate) fn is_clear(&self) -> bool {
         self.settled == Some(View::Clear)
@@ -88,13 +93,19 @@ impl ViewGate {
     }
 }
 
-/// The word about a view, in a language ("ko", anything else is English).
-pub(crate) fn cue_text(view: View, language: &str) -> &'static str {
-    match (view, language) {
-        (View::NoPerson, "ko") => "보이지 않아요. 화면 안으로 들어와 주세요.",
-        (View::NoPerson, _) => "I can't see you. Step into the picture.",
-        (_, "ko") => "몸 전체가 보이지 않아요.",
-        (_, _) => "I can't see all of you.",
+/// The word about a view, in a language ("ko", anything else is English), with what is missing where that is known.
+pub(crate) fn cue_text(view: View, missing: Option<Missing>, language: &str) -> &'static str {
+    match (view, missing, language) {
+        (View::NoPerson, _, "ko") => "보이지 않아요. 화면 안으로 들어와 주세요.",
+        (View::NoPerson, ..) => "I can't see you. Step into the picture.",
+        (_, Some(Missing::Feet), "ko") => "뒤로 물러나 주세요. 발이 보이지 않아요.",
+        (_, Some(Missing::Feet), _) => "Step back, I can't see your feet.",
+        (_, Some(Missing::Head), "ko") => "뒤로 물러나 주세요. 머리가 보이지 않아요.",
+        (_, Some(Missing::Head), _) => "Step back, I can't see your head.",
+        (_, Some(Missing::Side), "ko") => "화면 가운데로 와 주세요.",
+        (_, Some(Missing::Side), _) => "Come to the middle of the picture.",
+        (_, _, "ko") => "몸 전체가 보이지 않아요.",
+        (..) => "I can't see all of you.",
     }
 }
 

@@ -4,10 +4,12 @@ use super::{Drafting, Session, Sink, Summary, seconds};
 use crate::pipeline::{
     Event,
     stats::{Counts, Quantiles},
+    workout::Goal,
 };
 use serde::Serialize;
+use spotter_datasets::synthetic::Exercise;
 use spotter_engine::coach::Kind;
-use spotter_vision::lens::View;
+use spotter_vision::{lens::View, pose::Missing};
 use std::{collections::BTreeMap, io::Write};
 
 /// Writes each line as it comes and flushes it, so that a reader is never behind.
@@ -32,6 +34,7 @@ enum Line<'a> {
     View {
         t: f64,
         view: View,
+        missing: Option<Missing>,
         people: usize,
     },
     Feedback {
@@ -40,6 +43,43 @@ enum Line<'a> {
         t_ready: f64,
         text: &'a str,
         kind: Kind,
+    },
+    Exercise {
+        t: f64,
+        exercise: Exercise,
+    },
+    Set {
+        t: f64,
+        exercise: Exercise,
+        set: u32,
+        of: u32,
+        reps: Option<u32>,
+        seconds: Option<u32>,
+    },
+    Rest {
+        t: f64,
+        seconds: f64,
+        exercise: Exercise,
+    },
+    Finished {
+        t: f64,
+    },
+    Rep {
+        t: f64,
+        exercise: Exercise,
+        set: u32,
+        count: u32,
+    },
+    HalfRep {
+        t: f64,
+        exercise: Exercise,
+    },
+    Hold {
+        t: f64,
+        exercise: Exercise,
+        set: u32,
+        seconds: f64,
+        over: bool,
     },
     Failed {
         t: f64,
@@ -64,13 +104,34 @@ impl<W: Write> Sink for JsonLines<W> {
 
     fn event(&mut self, event: &Event) -> anyhow::Result<()> {
         self.line(&match event {
-            Event::View { t, view, people } => Line::View { t: seconds(*t), view: *view, people: *people },
+            Event::View { t, view, missing, people } => {
+                Line::View { t: seconds(*t), view: *view, missing: *missing, people: *people }
+            }
             Event::Feedback(f) => {
                 let (t_frame, t_ready) = (seconds(f.t_frame), seconds(f.t_ready));
                 Line::Feedback { t: t_ready, t_frame, t_ready, text: &f.text, kind: f.kind }
             }
             Event::Failed(f) => Line::Failed { t: seconds(f.t), stage: f.stage, problem: &f.problem },
-            Event::Partial { .. } => return Ok(()),
+            Event::Exercise { t, exercise } => Line::Exercise { t: seconds(*t), exercise: *exercise },
+            Event::Set { t, bout } => {
+                let (reps, lasts) = match bout.goal {
+                    Goal::Reps(n) => (Some(n), None),
+                    Goal::Seconds(s) => (None, Some(s)),
+                };
+                Line::Set { t: seconds(*t), exercise: bout.exercise, set: bout.set, of: bout.of, reps, seconds: lasts }
+            }
+            Event::Rest { t, lasts, next } => {
+                Line::Rest { t: seconds(*t), seconds: seconds(*lasts), exercise: next.exercise }
+            }
+            Event::Finished { t } => Line::Finished { t: seconds(*t) },
+            Event::Rep { t, exercise, set, count } => {
+                Line::Rep { t: seconds(*t), exercise: *exercise, set: *set, count: *count }
+            }
+            Event::HalfRep { t, exercise } => Line::HalfRep { t: seconds(*t), exercise: *exercise },
+            Event::Hold { t, exercise, set, lasted, over } => {
+                Line::Hold { t: seconds(*t), exercise: *exercise, set: *set, seconds: seconds(*lasted), over: *over }
+            }
+            Event::Begun { .. } | Event::Partial { .. } | Event::Phase { .. } | Event::Move { .. } | Event::Tick { .. } => return Ok(()),
         })
     }
 
@@ -99,7 +160,7 @@ mod tests {
         let said =
             Feedback { t_frame: ms(1400), t_ready: ms(1475), text: "Nice \"depth\"".into(), kind: Kind::Coaching };
         let events = [
-            Event::View { t: ms(125), view: View::PartlyOut, people: 2 },
+            Event::View { t: ms(125), view: View::PartlyOut, missing: Some(Missing::Feet), people: 2 },
             Event::Partial { t_frame: ms(1400), text: "Nice".into() },
             Event::Feedback(said),
         ];
@@ -111,7 +172,7 @@ mod tests {
         let text = String::from_utf8_lossy(&out);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert_eq!(lines[0], r#"{"type":"view","t":0.125,"view":"partly_out","people":2}"#);
+        assert_eq!(lines[0], r#"{"type":"view","t":0.125,"view":"partly_out","missing":"feet","people":2}"#);
         assert_eq!(
             lines[1],
             r#"{"type":"feedback","t":1.475,"t_frame":1.4,"t_ready":1.475,"text":"Nice \"depth\"","kind":"coaching"}"#

@@ -6,8 +6,15 @@
 //! | type | fields |
 //! |---|---|
 //! | `session` | first line: `version`, `source`, `width`, `height`, `fps`, `model`, `lens`, `language`, `exercise` (or null), `latency`, `seed`, `talkativeness`, `cooldown` |
-//! | `feedback` | `t` (when it is shown, the same as `t_ready`), `t_frame` (the frame that led to it), `t_ready` (its first word is there), `text`, `kind` (`coaching` or `view`) |
-//! | `view` | `t`, `view` (`clear`, `partly_out`, `no_person`), `people` |
+//! | `feedback` | `t` (when it is shown, the same as `t_ready`), `t_frame` (the frame that led to it), `t_ready` (its first word is there), `text`, `kind` (`coaching`, `view` or `program`) |
+//! | `view` | `t`, `view` (`clear`, `partly_out`, `no_person`), `missing` (`head`, `feet`, `side`, `much`, or null), `people` |
+//! | `exercise` | `t`, `exercise`: what counts from here on |
+//! | `set` | `t`, `exercise`, `set`, `of`, `reps` or `seconds` (the other is null): a set of the workout begins |
+//! | `rest` | `t`, `seconds`, `exercise` (the next one) |
+//! | `finished` | `t`: the workout is done |
+//! | `rep` | `t` (of its end), `exercise`, `set` (from 1), `count` (in this set) |
+//! | `half_rep` | `t`, `exercise`: it turned before the full range |
+//! | `hold` | `t`, `exercise`, `set`, `seconds`, `over`: once a second while something is held, and at its end |
 //! | `failed` | `t`, `stage`, `problem`: a stage that stopped |
 //! | `summary` | `duration` and the counts of the run |
 //! | `timing` | where it is asked for: for each stage `n`, `p50_ms`, `p95_ms` on this machine |

@@ -46,11 +46,37 @@ impl<W: Write> Sink for Terminal<W> {
         match event {
             Event::View { t, view, .. } => self.line("2", &format!("{}  ({})", clock_text(*t), view_text(*view))),
             Event::Feedback(f) => {
-                let style = if f.kind == Kind::View { "33" } else { "1" };
+                let style = match f.kind {
+                    Kind::View => "33",
+                    Kind::Program => "35",
+                    Kind::Coaching => "1",
+                };
                 self.line(style, &format!("{}  {}", clock_text(f.t_ready), f.text))
             }
             Event::Failed(f) => self.line("31", &format!("{}  ({} stopped: {})", clock_text(f.t), f.stage, f.problem)),
-            Event::Partial { .. } => Ok(()),
+            Event::Exercise { t, exercise } => {
+                self.line("2", &format!("{}  ({})", clock_text(*t), exercise.name("en")))
+            }
+            Event::Rep { t, exercise, set, count } => {
+                let set = if *set > 1 { format!(", set {set}") } else { String::new() };
+                self.line("36", &format!("{}  {count} {}{set}", clock_text(*t), exercise.name("en")))
+            }
+            Event::HalfRep { t, exercise } => {
+                self.line("2", &format!("{}  (half a repetition: {})", clock_text(*t), exercise.name("en")))
+            }
+            Event::Hold { t, exercise, lasted, over: true, .. } => {
+                let held = lasted.as_secs_f64();
+                self.line("36", &format!("{}  {}: held {held:.1} s", clock_text(*t), exercise.name("en")))
+            }
+            Event::Hold { .. }
+            | Event::Set { .. }
+            | Event::Rest { .. }
+            | Event::Finished { .. }
+            | Event::Begun { .. }
+            | Event::Partial { .. }
+            | Event::Phase { .. }
+            | Event::Move { .. }
+            | Event::Tick { .. } => Ok(()),
         }
     }
 

@@ -1,49 +1,68 @@
 //! The window as a program: follows the run, draws, and does what the user asks.
 
 use super::{
-    Play, Reopen,
-    panels::{self, Actions, Controls},
-    picture::{Screen, skeleton},
-    state::State,
+    Play, Reopen, Take,
+    front::{Command, Front, Screen, World},
+    picture::{Screen as Texture, skeleton},
+    set_look,
 };
 use crate::{
-    cli::summary,
+    cli::{earlier, summary},
     pipeline::{
-        Config, Event,
+        Config, Event, Parts,
+        stats::Monitor,
         threads::{self, Pace, Running},
     },
-    timeline::{Sink as _, Sinks},
+    sessions::{Memory, Stamp, Store, review},
+    settings,
+    timeline::{Session, Sink as _, Sinks},
 };
 use anyhow::{Context as _, anyhow};
-use eframe::egui::{self, Color32, ColorImage, Context, Rect, RichText, Ui, ViewportCommand, vec2};
-use spotter_vision::{Body, source::FrameSource};
+use eframe::egui::{Color32, ColorImage, Context, Rect, Ui, ViewportCommand, vec2};
+use spotter_vision::Body;
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
-/// Side of the inset that shows what the model sees.
-const INSET: f32 = 190.0;
+/// Share of the picture's height that the inset of what the model sees takes.
+const INSET: f32 = 0.24;
 
 /// How the window's run ended, for the one who opened it.
 type Outcome = Arc<Mutex<anyhow::Result<()>>>;
 
+/// A run under way, with what is written of it.
+struct Run {
+    running: Running,
+    sinks: Sinks,
+    memory: Memory,
+    kept: Option<(Store, String)>,
+}
+
 pub(super) struct App {
     model: String,
+    session: Session,
     config: Config,
     pace: Pace,
     reopen: Reopen,
     talkativeness: f32,
-    running: Option<Running>,
-    /// The timeline of the first run; playing it again writes nothing.
-    sinks: Option<Sinks>,
+    run: Option<Run>,
+    /// The stages of a session that was ended, on their way back.
+    ending: Option<JoinHandle<Option<Parts>>>,
+    monitor: Arc<Monitor>,
+    /// Media time at which the session was ended.
+    ended: Duration,
+    store: Option<Store>,
+    settings_file: Option<PathBuf>,
     with_timing: bool,
     screenshot: Option<(PathBuf, Duration)>,
-    state: State,
-    picture: Screen,
+    front: Front,
+    muted: bool,
+    picture: Texture,
     picture_size: [usize; 2],
-    inset: Screen,
+    inset: Texture,
     body: Option<Body>,
     outcome: Outcome,
 }
@@ -51,40 +70,62 @@ pub(super) struct App {
 impl App {
     /// Starts the run.
     pub(super) fn new(play: Play, context: &Context, outcome: Outcome) -> anyhow::Result<Self> {
-        let wake = waker(context);
-        let running = threads::start(play.source, play.parts, &play.config, play.pace, play.talkativeness, wake)?;
-        Ok(Self {
-            model: play.model,
+        set_look(context, &play.settings);
+        let mut front = Front::new(play.settings, play.pace == Pace::Clock && !play.live);
+        front.kept = play.store.as_ref().and_then(|store| store.ids().ok()).map(|ids| ids.len());
+        let mut app = Self {
+            model: play.session.model.clone(),
+            session: play.session,
             config: play.config,
             pace: play.pace,
             reopen: play.reopen,
             talkativeness: play.talkativeness,
-            running: Some(running),
-            sinks: Some(play.sinks),
+            run: None,
+            ending: None,
+            monitor: Arc::new(Monitor::default()),
+            ended: Duration::ZERO,
+            store: play.store,
+            settings_file: play.settings_file,
             with_timing: play.with_timing,
             screenshot: play.screenshot,
-            state: State::default(),
-            picture: Screen::default(),
+            front,
+            muted: false,
+            picture: Texture::default(),
             picture_size: [1, 1],
-            inset: Screen::default(),
+            inset: Texture::default(),
             body: None,
             outcome,
-        })
+        };
+        app.begin(play.first, play.parts, context)?;
+        Ok(app)
+    }
+
+    /// A session begins.
+    fn begin(&mut self, take: Take, parts: Parts, context: &Context) -> anyhow::Result<()> {
+        let (memory, lines) = Memory::begin(Stamp::now());
+        let mut sinks = take.sinks;
+        sinks.0.push(Box::new(lines));
+        sinks.begin(&self.session)?;
+        let wake = waker(context);
+        let running = threads::start(take.source, parts, &self.config, self.pace, self.talkativeness, wake)?;
+        self.monitor = running.monitor().clone();
+        self.run = Some(Run { running, sinks, memory, kept: take.kept });
+        Ok(())
     }
 
     /// Takes what the stages have ready, without waiting.
     fn follow(&mut self, context: &Context) {
-        let Some(running) = &self.running else { return };
+        let Some(run) = &mut self.run else { return };
         let mut events: Vec<Event> = Vec::new();
-        while let Some(event) = running.event(Duration::ZERO) {
+        while let Some(event) = run.running.event(Duration::ZERO) {
             events.push(event);
         }
         let mut looked_at = None;
-        if let Some(frame) = running.picture() {
+        if let Some(frame) = run.running.picture() {
             self.picture_size = [frame.width, frame.height];
             self.picture.set(context, "picture", &frame);
         }
-        if let Some(sight) = running.sight() {
+        if let Some(sight) = run.running.sight() {
             looked_at = Some(sight.frame);
             self.body = sight.body;
         }
@@ -96,63 +137,123 @@ impl App {
                 self.inset.set(context, "inset", &frame);
             }
         }
-        let over = running.is_over();
+        let over = run.running.is_over();
+        let mut problem = None;
         for event in events {
-            if let Some(sinks) = &mut self.sinks
-                && let Err(error) = sinks.event(&event)
-            {
-                self.fail(error);
-                self.sinks = None;
+            if problem.is_none() {
+                problem = run.sinks.event(&event).err();
             }
-            self.state.apply(event);
+            self.front.state.apply(event);
+        }
+        if let Some(error) = problem {
+            self.fail(error);
         }
         if over {
-            self.end_timeline();
+            self.end(context);
         }
     }
 
-    /// Writes the end of the timeline, once.
-    fn end_timeline(&mut self) {
-        let (Some(mut sinks), Some(running)) = (self.sinks.take(), &self.running) else { return };
-        if let Err(error) = sinks.end(&summary(running.monitor(), self.with_timing)) {
+    /// The session ends: its timeline is closed, its stages stop in the background, and the summary is shown.
+    fn end(&mut self, context: &Context) {
+        let Some(run) = self.run.take() else { return };
+        let Run { running, mut sinks, memory, kept } = run;
+        self.ended = running.clock().now().min(self.monitor.end());
+        if let Err(error) = sinks.end(&summary(&self.monitor, self.with_timing)) {
             self.fail(error);
+        }
+        let wake = waker(context);
+        let stop = move || {
+            let parts = running.stop();
+            wake();
+            parts
+        };
+        self.ending = thread::Builder::new().name("ending".to_owned()).spawn(stop).ok();
+        let before = kept.and_then(|(store, id)| earlier(&store, &id).ok()).unwrap_or_default();
+        match memory.past() {
+            Ok(past) => {
+                let now = review(&past);
+                self.front.past = Some((past, now, before));
+            }
+            Err(error) => self.fail(error),
+        }
+        self.front.kept = self.store.as_ref().and_then(|store| store.ids().ok()).map(|ids| ids.len());
+        if self.screenshot.is_none() {
+            self.front.screen = Screen::Summary;
         }
     }
 
     fn fail(&mut self, error: anyhow::Error) {
-        self.state.failures.push(format!("{error:#}"));
+        self.front.state.failures.push(format!("{error:#}"));
         *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
     }
 
-    fn act(&mut self, actions: Actions, context: &Context) {
-        if let Some(running) = &self.running {
-            if actions.toggle {
-                running.clock().pause(!running.clock().is_paused());
+    fn act(&mut self, command: Command, context: &Context) {
+        match command {
+            Command::Pause => {
+                if let Some(run) = &self.run {
+                    run.running.clock().pause(!run.running.clock().is_paused());
+                }
             }
-            if let Some(bias) = actions.talkativeness {
+            Command::Talkativeness(bias) => {
                 self.talkativeness = bias;
-                running.talkativeness().set(bias);
+                if let Some(run) = &self.run {
+                    run.running.talkativeness().set(bias);
+                }
             }
-        }
-        if actions.restart
-            && let Err(error) = self.restart(context)
-        {
-            self.state.failures.push(format!("can't play it again: {error:#}"));
+            Command::Choose(exercise) => {
+                self.config.exercise = exercise;
+                self.config.workout = None;
+                if let Some(run) = &self.run {
+                    run.running.choose(exercise);
+                }
+            }
+            Command::End => self.end(context),
+            Command::Restart => {
+                if let Err(error) = self.restart(context) {
+                    self.front.state.failures.push(format!("can't begin again: {error:#}"));
+                }
+            }
+            Command::Setting(key, value) => self.set(key, &value, context),
+            Command::Mute(muted) => self.muted = muted,
+            Command::DeleteAll => {
+                let deleted = self.store.as_ref().map(Store::delete_all);
+                self.front.notice = Some(match deleted {
+                    Some(Ok(n)) => format!("{n} sessions deleted"),
+                    Some(Err(error)) => format!("{error:#}"),
+                    None => "nothing is kept".to_owned(),
+                });
+                self.front.kept = self.store.as_ref().and_then(|store| store.ids().ok()).map(|ids| ids.len());
+            }
+            Command::Quit => context.send_viewport_cmd(ViewportCommand::Close),
         }
     }
 
+    /// A setting takes effect at once, and is written into the settings file.
+    fn set(&mut self, key: &'static str, value: &str, context: &Context) {
+        if let Err(error) = settings::set(&mut self.front.settings, key, value) {
+            self.front.notice = Some(format!("{error:#}"));
+            return;
+        }
+        set_look(context, &self.front.settings);
+        let written = self.settings_file.as_ref().map(|path| settings::write(path, &[(key, value.to_owned())]));
+        self.front.notice = match written {
+            Some(Err(error)) => Some(format!("the setting holds for this session only: {error:#}")),
+            _ => None,
+        };
+    }
+
     fn restart(&mut self, context: &Context) -> anyhow::Result<()> {
-        self.end_timeline();
-        let running = self.running.take().context("start Spotter again")?;
-        let mut parts = running.stop().context("a stage failed; start Spotter again")?;
+        self.end(context);
+        let ending = self.ending.take().context("start Spotter again")?;
+        let stopped = ending.join().map_err(|_| anyhow!("a stage failed"))?;
+        let mut parts = stopped.context("a stage failed; start Spotter again")?;
         parts.lens.reset();
         parts.coach.reset();
-        let source: Box<dyn FrameSource> = (self.reopen)()?;
-        self.state = State::default();
+        let take = (self.reopen)()?;
+        self.front.state = Default::default();
+        self.front.screen = Screen::Coach;
         self.body = None;
-        let (config, dial) = (&self.config, self.talkativeness);
-        self.running = Some(threads::start(source, parts, config, self.pace, dial, waker(context))?);
-        Ok(())
+        self.begin(take, parts, context)
     }
 
     fn screenshot_when_due(&mut self, context: &Context, now: Duration, over: bool) {
@@ -170,28 +271,30 @@ impl App {
         });
     }
 
-    fn picture_ui(&self, ui: &mut Ui) {
-        let area = ui.available_rect_before_wrap();
+    fn picture_ui(&self, ui: &Ui, area: Rect, mirror: bool) {
         let painter = ui.painter_at(area);
         painter.rect_filled(area, 0.0, Color32::from_rgb(12, 12, 14));
-        let shown = self.picture.draw(&painter, area);
+        let shown = self.picture.draw(&painter, area, mirror);
         if let (Some(at), Some(body)) = (shown, &self.body) {
-            skeleton(&painter, body, self.picture_size, at);
+            skeleton(&painter, body, self.picture_size, at, mirror);
         }
-        let corner = area.right_top() + vec2(-INSET - 10.0, 10.0);
-        self.inset.draw(&painter, Rect::from_min_size(corner, vec2(INSET, INSET)));
+        let side = area.height() * INSET;
+        let corner = area.right_bottom() - vec2(side + 14.0, side + 14.0);
+        self.inset.draw(&painter, Rect::from_min_size(corner, vec2(side, side)), false);
     }
 
-    fn side_ui(&self, ui: &mut Ui) {
-        ui.add_space(6.0);
-        panels::status_ui(ui, &self.state, &self.model);
-        ui.separator();
-        if let Some(running) = &self.running {
-            panels::latency_ui(ui, running.monitor());
+    fn session_is_live(&self) -> bool {
+        self.pace == Pace::Source
+    }
+
+    /// What moves by itself on the screen, besides what the stages wake the window for.
+    fn wake_later(&self, context: &Context, now: Duration) {
+        let state = &self.front.state;
+        let counts_down = state.countdown(now, self.config.lead_in).is_some() || state.work.rest.is_some();
+        let fades = state.current(now).is_some();
+        if counts_down || fades {
+            context.request_repaint_after(Duration::from_millis(250));
         }
-        ui.separator();
-        ui.label(RichText::new("said").weak());
-        panels::log_ui(ui, &self.state);
     }
 }
 
@@ -212,27 +315,43 @@ impl eframe::App for App {
     fn ui(&mut self, ui: &mut Ui, _frame: &mut eframe::Frame) {
         let context = ui.ctx().clone();
         self.follow(&context);
-        let running = self.running.as_ref();
-        let over = running.is_none_or(Running::is_over);
+        let running = self.run.as_ref().map(|run| &run.running);
         // after the end the clock runs on, but the recording does not
-        let now = running.map_or(Duration::ZERO, |r| r.clock().now().min(r.monitor().end()));
-        let paused = running.is_some_and(|r| r.clock().is_paused());
-        let controls = Controls { now, paused, over, talkativeness: self.talkativeness };
-        let mut actions = Actions::default();
-        egui::Panel::bottom("bottom").show(ui, |ui| {
-            panels::feedback_ui(ui, &self.state, now);
-            ui.separator();
-            actions = panels::controls_ui(ui, controls);
-            ui.add_space(4.0);
-        });
-        egui::Panel::right("side").default_size(300.0).show(ui, |ui| self.side_ui(ui));
-        egui::CentralPanel::no_frame().show(ui, |ui| self.picture_ui(ui));
-        self.act(actions, &context);
+        let now = running.map_or(self.ended, |r| r.clock().now().min(self.monitor.end()));
+        let (over, paused) = (running.is_none(), running.is_some_and(|r| r.clock().is_paused()));
+        let mut front = std::mem::replace(&mut self.front, Front::new(Default::default(), false));
+        let world = World {
+            now,
+            paused,
+            over,
+            camera: self.session_is_live(),
+            lead_in: self.config.lead_in,
+            model: &self.model,
+            talkativeness: self.talkativeness,
+            monitor: Some(&self.monitor),
+            voice: "",
+            muted: self.muted,
+            picture: &|_, _| {},
+        };
+        let mirror = world.camera && front.settings.mirror;
+        let picture = |ui: &Ui, area: Rect| self.picture_ui(ui, area, mirror);
+        let commands = front.ui(ui, &World { picture: &picture, ..world });
+        self.front = front;
+        for command in commands {
+            self.act(command, &context);
+        }
+        if !over && !paused {
+            self.wake_later(&context, now);
+        }
         self.screenshot_when_due(&context, now, over);
     }
 
     fn on_exit(&mut self, _gl: Option<&eframe::glow::Context>) {
-        self.end_timeline();
-        self.running = None;
+        if let Some(run) = &mut self.run
+            && let Err(error) = run.sinks.end(&summary(&self.monitor, self.with_timing))
+        {
+            tracing::error!("{error:#}");
+        }
+        self.run = None;
     }
 }

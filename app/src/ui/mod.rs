@@ -4,13 +4,23 @@
 //! woken by the stages only when there is one. It never waits for a stage.
 
 mod app;
+mod front;
+mod help;
+mod hud;
+mod look_back;
 mod panels;
 mod picture;
+mod preferences;
 mod state;
+#[cfg(test)]
+mod tests;
+mod theme;
 
 use crate::{
     pipeline::{Config, Parts, threads::Pace},
-    timeline::{Sinks, text::FONT},
+    sessions::Store,
+    settings::{Settings, Theme},
+    timeline::{Session, Sinks, text::FONT},
 };
 use anyhow::anyhow;
 use app::App;
@@ -18,23 +28,34 @@ use eframe::egui;
 use spotter_vision::source::FrameSource;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-/// Opens the source again, to play it from its beginning.
-pub(crate) type Reopen = Box<dyn FnMut() -> anyhow::Result<Box<dyn FrameSource>>>;
+/// What a session is played from and written to.
+pub(crate) struct Take {
+    pub(crate) source: Box<dyn FrameSource>,
+    /// Where the timeline goes besides the window.
+    pub(crate) sinks: Sinks,
+    /// The record of it, where one is kept.
+    pub(crate) kept: Option<(Store, String)>,
+}
+
+/// Begins another session, or plays the recording from its beginning.
+pub(crate) type Reopen = Box<dyn FnMut() -> anyhow::Result<Take>>;
 
 /// What a window plays.
 pub(crate) struct Play {
-    /// Name of the source.
-    pub(crate) title: String,
-    /// Name of the model.
-    pub(crate) model: String,
+    /// The first line of the timeline.
+    pub(crate) session: Session,
     pub(crate) config: Config,
     pub(crate) talkativeness: f32,
     pub(crate) parts: Parts,
-    pub(crate) source: Box<dyn FrameSource>,
+    pub(crate) first: Take,
     pub(crate) reopen: Reopen,
     pub(crate) pace: Pace,
-    /// Where the timeline goes besides the window.
-    pub(crate) sinks: Sinks,
+    /// A session of its own, and not a recording that is looked at.
+    pub(crate) live: bool,
+    pub(crate) settings: Settings,
+    pub(crate) settings_file: Option<PathBuf>,
+    /// Where records are kept.
+    pub(crate) store: Option<Store>,
     pub(crate) with_timing: bool,
     /// Write a picture of the window at a media time, and close it.
     pub(crate) screenshot: Option<(PathBuf, Duration)>,
@@ -59,7 +80,7 @@ pub(crate) fn display() -> Result<(), &'static str> {
 /// When no window can be opened, or a stage failed.
 pub(crate) fn run(play: Play) -> anyhow::Result<()> {
     let viewport = egui::ViewportBuilder::default()
-        .with_title(format!("Spotter: {}", play.title))
+        .with_title(format!("Spotter: {}", play.session.source))
         .with_inner_size([1180.0, 760.0])
         .with_min_inner_size([640.0, 420.0]);
     let options = eframe::NativeOptions { viewport, ..eframe::NativeOptions::default() };
@@ -75,13 +96,22 @@ pub(crate) fn run(play: Play) -> anyhow::Result<()> {
     std::mem::replace(&mut *outcome, Ok(()))
 }
 
-/// Dark, and with Hangul after the letters that egui brings.
+/// Hangul after the letters that egui brings.
 fn set_up(context: &egui::Context) {
-    context.set_theme(egui::Theme::Dark);
     let mut fonts = egui::FontDefinitions::default();
     fonts.font_data.insert("hangul".to_owned(), Arc::new(egui::FontData::from_static(FONT)));
     for family in fonts.families.values_mut() {
         family.push("hangul".to_owned());
     }
     context.set_fonts(fonts);
+}
+
+/// Theme and size of text.
+fn set_look(context: &egui::Context, settings: &Settings) {
+    context.set_theme(match settings.theme {
+        Theme::Dark => egui::ThemePreference::Dark,
+        Theme::Light => egui::ThemePreference::Light,
+        Theme::System => egui::ThemePreference::System,
+    });
+    context.set_zoom_factor(settings.text_scale);
 }

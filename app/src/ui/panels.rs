@@ -1,97 +1,74 @@
 //! What is beside and under the picture.
 
-use super::state::State;
+use super::{
+    front::{Command, Front, Screen, World},
+    state::State,
+    theme::palette,
+};
 use crate::{
     pipeline::stats::{Monitor, STAGES},
     timeline::{Drafting, clock_text},
 };
-use eframe::egui::{self, Color32, RichText, Ui};
+use eframe::egui::{self, Button, RichText, Ui};
 use spotter_engine::coach::Kind;
-use spotter_vision::lens::View;
-use std::time::Duration;
 
-const COACHING: Color32 = Color32::from_rgb(245, 245, 245);
-const WARNING: Color32 = Color32::from_rgb(255, 205, 90);
-const GOOD: Color32 = Color32::from_rgb(120, 215, 130);
-const BAD: Color32 = Color32::from_rgb(255, 110, 100);
-
-/// What the user did in the panels.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Actions {
-    /// Pause or go on.
-    pub(super) toggle: bool,
-    /// Play from the beginning.
-    pub(super) restart: bool,
-    /// Another talkativeness.
-    pub(super) talkativeness: Option<f32>,
-}
-
-/// What the controls show.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Controls {
-    pub(super) now: Duration,
-    pub(super) paused: bool,
-    pub(super) over: bool,
-    pub(super) talkativeness: f32,
-}
-
-/// Buttons, slider and media time.
-pub(super) fn controls_ui(ui: &mut Ui, controls: Controls) -> Actions {
-    let mut actions = Actions::default();
-    ui.horizontal(|ui| {
-        let label = if controls.paused { "Go on" } else { "Pause" };
-        actions.toggle = ui.add_enabled(!controls.over, egui::Button::new(label)).clicked();
-        actions.restart = ui.button("Restart").clicked();
-        ui.label(RichText::new(clock_text(controls.now)).monospace().size(16.0));
-        if controls.over {
+/// Buttons and media time.
+pub(super) fn controls_ui(ui: &mut Ui, front: &mut Front, world: &World<'_>, commands: &mut Vec<Command>) {
+    ui.add_space(4.0);
+    ui.horizontal_wrapped(|ui| {
+        let label = if world.paused { "Go on" } else { "Pause" };
+        if ui.add_enabled(!world.over, Button::new(label)).clicked() {
+            commands.push(Command::Pause);
+        }
+        if ui.add_enabled(!world.over, Button::new("End session")).clicked() {
+            commands.push(Command::End);
+        }
+        if ui.button("Restart").clicked() {
+            commands.push(Command::Restart);
+        }
+        let mute = if world.muted { "Unmute" } else { "Mute" };
+        if ui.button(mute).clicked() {
+            commands.push(Command::Mute(!world.muted));
+        }
+        ui.label(RichText::new(clock_text(world.now)).monospace().size(16.0));
+        if world.over {
             ui.label("end");
         }
         ui.separator();
-        let mut bias = controls.talkativeness;
-        let slider = egui::Slider::new(&mut bias, -5.0..=5.0).text("talkativeness").fixed_decimals(1);
-        if ui.add(slider).changed() {
-            actions.talkativeness = Some(bias);
+        for (screen, name) in [
+            (Screen::Coach, "Coach"),
+            (Screen::Summary, "Summary"),
+            (Screen::Settings, "Settings"),
+            (Screen::Help, "Keys"),
+        ] {
+            if ui.selectable_label(front.screen == screen, name).clicked() {
+                front.screen = screen;
+            }
+        }
+        ui.separator();
+        if ui.selectable_label(front.side, "Times").clicked() {
+            front.side = !front.side;
         }
     });
-    actions
+    ui.add_space(4.0);
 }
 
-/// The feedback of the moment, large.
-pub(super) fn feedback_ui(ui: &mut Ui, state: &State, now: Duration) {
-    let shown = state.partial.as_deref().map(|text| (text, COACHING));
-    let shown = shown.or_else(|| {
-        let feedback = state.current(now)?;
-        Some((feedback.text.as_str(), if feedback.kind == Kind::View { WARNING } else { COACHING }))
-    });
-    let (text, colour) = shown.unwrap_or((" ", COACHING));
+/// Model, times of the stages and everything that was said.
+pub(super) fn side_ui(ui: &mut Ui, state: &State, world: &World<'_>) {
     ui.add_space(6.0);
-    ui.vertical_centered(|ui| ui.label(RichText::new(text).size(34.0).strong().color(colour)));
-    ui.add_space(6.0);
-}
-
-/// How the person is seen, and stages that stopped.
-pub(super) fn status_ui(ui: &mut Ui, state: &State, model: &str) {
-    let (text, colour) = match state.view {
-        None => ("looking", Color32::GRAY),
-        Some((View::Clear, _)) => ("in view", GOOD),
-        Some((View::PartlyOut, _)) => ("partly out of view", WARNING),
-        Some((View::NoPerson, _)) => ("nobody in view", WARNING),
-    };
-    ui.horizontal(|ui| {
-        ui.label(RichText::new("\u{25cf}").color(colour));
-        ui.label(RichText::new(text).color(colour));
-        if let Some((_, people)) = state.view.filter(|(_, people)| *people > 1) {
-            ui.label(format!("{people} people, the largest is coached"));
-        }
-    });
-    ui.label(RichText::new(format!("model {model}")).weak());
-    for failure in &state.failures {
-        ui.label(RichText::new(failure).color(BAD));
+    ui.label(RichText::new(format!("model {}", world.model)).weak());
+    ui.label(RichText::new(world.voice).weak());
+    ui.separator();
+    if let Some(monitor) = world.monitor {
+        latency_ui(ui, monitor);
+        ui.separator();
     }
+    ui.label(RichText::new("said").weak());
+    log_ui(ui, state);
 }
 
 /// Times of the stages and what was dropped.
-pub(super) fn latency_ui(ui: &mut Ui, monitor: &Monitor) {
+fn latency_ui(ui: &mut Ui, monitor: &Monitor) {
     egui::Grid::new("latency").num_columns(3).striped(true).min_col_width(64.0).show(ui, |ui| {
         ui.label(RichText::new("stage").weak());
         ui.label(RichText::new("p50 ms").weak());
@@ -115,8 +92,8 @@ pub(super) fn latency_ui(ui: &mut Ui, monitor: &Monitor) {
     let c = monitor.counts();
     ui.label(format!("{} frames, {} looked at, {} decided on", c.frames, c.sampled, c.observed));
     let lost = c.dropped + c.skipped;
-    let colour = if lost > 0 { WARNING } else { Color32::GRAY };
-    ui.label(RichText::new(format!("{} dropped, {} skipped, {} stale", c.dropped, c.skipped, c.stale)).color(colour));
+    let text = RichText::new(format!("{} dropped, {} skipped, {} stale", c.dropped, c.skipped, c.stale));
+    ui.label(if lost > 0 { text.color(palette(ui).warning) } else { text.weak() });
     if let Some(stats) = monitor.speculation() {
         drafting_lines(&Drafting::new(&stats)).into_iter().for_each(|line| drop(ui.label(line)));
     }
@@ -140,12 +117,13 @@ fn drafting_lines(d: &Drafting) -> Vec<String> {
 }
 
 /// What was said before, newest first.
-pub(super) fn log_ui(ui: &mut Ui, state: &State) {
+fn log_ui(ui: &mut Ui, state: &State) {
+    let colours = palette(ui);
     egui::ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
         for feedback in state.log.iter().rev() {
             ui.horizontal_wrapped(|ui| {
                 ui.label(RichText::new(clock_text(feedback.t_ready)).monospace().weak());
-                let colour = if feedback.kind == Kind::View { WARNING } else { COACHING };
+                let colour = if feedback.kind == Kind::View { colours.warning } else { colours.text };
                 ui.label(RichText::new(&feedback.text).color(colour));
             });
         }

@@ -51,11 +51,12 @@ impl Screen {
         self.0 = None;
     }
 
-    /// Draws the picture as large as it fits into `area`, in the middle; where it went.
-    pub(super) fn draw(&self, painter: &Painter, area: Rect) -> Option<Rect> {
+    /// Draws the picture as large as it fits into `area`, in the middle, as a mirror shows it or as it is; where it went.
+    pub(super) fn draw(&self, painter: &Painter, area: Rect, mirror: bool) -> Option<Rect> {
         let texture = self.0.as_ref()?;
         let at = fit(texture.size_vec2(), area);
-        let whole = Rect::from_min_max(pos2(0.0, 0.0), pos2(1.0, 1.0));
+        let (left, right) = if mirror { (1.0, 0.0) } else { (0.0, 1.0) };
+        let whole = Rect::from_min_max(pos2(left, 0.0), pos2(right, 1.0));
         painter.image(texture.id(), at, whole, Color32::WHITE);
         Some(at)
     }
@@ -68,11 +69,12 @@ fn fit(size: Vec2, area: Rect) -> Rect {
 }
 
 /// Draws the joints of a picture of `size` pixels that is shown at `at`.
-pub(super) fn skeleton(painter: &Painter, body: &Body, size: [usize; 2], at: Rect) {
+pub(super) fn skeleton(painter: &Painter, body: &Body, size: [usize; 2], at: Rect, mirror: bool) {
     let place = |joint: Joint| -> Option<Pos2> {
         let [x, y, _] = body.joint(joint);
         let seen = body.visibility.get(joint as usize).is_some_and(|v| *v >= VISIBLE);
-        let share = Vec2::new(x / size[0] as f32, y / size[1] as f32);
+        let across = x / size[0] as f32;
+        let share = Vec2::new(if mirror { 1.0 - across } else { across }, y / size[1] as f32);
         (seen && share.is_finite()).then(|| at.min + share * at.size())
     };
     let thick = (at.height() / 160.0).clamp(1.5, 5.0);

@@ -1,31 +1,68 @@
 //! What the window shows of a run: a pure function of the events so far.
 
-use crate::{pipeline::Event, timeline::reading_time};
+use crate::{
+    pipeline::{Event, workout::Bout},
+    timeline::reading_time,
+};
+use spotter_datasets::synthetic::Exercise;
 use spotter_engine::coach::Feedback;
-use spotter_vision::lens::View;
+use spotter_vision::{lens::View, pose::Missing, reps::Phase};
 use std::{collections::VecDeque, time::Duration};
 
 /// Utterances kept in the log.
 const LOG: usize = 500;
 
+/// How the person is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Since when.
+    pub(super) t: Duration,
+    pub(super) view: View,
+    pub(super) missing: Option<Missing>,
+    pub(super) people: usize,
+}
+
+/// The exercise and how far it has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Work {
+    pub(super) exercise: Option<Exercise>,
+    pub(super) phase: Phase,
+    /// From 1; 0 before the first repetition.
+    pub(super) set: u32,
+    pub(super) count: u32,
+    /// The set of the workout.
+    pub(super) bout: Option<Bout>,
+    /// Until when is rested, and what comes then.
+    pub(super) rest: Option<(Duration, Bout)>,
+    /// The workout is done.
+    pub(super) finished: bool,
+    /// How long something was held, and whether that is over.
+    pub(super) held: Option<(Duration, bool)>,
+}
+
 /// What is shown.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
-    /// The view that is believed, with the number of people; `None` before the first sight.
-    pub(super) view: Option<(View, usize)>,
+    /// The view that is believed; `None` before the first sight.
+    pub(super) seen: Option<Seen>,
+    /// The person was in view for the lead-in.
+    pub(super) begun: bool,
     /// What was said, newest last.
     pub(super) log: VecDeque<Feedback>,
     /// Words that are being made.
     pub(super) partial: Option<String>,
     /// Stages that stopped.
     pub(super) failures: Vec<String>,
+    /// What is being done.
+    pub(super) work: Work,
 }
 
 impl State {
     /// Takes in an event.
     pub(super) fn apply(&mut self, event: Event) {
         match event {
-            Event::View { view, people, .. } => self.view = Some((view, people)),
+            Event::View { t, view, missing, people } => self.seen = Some(Seen { t, view, missing, people }),
+            Event::Begun { .. } => self.begun = true,
             Event::Partial { text, .. } => self.partial = Some(text),
             Event::Feedback(feedback) => {
                 self.partial = None;
@@ -34,6 +71,18 @@ impl State {
                 }
                 self.log.push_back(feedback);
             }
+            Event::Exercise { exercise, .. } => self.work = Work { exercise: Some(exercise), ..Work::default() },
+            Event::Phase { phase, .. } => self.work.phase = phase,
+            Event::Rep { set, count, .. } => (self.work.set, self.work.count) = (set, count),
+            Event::Hold { set, lasted, over, .. } => {
+                (self.work.set, self.work.held) = (set, Some((lasted, over)));
+            }
+            Event::Set { bout, .. } => {
+                self.work = Work { exercise: Some(bout.exercise), set: bout.set, bout: Some(bout), ..Work::default() };
+            }
+            Event::Rest { t, lasts, next } => self.work.rest = Some((t + lasts, next)),
+            Event::Finished { .. } => self.work.finished = true,
+            Event::HalfRep { .. } | Event::Move { .. } | Event::Tick { .. } => {}
             Event::Failed(failure) => self.failures.push(format!("{} stopped: {}", failure.stage, failure.problem)),
         }
     }
@@ -43,6 +92,13 @@ impl State {
         let last = self.log.back()?;
         // read at leisure: twice the time of a subtitle
         (now < last.t_ready + 2 * reading_time(&last.text)).then_some(last)
+    }
+
+    /// Seconds until the session begins, while the person is in view and it has not.
+    pub(super) fn countdown(&self, now: Duration, lead_in: Duration) -> Option<u64> {
+        let seen = self.seen.filter(|seen| !self.begun && seen.view == View::Clear)?;
+        let left = (seen.t + lead_in).saturating_sub(now);
+        Some(left.as_millis().div_ceil(1000) as u64)
     }
 }
 
@@ -81,10 +137,26 @@ mod tests {
     #[test]
     fn failures_and_views_are_kept() {
         let mut state = State::default();
-        state.apply(Event::View { t: Duration::ZERO, view: View::PartlyOut, people: 2 });
+        let t = Duration::from_secs(1);
+        state.apply(Event::View { t, view: View::PartlyOut, missing: Some(Missing::Feet), people: 2 });
         let failure = Failure { stage: "coach", t: Duration::ZERO, problem: "broke".into() };
         state.apply(Event::Failed(failure));
-        assert_eq!(state.view, Some((View::PartlyOut, 2)));
+        let seen = Seen { t, view: View::PartlyOut, missing: Some(Missing::Feet), people: 2 };
+        assert_eq!(state.seen, Some(seen));
         assert_eq!(state.failures, ["coach stopped: broke"]);
+    }
+
+    #[test]
+    fn the_countdown_runs_while_somebody_is_in_view() {
+        let (mut state, lead) = (State::default(), Duration::from_secs(3));
+        let ms = Duration::from_millis;
+        assert_eq!(state.countdown(ms(0), lead), None);
+        state.apply(Event::View { t: ms(1000), view: View::Clear, missing: None, people: 1 });
+        assert_eq!([1000, 1001, 2500, 3999, 5000].map(|t| state.countdown(ms(t), lead)), [3, 3, 2, 1, 0].map(Some));
+        state.apply(Event::View { t: ms(2000), view: View::PartlyOut, missing: None, people: 1 });
+        assert_eq!(state.countdown(ms(2500), lead), None);
+        state.apply(Event::View { t: ms(3000), view: View::Clear, missing: None, people: 1 });
+        state.apply(Event::Begun { t: ms(6000) });
+        assert_eq!(state.countdown(ms(6000), lead), None);
     }
 }

@@ -5,6 +5,7 @@ pub mod exercise;
 pub mod measure;
 pub mod motion;
 pub mod phrases;
+pub mod repetition;
 pub mod script;
 pub mod session;
 

@@ -21,6 +21,8 @@ pub enum Kind {
     Coaching,
     /// From the view: nobody, or not all of a body, is seen. No model is asked.
     View,
+    /// From the workout: what comes next. No model is asked.
+    Program,
 }
 
 /// Something to say.

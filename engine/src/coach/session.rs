@@ -155,19 +155,26 @@ impl Gate {
     }
 }
 
+/// Ids and embeddings `[1, k, d]` of the prompt.
+fn prompt(model: &StreamModel, options: &CoachOptions) -> Result<(Vec<u32>, Tensor)> {
+    let text = model.manifest.prompt.render(&options.language, options.exercise.as_deref());
+    let ids = ids(&model.tokenizer, &text)?;
+    if ids.is_empty() {
+        bail!("spotter.toml: the prompt is empty; the model needs at least one token before the first frame");
+    }
+    let decoder = &model.decoder;
+    let embedded = decoder.embed(&Tensor::new(ids.as_slice(), decoder.device())?.unsqueeze(0)?)?;
+    Ok((ids, embedded))
+}
+
 impl CoachSession {
     /// A session at the beginning of a stream.
     pub fn new(mut model: StreamModel, options: CoachOptions) -> Result<Self> {
         let speculator = speculator(&mut model, &options)?;
         let gate = Gate::new(&model.manifest.speaking, &model.tokenizer)?;
-        let text = model.manifest.prompt.render(&options.language, options.exercise.as_deref());
-        let prompt_ids = ids(&model.tokenizer, &text)?;
-        if prompt_ids.is_empty() {
-            bail!("spotter.toml: the prompt is empty; the model needs at least one token before the first frame");
-        }
+        let (prompt_ids, prompt) = prompt(&model, &options)?;
         let (decoder, context) = (&model.decoder, model.manifest.context);
         let n = prompt_ids.len();
-        let prompt = decoder.embed(&Tensor::new(prompt_ids.as_slice(), decoder.device())?.unsqueeze(0)?)?;
         let bounds = bounds(&model.manifest, &options);
         let scratch = gate.scratch(options.max_tokens);
         let mut cache =
@@ -202,9 +209,21 @@ impl CoachSession {
         &self.model.manifest
     }
 
-    /// The user's knobs; a change holds from the next frame on (prompt changes need a new session).
+    /// The user's knobs; a change holds from the next frame on; the exercise has [`Self::set_exercise`].
     pub fn options_mut(&mut self) -> &mut CoachOptions {
         &mut self.options
+    }
+
+    /// Tells the model another exercise, or `None` to let it recognise; the stream begins anew under that prompt.
+    ///
+    /// # Errors
+    /// When the prompt does not fit into the cache; the session then still has the one before.
+    pub fn set_exercise(&mut self, exercise: Option<String>) -> Result<()> {
+        let options = CoachOptions { exercise, ..self.options.clone() };
+        let (told, prompt) = prompt(&self.model, &options)?;
+        self.cache.pin(told.len())?;
+        (self.options, self.told, self.prompt) = (options, told, prompt);
+        self.reset()
     }
 
     /// Forgets the stream.

@@ -16,3 +16,4 @@ pub mod view;
 pub use lens::AvatarLens;
 pub use runtime::Runtime;
 pub use tracker::{Pose, PoseTracker, TrackerOptions};
+pub use view::{Missing, missing};

@@ -23,14 +23,47 @@ const PARTS: [&[Joint]; 5] = [
 /// The view in one frame alone.
 pub fn view_of(body: Option<&Body>, frame: &Frame) -> View {
     let Some(body) = body else { return View::NoPerson };
+    if PARTS.iter().all(|part| is_there(body, part, frame)) { View::Clear } else { View::PartlyOut }
+}
+
+/// What has to come into the picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// The head alone.
+    Head,
+    /// The feet alone, or the legs.
+    Feet,
+    /// The whole body at one side of the picture: it is there, but not in the middle.
+    Side,
+    /// Several of these, or a part that something hides.
+    Much,
+}
+
+/// What is missing of a body that is partly out of the picture; `None` where nothing is.
+pub fn missing(body: &Body, frame: &Frame) -> Option<Missing> {
+    let gone: Vec<usize> = (0..PARTS.len()).filter(|&i| !PARTS.get(i).is_some_and(|p| is_there(body, p, frame))).collect();
+    let w = frame.width as f32;
+    let out = |joint: &Joint| body.joint(*joint)[0] < 0.0 || body.joint(*joint)[0] > w;
+    let sideways = |&i: &usize| PARTS.get(i).is_some_and(|part| part.iter().any(out));
+    match gone[..] {
+        [] => None,
+        _ if gone.iter().all(sideways) => Some(Missing::Side),
+        [0] => Some(Missing::Head),
+        [4] | [3, 4] => Some(Missing::Feet),
+        _ => Some(Missing::Much),
+    }
+}
+
+/// Whether a part lies inside the picture and one of its joints is seen.
+fn is_there(body: &Body, part: &[Joint], frame: &Frame) -> bool {
     let (w, h) = (frame.width as f32, frame.height as f32);
     let inside = |joint: &Joint| {
         let [x, y, _] = body.joint(*joint);
         x >= -MARGIN * w && x <= (1.0 + MARGIN) * w && y >= -MARGIN * h && y <= (1.0 + MARGIN) * h
     };
     let seen = |joint: &Joint| body.visibility[*joint as usize] >= MIN_VISIBILITY;
-    let whole = PARTS.iter().all(|part| part.iter().all(inside) && part.iter().any(seen));
-    if whole { View::Clear } else { View::PartlyOut }
+    part.iter().all(inside) && part.iter().any(seen)
 }
 
 /// Believes a view only when it holds.
@@ -90,6 +123,26 @@ mod tests {
         assert_eq!(view_of(Some(&b), &frame()), View::Clear);
         b.joints[Joint::RightAnkle as usize][1] = 130.0;
         assert_eq!(view_of(Some(&b), &frame()), View::PartlyOut);
+    }
+
+    #[test]
+    fn what_is_missing_has_a_name() {
+        let mut b = body();
+        assert_eq!(missing(&b, &frame()), None);
+        for joint in [Joint::LeftAnkle, Joint::RightAnkle] {
+            b.joints[joint as usize][1] = 130.0;
+        }
+        assert_eq!(missing(&b, &frame()), Some(Missing::Feet));
+        b.joints[Joint::Nose as usize][1] = -20.0;
+        assert_eq!(missing(&b, &frame()), Some(Missing::Much));
+        let mut b = body();
+        b.joints[Joint::Nose as usize][1] = -20.0;
+        assert_eq!(missing(&b, &frame()), Some(Missing::Head));
+        let mut b = body();
+        for joint in [Joint::LeftShoulder, Joint::LeftHip, Joint::LeftKnee, Joint::LeftAnkle] {
+            b.joints[joint as usize][0] = 115.0;
+        }
+        assert_eq!(missing(&b, &frame()), Some(Missing::Side));
     }
 
     #[test]

@@ -1,0 +1,177 @@
+//! What lies over the picture, to be read from three metres: cue, count, exercise, and help to get into the picture.
+
+use super::{
+    front::World,
+    state::{State, Work},
+    theme::{OVER_PICTURE, PLATE, count_size, cue_size},
+};
+use crate::{
+    pipeline::{view::cue_text, workout::Goal},
+    sessions::duration_text,
+};
+use eframe::egui::{Align, Align2, Color32, Frame, Layout, Margin, Rect, RichText, Role, Sense, Ui, UiBuilder, WidgetInfo, vec2};
+use spotter_engine::coach::Kind;
+use spotter_vision::{lens::View, reps::Phase};
+
+/// Between a plate and the edge.
+const EDGE: f32 = 14.0;
+
+/// Draws over the picture in `area`.
+pub(super) fn ui(ui: &mut Ui, area: Rect, state: &State, world: &World<'_>) {
+    let cue = cue_size(area);
+    exercise_ui(ui, area, cue * 0.6, &state.work, world);
+    count_ui(ui, area, count_size(area), &state.work);
+    let framing = framing_text(state, world);
+    if let Some((text, large)) = framing {
+        let size = if large { cue * 2.2 } else { cue };
+        plate(ui, "framing", area, Align2::CENTER_CENTER, |ui| {
+            ui.label(RichText::new(text).size(size).strong().color(OVER_PICTURE.warning));
+        });
+    }
+    cue_ui(ui, area, cue, state, world);
+    signs_ui(ui, area, cue * 0.42, state, world);
+}
+
+/// A dark plate at an edge of the picture, as large as what is on it.
+fn plate(ui: &mut Ui, name: &str, area: Rect, at: Align2, add: impl FnOnce(&mut Ui)) {
+    let inner = area.shrink(EDGE);
+    let layout = match (at.x(), at.y()) {
+        (Align::Min, _) => Layout::top_down(Align::Min),
+        (Align::Max, _) => Layout::top_down(Align::Max),
+        (Align::Center, _) => Layout::top_down(Align::Center),
+    };
+    // the size of the last frame says where the plate begins
+    let id = ui.scope_id().with(("plate", name));
+    let before: Option<eframe::egui::Vec2> = ui.data(|data| data.get_temp(id));
+    let size = before.unwrap_or(inner.size()).min(inner.size());
+    let at = at.align_size_within_rect(size, inner);
+    let room = if before.is_some() { at.expand2([inner.width(), 0.0].into()).intersect(inner) } else { inner };
+    let builder = UiBuilder::new().max_rect(room).layout(layout).id_salt(id);
+    let shown = ui.scope_builder(builder, |ui| {
+        Frame::new().fill(PLATE).corner_radius(10).inner_margin(Margin::symmetric(14, 8)).show(ui, add).response.rect
+    });
+    let size = shown.inner.size();
+    if before != Some(size) {
+        ui.data_mut(|data| data.insert_temp(id, size));
+        ui.ctx().request_repaint();
+    }
+}
+
+fn exercise_ui(ui: &mut Ui, area: Rect, size: f32, work: &Work, world: &World<'_>) {
+    let Some(exercise) = work.exercise else { return };
+    plate(ui, "exercise", area, Align2::LEFT_TOP, |ui| {
+        ui.label(RichText::new(exercise.name("en")).size(size).strong().color(OVER_PICTURE.text));
+        let small = |text: String| RichText::new(text).size(size * 0.55).color(OVER_PICTURE.text);
+        if work.finished {
+            ui.label(small("workout done".to_owned()));
+        } else if let Some((until, next)) = work.rest {
+            let left = until.saturating_sub(world.now).as_secs_f64().ceil();
+            ui.label(small(format!("rest {}, then {}", duration_text(left), next.exercise.name("en"))));
+        } else if let Some(bout) = work.bout {
+            ui.label(small(format!("set {} of {}", bout.set, bout.of)));
+        } else if work.set > 1 {
+            ui.label(small(format!("set {}", work.set)));
+        }
+        if let Some(phase) = phase_text(work) {
+            ui.label(small(phase.to_owned()));
+        }
+    });
+}
+
+/// The phase in a word, beside a sign that does not need colour.
+fn phase_text(work: &Work) -> Option<&'static str> {
+    let counts = !work.exercise.is_some_and(|e| e.is_hold()) && work.rest.is_none() && !work.finished;
+    match work.phase {
+        _ if !counts => None,
+        Phase::Unknown => None,
+        Phase::Rest => Some("ready"),
+        Phase::Out => Some("going"),
+        Phase::Turned => Some("full range, and back"),
+    }
+}
+
+fn count_ui(ui: &mut Ui, area: Rect, size: f32, work: &Work) {
+    let Some((text, spoken)) = count_text(work) else { return };
+    plate(ui, "count", area, Align2::RIGHT_TOP, |ui| {
+        let label = ui.label(RichText::new(text).size(size).strong().color(OVER_PICTURE.text));
+        label.widget_info(|| WidgetInfo::labeled(Role::Label, true, &spoken));
+    });
+}
+
+/// The count or the time as it is shown, and as a screen reader says it.
+fn count_text(work: &Work) -> Option<(String, String)> {
+    let exercise = work.exercise?;
+    if exercise.is_hold() {
+        let (held, over) = work.held.unwrap_or_default();
+        let text = duration_text(held.as_secs_f64().floor());
+        let goal = match work.bout.map(|bout| bout.goal) {
+            Some(Goal::Seconds(s)) => format!(" of {s}"),
+            _ => String::new(),
+        };
+        let what = if over { "held" } else { "holding" };
+        return Some((text, format!("{what} {} seconds{goal}", held.as_secs())));
+    }
+    let n = work.count;
+    match work.bout.map(|bout| bout.goal) {
+        Some(Goal::Reps(goal)) => Some((format!("{n}/{goal}"), format!("{n} of {goal} repetitions"))),
+        _ => Some((n.to_string(), format!("{n} repetitions"))),
+    }
+}
+
+/// Help to get into the picture, and the countdown once somebody is; true is for large.
+fn framing_text(state: &State, world: &World<'_>) -> Option<(String, bool)> {
+    if world.over || state.begun {
+        return None;
+    }
+    if let Some(left) = state.countdown(world.now, world.lead_in) {
+        return (left > 0).then(|| (left.to_string(), true));
+    }
+    let seen = state.seen?;
+    (seen.view != View::Clear).then(|| (cue_text(seen.view, seen.missing, "en").to_owned(), false))
+}
+
+fn cue_ui(ui: &mut Ui, area: Rect, size: f32, state: &State, world: &World<'_>) {
+    let shown = state.partial.as_deref().map(|text| (text, OVER_PICTURE.text));
+    let shown = shown.or_else(|| {
+        let feedback = state.current(world.now)?;
+        let colour = if feedback.kind == Kind::View { OVER_PICTURE.warning } else { OVER_PICTURE.text };
+        Some((feedback.text.as_str(), colour))
+    });
+    let Some((text, colour)) = shown else { return };
+    plate(ui, "cue", area, Align2::CENTER_BOTTOM, |ui| {
+        ui.label(RichText::new(text).size(size).strong().color(colour));
+    });
+}
+
+/// How the person is seen, whether a camera runs, and what stopped.
+fn signs_ui(ui: &mut Ui, area: Rect, size: f32, state: &State, world: &World<'_>) {
+    plate(ui, "signs", area, Align2::LEFT_BOTTOM, |ui| {
+        let line = |ui: &mut Ui, text: String, colour: Color32| {
+            ui.label(RichText::new(text).size(size.max(14.0)).color(colour));
+        };
+        if world.paused {
+            line(ui, "paused: space goes on".to_owned(), OVER_PICTURE.warning);
+        }
+        if world.camera && !world.over {
+            ui.horizontal(|ui| {
+                let side = size.max(14.0);
+                let (dot, _) = ui.allocate_exact_size(vec2(side, side), Sense::hover());
+                ui.painter().circle_filled(dot.center(), side * 0.4, OVER_PICTURE.bad);
+                line(ui, "camera on".to_owned(), OVER_PICTURE.bad);
+            });
+        }
+        let (text, colour) = match state.seen.map(|seen| seen.view) {
+            None => ("looking", OVER_PICTURE.text),
+            Some(View::Clear) => ("in view", OVER_PICTURE.good),
+            Some(View::PartlyOut) => ("partly out of view", OVER_PICTURE.warning),
+            Some(View::NoPerson) => ("nobody in view", OVER_PICTURE.warning),
+        };
+        line(ui, text.to_owned(), colour);
+        if let Some(people) = state.seen.map(|seen| seen.people).filter(|people| *people > 1) {
+            line(ui, format!("{people} people, the largest is coached"), OVER_PICTURE.text);
+        }
+        for failure in state.failures.iter().rev().take(3) {
+            line(ui, failure.clone(), OVER_PICTURE.bad);
+        }
+    });
+}
