@@ -7,7 +7,7 @@ use crate::{
         Config, Event, Failure, Latency,
         sequential::{self, Observer},
         stats::{Monitor, STAGES},
-        threads::{self, Pace, Running},
+        threads::{self, Input, Running},
     },
     timeline::{Drafting, JsonLines, Session, Sink, Sinks, Subtitles, Summary, Terminal, render::Renderer},
 };
@@ -102,7 +102,7 @@ impl ReplayArgs {
         let language = self.coach.lang().code().to_owned();
         let exercise = self.coach.counted();
         let (cooldown, workout) = (prepared.cooldown, self.coach.workout()?);
-        Ok(Config { latency, cooldown, language, exercise, workout, ..Config::default() })
+        Ok(Config { latency, cooldown, language, exercise, workout, own_count: true, ..Config::default() })
     }
 
     fn session(&self, info: &SourceInfo, prepared: &Prepared, latency: Latency) -> Session {
@@ -259,7 +259,7 @@ fn at_once(
 
 fn paced(source: Box<dyn FrameSource>, prepared: Prepared, config: &Config, sinks: &mut Sinks) -> anyhow::Result<Ran> {
     let dial = prepared.talkativeness;
-    let running = threads::start(source, prepared.parts, config, Pace::Clock, dial, Box::new(|| {}))?;
+    let running = threads::start(Input::recording(source), prepared.parts, config, dial, Box::new(|| {}))?;
     let failures = follow(&running, sinks)?;
     Ok((running.monitor().clone(), failures))
 }
@@ -285,17 +285,16 @@ fn window(args: &ReplayArgs, source: Box<dyn FrameSource>, prepared: Prepared, s
     let video = args.video.clone();
     // what is played again is written nowhere
     let reopen = move || {
-        let source = parts::open_source(&video)?;
-        Ok(crate::ui::Take { source, sinks: Sinks::default(), kept: None })
+        let input = Input::recording(parts::open_source(&video)?);
+        Ok(crate::ui::Take { input, sinks: Sinks::default(), kept: None })
     };
     crate::ui::run(crate::ui::Play {
         session: args.session(source.info(), &prepared, latency),
         config: args.config(&prepared, latency)?,
         talkativeness: prepared.talkativeness,
         parts: prepared.parts,
-        first: crate::ui::Take { source, sinks, kept: None },
+        first: crate::ui::Take { input: Input::recording(source), sinks, kept: None },
         reopen: Box::new(reopen),
-        pace: Pace::Clock,
         live: false,
         settings: resolved.settings,
         settings_file: resolved.file,

@@ -7,6 +7,7 @@ use super::{
     Config, Event,
     moves::Move,
     speaker::Task,
+    stats::Monitor,
     workout::{Bout, Goal, Next, Plan, Stand},
 };
 use spotter_datasets::synthetic::{
@@ -46,6 +47,8 @@ struct Inner {
     pending: VecDeque<(Duration, Exercise, Move)>,
     plan: Option<Plan>,
     task: Arc<Task>,
+    own_count: bool,
+    monitor: Arc<Monitor>,
 }
 
 /// Shared by the stages.
@@ -59,7 +62,7 @@ type Emit<'a> = &'a mut dyn FnMut(Event);
 
 impl Tally {
     /// A tally at the beginning of a run: for a workout, for one exercise, or for whatever the coach names.
-    pub(super) fn new(config: &Config, task: Arc<Task>) -> Self {
+    pub(super) fn new(config: &Config, task: Arc<Task>, monitor: Arc<Monitor>) -> Self {
         let plan = config.workout.clone().map(Plan::new);
         let exercise = plan.as_ref().and_then(Plan::bout).map(|bout| bout.exercise).or(config.exercise);
         let inner = Inner {
@@ -70,6 +73,8 @@ impl Tally {
             pending: VecDeque::new(),
             plan,
             task,
+            own_count: config.own_count,
+            monitor,
         };
         Self { inner: Mutex::new(inner), wanted: Mutex::new(None) }
     }
@@ -94,6 +99,10 @@ impl Tally {
             }
             Event::Move { t, exercise, what } => inner.moved(t, exercise, what, emit),
             Event::Feedback(feedback) => {
+                if inner.miscounts(&feedback) {
+                    inner.monitor.count(|c| c.miscounted += 1);
+                    return;
+                }
                 let named = inner.named(&feedback);
                 let t = feedback.t_ready;
                 // the words first: the exercise follows from them
@@ -168,6 +177,17 @@ impl Inner {
                 emit(Event::Exercise { t, exercise });
             }
         }
+    }
+
+    /// Whether the coach says another number than the poses, once these have counted. A repetition that it sees end a
+    /// moment before the joints are back is the next one already.
+    fn miscounts(&self, feedback: &Feedback) -> bool {
+        if !self.own_count || feedback.kind != Kind::Coaching || self.at.count == 0 {
+            return false;
+        }
+        let said = phrases::classify(&feedback.text, self.lang);
+        let another = said.exercise.is_some_and(|e| self.at.exercise != Some(e));
+        !another && said.count.is_some_and(|n| n != self.at.count && n != self.at.count + 1)
     }
 
     /// The exercise that the coach names, if it is another one.
@@ -254,8 +274,8 @@ mod tests {
     use crate::pipeline::workout::Workout;
 
     fn tally(language: &str, exercise: Option<Exercise>) -> Tally {
-        let config = Config { language: language.into(), exercise, ..Config::default() };
-        Tally::new(&config, Arc::new(Task::default()))
+        let config = Config { language: language.into(), exercise, own_count: true, ..Config::default() };
+        Tally::new(&config, Arc::default(), Arc::default())
     }
 
     fn s(seconds: u64) -> Duration {
@@ -334,7 +354,7 @@ mod tests {
         let squat = Bout { exercise: Exercise::Squat, set: 1, of: 2, goal: Goal::Reps(2), rest: s(10) };
         let bouts = vec![squat, Bout { set: 2, ..squat }, Bout { exercise: Exercise::PushUp, of: 1, ..squat }];
         let config = Config { workout: Some(Workout { name: "x".into(), bouts }), ..Config::default() };
-        let tally = Tally::new(&config, Arc::new(Task::default()));
+        let tally = Tally::new(&config, Arc::default(), Arc::default());
         let mut said = Vec::new();
         let mut feed = |event| {
             tally.pass(event, &mut |e| match e {
@@ -373,5 +393,26 @@ mod tests {
                 "That's the workout. Well done!",
             ]
         );
+    }
+
+    #[test]
+    fn the_coach_does_not_count_against_the_poses() {
+        let tally = tally("en", Some(Exercise::Squat));
+        let mut said_words = Vec::new();
+        let mut feed = |event| {
+            tally.pass(event, &mut |e| {
+                if let Event::Feedback(f) = e {
+                    said_words.push(f.text);
+                }
+            });
+        };
+        feed(said(1, "That's 6."));
+        feed(rep(2, Exercise::Squat));
+        feed(rep(3, Exercise::Squat));
+        for text in ["That's 6.", "2, nice.", "That's 3.", "Knees wider, in line with your feet."] {
+            feed(said(4, text));
+        }
+        assert_eq!(said_words, ["That's 6.", "2, nice.", "That's 3.", "Knees wider, in line with your feet."]);
+        assert_eq!(tally.inner.lock().unwrap().monitor.counts().miscounted, 1);
     }
 }

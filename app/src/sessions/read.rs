@@ -47,6 +47,7 @@ pub(crate) enum Told {
     Set { t: f64, exercise: Exercise, set: u32, of: u32, reps: Option<u32>, seconds: Option<u32> },
     Rest { t: f64, seconds: f64, exercise: Exercise },
     Finished { t: f64 },
+    Source { t: f64, problem: Option<String> },
     Failed { t: f64, stage: String, problem: String },
 }
 
@@ -63,6 +64,7 @@ impl Told {
             | Self::Set { t, .. }
             | Self::Rest { t, .. }
             | Self::Finished { t }
+            | Self::Source { t, .. }
             | Self::Failed { t, .. } => *t,
         }
     }

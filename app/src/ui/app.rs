@@ -45,7 +45,7 @@ pub(super) struct App {
     model: String,
     session: Session,
     config: Config,
-    pace: Pace,
+    camera: bool,
     reopen: Reopen,
     talkativeness: f32,
     run: Option<Run>,
@@ -71,13 +71,13 @@ impl App {
     /// Starts the run.
     pub(super) fn new(play: Play, context: &Context, outcome: Outcome) -> anyhow::Result<Self> {
         set_look(context, &play.settings);
-        let mut front = Front::new(play.settings, play.pace == Pace::Clock && !play.live);
+        let mut front = Front::new(play.settings, !play.live);
         front.kept = play.store.as_ref().and_then(|store| store.ids().ok()).map(|ids| ids.len());
         let mut app = Self {
             model: play.session.model.clone(),
             session: play.session,
             config: play.config,
-            pace: play.pace,
+            camera: play.first.input.pace == Pace::Source,
             reopen: play.reopen,
             talkativeness: play.talkativeness,
             run: None,
@@ -107,7 +107,7 @@ impl App {
         sinks.0.push(Box::new(lines));
         sinks.begin(&self.session)?;
         let wake = waker(context);
-        let running = threads::start(take.source, parts, &self.config, self.pace, self.talkativeness, wake)?;
+        let running = threads::start(take.input, parts, &self.config, self.talkativeness, wake)?;
         self.monitor = running.monitor().clone();
         self.run = Some(Run { running, sinks, memory, kept: take.kept });
         Ok(())
@@ -279,12 +279,13 @@ impl App {
             skeleton(&painter, body, self.picture_size, at, mirror);
         }
         let side = area.height() * INSET;
-        let corner = area.right_bottom() - vec2(side + 14.0, side + 14.0);
+        // between the count above and the cue below
+        let corner = area.right_center() - vec2(side + 14.0, side * 0.3);
         self.inset.draw(&painter, Rect::from_min_size(corner, vec2(side, side)), false);
     }
 
     fn session_is_live(&self) -> bool {
-        self.pace == Pace::Source
+        self.camera
     }
 
     /// What moves by itself on the screen, besides what the stages wake the window for.

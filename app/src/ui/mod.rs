@@ -17,7 +17,7 @@ mod tests;
 mod theme;
 
 use crate::{
-    pipeline::{Config, Parts, threads::Pace},
+    pipeline::{Config, Parts, threads::Input},
     sessions::Store,
     settings::{Settings, Theme},
     timeline::{Session, Sinks, text::FONT},
@@ -25,12 +25,11 @@ use crate::{
 use anyhow::anyhow;
 use app::App;
 use eframe::egui;
-use spotter_vision::source::FrameSource;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// What a session is played from and written to.
 pub(crate) struct Take {
-    pub(crate) source: Box<dyn FrameSource>,
+    pub(crate) input: Input,
     /// Where the timeline goes besides the window.
     pub(crate) sinks: Sinks,
     /// The record of it, where one is kept.
@@ -49,7 +48,6 @@ pub(crate) struct Play {
     pub(crate) parts: Parts,
     pub(crate) first: Take,
     pub(crate) reopen: Reopen,
-    pub(crate) pace: Pace,
     /// A session of its own, and not a recording that is looked at.
     pub(crate) live: bool,
     pub(crate) settings: Settings,
