@@ -7,6 +7,7 @@ use super::{
     sessions::{earlier, write_review},
 };
 use crate::{
+    audio::Speech,
     parts::{self, Prepared},
     pipeline::{
         Config, Latency,
@@ -18,9 +19,18 @@ use crate::{
     settings::{self, Resolved, Settings},
     timeline::{Session, Sink as _},
 };
-use clap::Args;
+use clap::{Args, ValueEnum};
 use spotter_vision::source::{FrameSource, SourceInfo};
 use std::{path::PathBuf, time::Duration};
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    /// On
+    On,
+    /// Off
+    Off,
+}
 
 /// Whoever starts the session is still on their way into the picture.
 const LEAD_IN: Duration = Duration::from_secs(3);
@@ -44,6 +54,9 @@ pub(crate) struct LiveArgs {
     /// Print the timeline as JSON lines (implies --headless)
     #[arg(long)]
     json: bool,
+    /// Speak aloud [default: on]
+    #[arg(long, value_enum)]
+    voice: Option<Switch>,
     /// Keep no record of the session
     #[arg(long, help_heading = "Record")]
     no_record: bool,
@@ -72,6 +85,9 @@ impl LiveArgs {
         self.coach.over(&mut resolved)?;
         if let Some(camera) = self.camera {
             resolved.flag("camera", &camera.to_string())?;
+        }
+        if let Some(voice) = self.voice {
+            resolved.flag("voice", if voice == Switch::On { "true" } else { "false" })?;
         }
         if self.no_record {
             resolved.flag("record", "false")?;
@@ -178,6 +194,10 @@ pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
             Err(why) => tracing::warn!("{why}: printing the timeline instead of opening a window"),
         }
     }
+    let voice = voice(&resolved.settings).inspect_err(|error| tracing::info!("cues are not spoken: {error:#}"));
+    if let Ok(voice) = &voice {
+        sinks.0.push(voice.sink());
+    }
     sinks.0.push(stdout_sink(args.json));
     sinks.begin(&session)?;
     let (config, dial) = (args.config(&prepared, workout), prepared.talkativeness);
@@ -191,6 +211,14 @@ pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
     first_failure(failures)
 }
 
+/// The voice, as it is settled.
+fn voice(settings: &Settings) -> anyhow::Result<Speech> {
+    if !settings.voice {
+        anyhow::bail!("the voice is off in the settings");
+    }
+    Speech::open(settings.volume)
+}
+
 #[cfg(feature = "desktop")]
 fn window(
     args: &LiveArgs,
@@ -200,7 +228,8 @@ fn window(
     session: Session,
     resolved: Resolved,
 ) -> anyhow::Result<()> {
-    let again = args.clone();
+    let (again, settings) = (args.clone(), resolved.settings);
+    let voice = voice(&settings).map_err(|error| format!("cues are shown and not spoken: {error:#}"));
     let reopen = move || {
         let input = again.input(again.open_or_wait(true)?);
         let (sinks, kept) = Kept::split(again.data.recorder(!again.no_record)?);
@@ -214,8 +243,9 @@ fn window(
         first,
         reopen: Box::new(reopen),
         live: true,
-        settings: resolved.settings,
+        settings,
         settings_file: resolved.file,
+        voice,
         store: args.data.store().ok(),
         with_timing: true,
         screenshot: args.screenshot.clone().map(|path| (path, args.screenshot_at)),

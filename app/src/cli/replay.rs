@@ -298,6 +298,8 @@ fn window(args: &ReplayArgs, source: Box<dyn FrameSource>, prepared: Prepared, s
         live: false,
         settings: resolved.settings,
         settings_file: resolved.file,
+        // whoever looks at a recording may not be alone; a session of one's own speaks
+        voice: Err("a replay does not speak".to_owned()),
         store: args.data.store().ok(),
         with_timing: args.with_timing(latency),
         screenshot: args.screenshot.clone().map(|path| (path, args.screenshot_at)),

@@ -111,6 +111,12 @@ impl Tally {
                     inner.change(t, exercise, emit);
                 }
             }
+            Event::Begun { t } => {
+                emit(Event::Begun { t });
+                if let Some(bout) = inner.plan.as_ref().and_then(Plan::bout) {
+                    inner.start(t, bout, emit);
+                }
+            }
             other => emit(other),
         }
     }
@@ -122,21 +128,22 @@ impl Inner {
         if std::mem::replace(&mut self.begun, true) {
             return;
         }
-        let t = Duration::ZERO;
-        if let Some(bout) = self.plan.as_ref().and_then(Plan::bout) {
-            self.start(t, bout, emit);
-        } else if let Some(exercise) = self.at.exercise {
-            emit(Event::Exercise { t, exercise });
+        if let Some(exercise) = self.at.exercise {
+            emit(Event::Exercise { t: Duration::ZERO, exercise });
         }
     }
 
     /// A set of the workout begins.
     fn start(&mut self, t: Duration, bout: Bout, emit: Emit<'_>) {
-        let another = self.at.exercise != Some(bout.exercise) || bout.set == 1;
-        self.at = Standing { exercise: Some(bout.exercise), set: bout.set, count: 0, last: None };
-        if another {
+        let before = std::mem::replace(
+            &mut self.at,
+            Standing { exercise: Some(bout.exercise), set: bout.set, count: 0, last: None },
+        );
+        if bout.set == 1 {
             self.task.set(Some(bout.exercise.name(self.lang.code()).to_owned()));
-            emit(Event::Exercise { t, exercise: bout.exercise });
+            if before.exercise != Some(bout.exercise) {
+                emit(Event::Exercise { t, exercise: bout.exercise });
+            }
         }
         emit(Event::Set { t, bout });
         self.say(t, set_words(bout, self.lang), emit);
@@ -366,6 +373,7 @@ mod tests {
                 _ => {}
             });
         };
+        feed(Event::Begun { t: s(0) });
         for (t, exercise) in [(1, Exercise::Squat), (2, Exercise::PushUp), (3, Exercise::Squat), (5, Exercise::Squat)] {
             feed(rep(t, exercise));
         }

@@ -146,11 +146,8 @@ impl Past {
                 self.lang = Lang::from_code(&language).unwrap_or_default();
             }
             Ok(Head::Summary { duration }) => (self.complete, self.duration) = (true, duration),
-            Ok(Head::Other) => match serde_json::from_slice(line) {
-                Ok(told) => self.events.push(told),
-                // later versions may tell more than this one knows
-                Err(_) => {}
-            },
+            // later versions may tell more than this one knows
+            Ok(Head::Other) => self.events.extend(serde_json::from_slice::<Told>(line).ok()),
             Err(_) => self.damaged += 1,
         }
         false

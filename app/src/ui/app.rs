@@ -7,6 +7,7 @@ use super::{
     set_look,
 };
 use crate::{
+    audio::Speech,
     cli::{earlier, summary},
     pipeline::{
         Config, Event, Parts,
@@ -60,6 +61,7 @@ pub(super) struct App {
     screenshot: Option<(PathBuf, Duration)>,
     front: Front,
     muted: bool,
+    voice: Result<Speech, String>,
     picture: Texture,
     picture_size: [usize; 2],
     inset: Texture,
@@ -90,6 +92,7 @@ impl App {
             screenshot: play.screenshot,
             front,
             muted: false,
+            voice: play.voice,
             picture: Texture::default(),
             picture_size: [1, 1],
             inset: Texture::default(),
@@ -105,6 +108,9 @@ impl App {
         let (memory, lines) = Memory::begin(Stamp::now());
         let mut sinks = take.sinks;
         sinks.0.push(Box::new(lines));
+        if let Ok(voice) = &self.voice {
+            sinks.0.push(voice.sink());
+        }
         sinks.begin(&self.session)?;
         let wake = waker(context);
         let running = threads::start(take.input, parts, &self.config, self.talkativeness, wake)?;
@@ -214,7 +220,12 @@ impl App {
                 }
             }
             Command::Setting(key, value) => self.set(key, &value, context),
-            Command::Mute(muted) => self.muted = muted,
+            Command::Mute(muted) => {
+                self.muted = muted;
+                if let Ok(voice) = &self.voice {
+                    voice.mute(muted);
+                }
+            }
             Command::DeleteAll => {
                 let deleted = self.store.as_ref().map(Store::delete_all);
                 self.front.notice = Some(match deleted {
@@ -235,6 +246,10 @@ impl App {
             return;
         }
         set_look(context, &self.front.settings);
+        if let Ok(voice) = &self.voice {
+            voice.set_volume(self.front.settings.volume);
+            voice.mute(self.muted || !self.front.settings.voice);
+        }
         let written = self.settings_file.as_ref().map(|path| settings::write(path, &[(key, value.to_owned())]));
         self.front.notice = match written {
             Some(Err(error)) => Some(format!("the setting holds for this session only: {error:#}")),
@@ -330,7 +345,10 @@ impl eframe::App for App {
             model: &self.model,
             talkativeness: self.talkativeness,
             monitor: Some(&self.monitor),
-            voice: "",
+            voice: match &self.voice {
+                Ok(voice) => voice.about(),
+                Err(why) => why,
+            },
             muted: self.muted,
             picture: &|_, _| {},
         };

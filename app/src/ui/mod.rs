@@ -17,6 +17,7 @@ mod tests;
 mod theme;
 
 use crate::{
+    audio::Speech,
     pipeline::{Config, Parts, threads::Input},
     sessions::Store,
     settings::{Settings, Theme},
@@ -52,6 +53,8 @@ pub(crate) struct Play {
     pub(crate) live: bool,
     pub(crate) settings: Settings,
     pub(crate) settings_file: Option<PathBuf>,
+    /// The voice, or why there is none.
+    pub(crate) voice: Result<Speech, String>,
     /// Where records are kept.
     pub(crate) store: Option<Store>,
     pub(crate) with_timing: bool,
@@ -111,5 +114,8 @@ fn set_look(context: &egui::Context, settings: &Settings) {
         Theme::Light => egui::ThemePreference::Light,
         Theme::System => egui::ThemePreference::System,
     });
+    // egui's own grey is faint for words that are read from a distance
+    context.style_mut_of(egui::Theme::Dark, |style| style.visuals.override_text_color = Some(theme::OVER_PICTURE.text));
+    context.style_mut_of(egui::Theme::Light, |style| style.visuals.override_text_color = Some(theme::ON_LIGHT.text));
     context.set_zoom_factor(settings.text_scale);
 }
