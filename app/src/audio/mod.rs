@@ -49,7 +49,9 @@ pub(crate) trait Output {
 /// The sound device of this machine.
 fn device() -> anyhow::Result<Box<dyn Output>> {
     #[cfg(feature = "audio")]
-    return Ok(Box::new(device::Device::open()?));
+    {
+        Ok(Box::new(device::Device::open()?))
+    }
     #[cfg(not(feature = "audio"))]
     anyhow::bail!("this Spotter was built without sound (the feature `audio`)")
 }
