@@ -8,6 +8,7 @@ use crate::{
         sequential::{self, Observer},
         stats::{Monitor, STAGES},
         threads::{self, Input, Running},
+        workout::Workout,
     },
     timeline::{Drafting, JsonLines, Session, Sink, Sinks, Subtitles, Summary, Terminal, render::Renderer},
 };
@@ -98,11 +99,11 @@ impl ReplayArgs {
         self.latency.unwrap_or(if in_window { Latency::Measured } else { Latency::REPLAY })
     }
 
-    fn config(&self, prepared: &Prepared, latency: Latency) -> anyhow::Result<Config> {
+    fn config(&self, prepared: &Prepared, workout: Option<Workout>, latency: Latency) -> Config {
         let language = self.coach.lang().code().to_owned();
         let exercise = self.coach.counted();
-        let (cooldown, workout) = (prepared.cooldown, self.coach.workout()?);
-        Ok(Config { latency, cooldown, language, exercise, workout, own_count: true, ..Config::default() })
+        let cooldown = prepared.cooldown;
+        Config { latency, cooldown, language, exercise, workout, own_count: true, ..Config::default() }
     }
 
     fn session(&self, info: &SourceInfo, prepared: &Prepared, latency: Latency) -> Session {
@@ -140,19 +141,20 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     }
     // the recording first: what is wrong with it should not wait for a model to load
     let source = parts::open_source(&args.video)?;
+    let workout = args.coach.workout()?;
     let prepared = parts::prepare(&args.coach.choice())?;
     let mut sinks = file_sinks(args)?;
     #[cfg(feature = "desktop")]
     if !args.headless() {
         match crate::ui::display() {
-            Ok(()) => return window(args, source, prepared, sinks),
+            Ok(()) => return window(args, source, workout, prepared, sinks),
             Err(why) => tracing::warn!("{why}: printing the timeline instead of opening a window"),
         }
     }
     let latency = args.latency(false);
     sinks.0.push(stdout_sink(args.json));
     sinks.begin(&args.session(source.info(), &prepared, latency))?;
-    let config = args.config(&prepared, latency)?;
+    let config = args.config(&prepared, workout, latency);
     let (monitor, failures) = match speed {
         Speed::Max => at_once(args, source, prepared, &config, &mut sinks)?,
         Speed::One => paced(source, prepared, &config, &mut sinks)?,
@@ -279,7 +281,13 @@ pub(crate) fn follow(running: &Running, sinks: &mut Sinks) -> anyhow::Result<Vec
 }
 
 #[cfg(feature = "desktop")]
-fn window(args: &ReplayArgs, source: Box<dyn FrameSource>, prepared: Prepared, sinks: Sinks) -> anyhow::Result<()> {
+fn window(
+    args: &ReplayArgs,
+    source: Box<dyn FrameSource>,
+    workout: Option<Workout>,
+    prepared: Prepared,
+    sinks: Sinks,
+) -> anyhow::Result<()> {
     let latency = args.latency(true);
     let resolved = crate::settings::load()?;
     let video = args.video.clone();
@@ -290,7 +298,7 @@ fn window(args: &ReplayArgs, source: Box<dyn FrameSource>, prepared: Prepared, s
     };
     crate::ui::run(crate::ui::Play {
         session: args.session(source.info(), &prepared, latency),
-        config: args.config(&prepared, latency)?,
+        config: args.config(&prepared, workout, latency),
         talkativeness: prepared.talkativeness,
         parts: prepared.parts,
         first: crate::ui::Take { input: Input::recording(source), sinks, kept: None },
