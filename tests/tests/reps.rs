@@ -1,5 +1,7 @@
 //! Repetitions counted from poses, in real recordings.
 
+#![allow(clippy::print_stdout, reason = "what was counted belongs into the test's output")]
+
 mod common;
 
 use common::{spotter, stderr, stdout};
