@@ -25,8 +25,8 @@ run: build ## coach the demo clip, in a window where there is a display; CLIP=FI
 test: setup ## run every test
 	cargo test --release --workspace
 
-live: setup ## coach through the camera
-	cargo build --release --features camera
+live: setup ## coach through the camera, with a voice
+	cargo build --release --features camera,audio
 	$(SPOTTER) live
 
 bench: build ## times of the stages on this machine, at the clip's own speed

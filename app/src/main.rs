@@ -1,6 +1,7 @@
 //! Spotter: watches a person exercise and speaks up at the right moment.
 
 mod assets;
+mod audio;
 mod cli;
 mod eval;
 mod parallel;

@@ -201,7 +201,7 @@ pub(crate) fn open_camera(index: u32) -> anyhow::Result<Box<dyn FrameSource>> {
     #[cfg(feature = "camera")]
     {
         use spotter_vision::source::camera::{CameraOptions, CameraSource};
-        return Ok(Box::new(CameraSource::open(index, CameraOptions::default())?));
+        Ok(Box::new(CameraSource::open(index, CameraOptions::default())?))
     }
     #[cfg(not(feature = "camera"))]
     {

@@ -90,3 +90,39 @@ fn a_reader_that_goes_away_is_no_failure() {
     let out = child.wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(0), "{}", stderr(&out));
 }
+
+#[test]
+fn settings_come_with_their_origins() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.toml");
+    fs::write(&file, "lang = \"ko\"\nvolume = 0.5\n").unwrap();
+    let show = |more: &[&str]| {
+        let mut command = common::command(&[&["config", "show", "--json"], more].concat());
+        command.env("SPOTTER_CONFIG", &file).env("SPOTTER_VOLUME", "0.3").output().unwrap()
+    };
+    let out = show(&["--cooldown", "4"]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    let lines: Vec<serde_json::Value> = stdout(&out).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let of =
+        |key: &str| lines.iter().find(|l| l["key"] == key).map(|l| (l["value"].clone(), l["origin"].clone())).unwrap();
+    assert_eq!(of("record"), ("true".into(), "default".into()));
+    assert_eq!(of("lang"), ("ko".into(), file.to_string_lossy().into()));
+    assert_eq!(of("volume"), ("0.3".into(), "SPOTTER_VOLUME".into()));
+    assert_eq!(of("cooldown"), ("4".into(), "flag".into()));
+    fs::write(&file, "lagn = 1\n").unwrap();
+    let out = show(&[]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(stderr(&out).contains("settings.toml: there is no setting `lagn`"), "{}", stderr(&out));
+}
+
+#[test]
+fn a_workout_that_can_not_be_done_is_told_with_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("legs.toml");
+    fs::write(&file, "[[exercise]]\nname = \"burpees\"\nreps = 3\n").unwrap();
+    check(
+        &["replay", "pattern", "--headless", "--workout", &file.to_string_lossy()],
+        1,
+        "legs.toml: exercise 1 (`burpees`)",
+    );
+}

@@ -49,7 +49,7 @@ fn a_person_partly_out_of_view_is_told_so_and_not_coached() {
         return;
     }
     let timeline = replay(&clip, &[]);
-    assert_eq!(said(&timeline, "view"), ["I can't see all of you."]);
+    assert_eq!(said(&timeline, "view"), ["Step back, I can't see your feet."]);
     assert!(said(&timeline, "coaching").is_empty(), "{timeline}");
 }
 

@@ -1,5 +1,7 @@
 //! Repetitions counted from poses, in real recordings.
 
+#![allow(clippy::print_stdout, reason = "what was counted belongs into the test's output")]
+
 mod common;
 
 use common::{spotter, stderr, stdout};
@@ -65,4 +67,21 @@ fn a_real_person_who_stands_still_does_no_repetitions() {
     for exercise in ["squats", "leg raises"] {
         assert_eq!(counted(folder.path(), exercise), 0);
     }
+}
+
+/// Two sets of two squats, with a rest between them, on a recording of four.
+#[test]
+fn a_workout_goes_through_its_sets_on_a_real_recording() {
+    let Some(clip) = clip("squats_gym.gif") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let workout = folder.path().join("legs.toml");
+    std::fs::write(&workout, "[[exercise]]\nname = \"squats\"\nsets = 2\nreps = 2\nrest = 0\n").unwrap();
+    let (clip, workout) = (clip.to_string_lossy().into_owned(), workout.to_string_lossy().into_owned());
+    let out = spotter(&["replay", &clip, "--headless", "--json", "--workout", &workout]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    let lines: Vec<serde_json::Value> = stdout(&out).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let of = |kind: &str| lines.iter().filter(|l| l["type"] == kind).cloned().collect::<Vec<_>>();
+    let reps: Vec<_> = of("rep").iter().map(|l| (l["set"].clone(), l["count"].clone())).collect();
+    assert_eq!(reps, [(1, 1), (1, 2), (2, 1), (2, 2)].map(|(a, b): (i32, i32)| (a.into(), b.into())));
+    assert_eq!((of("set").len(), of("finished").len()), (2, 1));
 }

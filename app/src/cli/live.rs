@@ -7,19 +7,30 @@ use super::{
     sessions::{earlier, write_review},
 };
 use crate::{
+    audio::Speech,
     parts::{self, Prepared},
     pipeline::{
         Config, Latency,
-        threads::{self, Pace},
+        stages::Nothing,
+        threads::{self, Input, Pace},
         workout::Workout,
     },
     sessions::review,
     settings::{self, Resolved, Settings},
     timeline::{Session, Sink as _},
 };
-use clap::Args;
+use clap::{Args, ValueEnum};
 use spotter_vision::source::{FrameSource, SourceInfo};
 use std::{path::PathBuf, time::Duration};
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    /// On
+    On,
+    /// Off
+    Off,
+}
 
 /// Whoever starts the session is still on their way into the picture.
 const LEAD_IN: Duration = Duration::from_secs(3);
@@ -43,6 +54,9 @@ pub(crate) struct LiveArgs {
     /// Print the timeline as JSON lines (implies --headless)
     #[arg(long)]
     json: bool,
+    /// Speak aloud [default: on]
+    #[arg(long, value_enum)]
+    voice: Option<Switch>,
     /// Keep no record of the session
     #[arg(long, help_heading = "Record")]
     no_record: bool,
@@ -72,6 +86,9 @@ impl LiveArgs {
         if let Some(camera) = self.camera {
             resolved.flag("camera", &camera.to_string())?;
         }
+        if let Some(voice) = self.voice {
+            resolved.flag("voice", if voice == Switch::On { "true" } else { "false" })?;
+        }
         if self.no_record {
             resolved.flag("record", "false")?;
         }
@@ -98,15 +115,33 @@ impl LiveArgs {
         }
     }
 
-    /// A camera's frames come when they come; a recording in its place keeps to its own times.
-    fn pace(&self) -> Pace {
-        if self.from.is_some() { Pace::Clock } else { Pace::Source }
+    /// The camera, opened again whenever it is lost; or what stands in its place and keeps to its own times.
+    fn input(&self, source: Box<dyn FrameSource>) -> Input {
+        if self.from.is_some() {
+            return Input::recording(source);
+        }
+        let again = self.clone();
+        Input { source, pace: Pace::Source, again: Some(Box::new(move || again.open())) }
+    }
+
+    /// Opens the camera. In a window one that is not there may still come.
+    fn open_or_wait(&self, window: bool) -> anyhow::Result<Box<dyn FrameSource>> {
+        let opened = self.open();
+        let may_come = window && cfg!(feature = "camera") && self.from.is_none();
+        match opened {
+            Err(error) if may_come => {
+                tracing::warn!("{error:#}");
+                Ok(Box::new(Nothing(SourceInfo { name: "camera".into(), ..SourceInfo::default() })))
+            }
+            opened => opened,
+        }
     }
 
     fn config(&self, prepared: &Prepared, workout: Option<Workout>) -> Config {
         Config {
             workout,
             lead_in: LEAD_IN,
+            own_count: true,
             latency: Latency::Measured,
             cooldown: prepared.cooldown,
             language: self.coach.lang().code().to_owned(),
@@ -140,7 +175,11 @@ pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
     let resolved = args.resolve()?;
     let args = &args.settled(&resolved.settings);
     let workout = args.coach.workout()?;
-    let source = args.open()?;
+    #[cfg(feature = "desktop")]
+    let in_window = !args.headless && !args.json && crate::ui::display().is_ok();
+    #[cfg(not(feature = "desktop"))]
+    let in_window = false;
+    let source = args.open_or_wait(in_window)?;
     let prepared = parts::prepare(&args.coach.choice())?;
     let (mut sinks, kept) = Kept::split(args.data.recorder(!args.no_record)?);
     let session = args.session(source.info().clone(), &prepared);
@@ -149,16 +188,20 @@ pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
         match crate::ui::display() {
             Ok(()) => {
                 let config = args.config(&prepared, workout);
-                let first = crate::ui::Take { source, sinks, kept };
+                let first = crate::ui::Take { input: args.input(source), sinks, kept };
                 return window(args, first, prepared, config, session, resolved);
             }
             Err(why) => tracing::warn!("{why}: printing the timeline instead of opening a window"),
         }
     }
+    let voice = voice(&resolved.settings).inspect_err(|error| tracing::info!("cues are not spoken: {error:#}"));
+    if let Ok(voice) = &voice {
+        sinks.0.push(voice.sink());
+    }
     sinks.0.push(stdout_sink(args.json));
     sinks.begin(&session)?;
     let (config, dial) = (args.config(&prepared, workout), prepared.talkativeness);
-    let running = threads::start(source, prepared.parts, &config, args.pace(), dial, Box::new(|| {}))?;
+    let running = threads::start(args.input(source), prepared.parts, &config, dial, Box::new(|| {}))?;
     let failures = follow(&running, &mut sinks)?;
     sinks.end(&summary(running.monitor(), true))?;
     if let Some((store, id)) = kept.filter(|_| !args.json) {
@@ -166,6 +209,14 @@ pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
         write_review(&mut std::io::stdout().lock(), &past, &review(&past), &earlier(&store, &id)?)?;
     }
     first_failure(failures)
+}
+
+/// The voice, as it is settled.
+fn voice(settings: &Settings) -> anyhow::Result<Speech> {
+    if !settings.voice {
+        anyhow::bail!("the voice is off in the settings");
+    }
+    Speech::open(settings.volume)
 }
 
 #[cfg(feature = "desktop")]
@@ -177,11 +228,12 @@ fn window(
     session: Session,
     resolved: Resolved,
 ) -> anyhow::Result<()> {
-    let again = args.clone();
+    let (again, settings) = (args.clone(), resolved.settings);
+    let voice = voice(&settings).map_err(|error| format!("cues are shown and not spoken: {error:#}"));
     let reopen = move || {
-        let source = again.open()?;
+        let input = again.input(again.open_or_wait(true)?);
         let (sinks, kept) = Kept::split(again.data.recorder(!again.no_record)?);
-        Ok(crate::ui::Take { source, sinks, kept })
+        Ok(crate::ui::Take { input, sinks, kept })
     };
     crate::ui::run(crate::ui::Play {
         session,
@@ -190,10 +242,10 @@ fn window(
         parts: prepared.parts,
         first,
         reopen: Box::new(reopen),
-        pace: args.pace(),
         live: true,
-        settings: resolved.settings,
+        settings,
         settings_file: resolved.file,
+        voice,
         store: args.data.store().ok(),
         with_timing: true,
         screenshot: args.screenshot.clone().map(|path| (path, args.screenshot_at)),

@@ -7,7 +7,8 @@ use crate::{
         Config, Event, Failure, Latency,
         sequential::{self, Observer},
         stats::{Monitor, STAGES},
-        threads::{self, Pace, Running},
+        threads::{self, Input, Running},
+        workout::Workout,
     },
     timeline::{Drafting, JsonLines, Session, Sink, Sinks, Subtitles, Summary, Terminal, render::Renderer},
 };
@@ -98,11 +99,11 @@ impl ReplayArgs {
         self.latency.unwrap_or(if in_window { Latency::Measured } else { Latency::REPLAY })
     }
 
-    fn config(&self, prepared: &Prepared, latency: Latency) -> anyhow::Result<Config> {
+    fn config(&self, prepared: &Prepared, workout: Option<Workout>, latency: Latency) -> Config {
         let language = self.coach.lang().code().to_owned();
         let exercise = self.coach.counted();
-        let (cooldown, workout) = (prepared.cooldown, self.coach.workout()?);
-        Ok(Config { latency, cooldown, language, exercise, workout, ..Config::default() })
+        let cooldown = prepared.cooldown;
+        Config { latency, cooldown, language, exercise, workout, own_count: true, ..Config::default() }
     }
 
     fn session(&self, info: &SourceInfo, prepared: &Prepared, latency: Latency) -> Session {
@@ -140,19 +141,20 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     }
     // the recording first: what is wrong with it should not wait for a model to load
     let source = parts::open_source(&args.video)?;
+    let workout = args.coach.workout()?;
     let prepared = parts::prepare(&args.coach.choice())?;
     let mut sinks = file_sinks(args)?;
     #[cfg(feature = "desktop")]
     if !args.headless() {
         match crate::ui::display() {
-            Ok(()) => return window(args, source, prepared, sinks),
+            Ok(()) => return window(args, source, workout, prepared, sinks),
             Err(why) => tracing::warn!("{why}: printing the timeline instead of opening a window"),
         }
     }
     let latency = args.latency(false);
     sinks.0.push(stdout_sink(args.json));
     sinks.begin(&args.session(source.info(), &prepared, latency))?;
-    let config = args.config(&prepared, latency)?;
+    let config = args.config(&prepared, workout, latency);
     let (monitor, failures) = match speed {
         Speed::Max => at_once(args, source, prepared, &config, &mut sinks)?,
         Speed::One => paced(source, prepared, &config, &mut sinks)?,
@@ -259,7 +261,7 @@ fn at_once(
 
 fn paced(source: Box<dyn FrameSource>, prepared: Prepared, config: &Config, sinks: &mut Sinks) -> anyhow::Result<Ran> {
     let dial = prepared.talkativeness;
-    let running = threads::start(source, prepared.parts, config, Pace::Clock, dial, Box::new(|| {}))?;
+    let running = threads::start(Input::recording(source), prepared.parts, config, dial, Box::new(|| {}))?;
     let failures = follow(&running, sinks)?;
     Ok((running.monitor().clone(), failures))
 }
@@ -279,26 +281,33 @@ pub(crate) fn follow(running: &Running, sinks: &mut Sinks) -> anyhow::Result<Vec
 }
 
 #[cfg(feature = "desktop")]
-fn window(args: &ReplayArgs, source: Box<dyn FrameSource>, prepared: Prepared, sinks: Sinks) -> anyhow::Result<()> {
+fn window(
+    args: &ReplayArgs,
+    source: Box<dyn FrameSource>,
+    workout: Option<Workout>,
+    prepared: Prepared,
+    sinks: Sinks,
+) -> anyhow::Result<()> {
     let latency = args.latency(true);
     let resolved = crate::settings::load()?;
     let video = args.video.clone();
     // what is played again is written nowhere
     let reopen = move || {
-        let source = parts::open_source(&video)?;
-        Ok(crate::ui::Take { source, sinks: Sinks::default(), kept: None })
+        let input = Input::recording(parts::open_source(&video)?);
+        Ok(crate::ui::Take { input, sinks: Sinks::default(), kept: None })
     };
     crate::ui::run(crate::ui::Play {
         session: args.session(source.info(), &prepared, latency),
-        config: args.config(&prepared, latency)?,
+        config: args.config(&prepared, workout, latency),
         talkativeness: prepared.talkativeness,
         parts: prepared.parts,
-        first: crate::ui::Take { source, sinks, kept: None },
+        first: crate::ui::Take { input: Input::recording(source), sinks, kept: None },
         reopen: Box::new(reopen),
-        pace: Pace::Clock,
         live: false,
         settings: resolved.settings,
         settings_file: resolved.file,
+        // whoever looks at a recording may not be alone; a session of one's own speaks
+        voice: Err("a replay does not speak".to_owned()),
         store: args.data.store().ok(),
         with_timing: args.with_timing(latency),
         screenshot: args.screenshot.clone().map(|path| (path, args.screenshot_at)),

@@ -51,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) language: String,
     /// The exercise whose repetitions count; left out, the one that the coach names.
     pub(crate) exercise: Option<Exercise>,
+    /// Words of the coach that count otherwise than the poses do are withheld.
+    pub(crate) own_count: bool,
     /// The person has to be in view for so long before anything is coached or counted.
     pub(crate) lead_in: Duration,
     /// What is to be done; it says which exercise counts.
@@ -65,6 +67,7 @@ impl Default for Config {
             stale_after: Duration::from_secs(2),
             language: "en".to_owned(),
             exercise: None,
+            own_count: false,
             lead_in: Duration::ZERO,
             workout: None,
         }
@@ -92,6 +95,13 @@ pub(crate) enum Event {
         missing: Option<Missing>,
         /// People found.
         people: usize,
+    },
+    /// The camera is lost, or is back; the session goes on.
+    Source {
+        /// Media time.
+        t: Duration,
+        /// What is wrong and what to do; `None` once it is back.
+        problem: Option<String>,
     },
     /// The person has been in view for the lead-in: the session begins.
     Begun {

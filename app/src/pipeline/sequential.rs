@@ -39,7 +39,7 @@ pub(crate) fn run(
     let mut watcher = Watcher::new(parts.lens, frame_rate, config, monitor.clone());
     let dial = Arc::new(Talkativeness::default());
     let (cancel, task) = (Arc::new(Cancel::default()), Arc::new(Task::default()));
-    let tally = Tally::new(config, task.clone());
+    let tally = Tally::new(config, task.clone(), monitor.clone());
     let mut speaker = Speaker::new(parts.coach, config, cancel, dial, task, monitor.clone());
     let mut told = Ok(());
     let mut emit = |observer: &mut dyn Observer, event| {

@@ -12,7 +12,7 @@ use spotter_vision::{
     Frame,
     lens::{Lens, Sight, View},
     pose::{Missing, missing},
-    source::FrameSource,
+    source::{FrameSource, SourceError, SourceInfo},
 };
 use std::{
     any::Any,
@@ -46,35 +46,64 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
+/// A source without frames, in the place of one that was lost or is not there yet.
+pub(crate) struct Nothing(pub(crate) SourceInfo);
+
+impl FrameSource for Nothing {
+    fn info(&self) -> &SourceInfo {
+        &self.0
+    }
+
+    fn next_frame(&mut self) -> Result<Option<Frame>, SourceError> {
+        Ok(None)
+    }
+}
+
 /// Reads the source; after a failure it is at its end.
 pub(super) struct Reader {
     source: Box<dyn FrameSource>,
     monitor: Arc<Monitor>,
     last: Duration,
+    offset: Duration,
 }
 
 impl Reader {
     pub(super) fn new(source: Box<dyn FrameSource>, monitor: Arc<Monitor>) -> Self {
-        Self { source, monitor, last: Duration::ZERO }
+        Self { source, monitor, last: Duration::ZERO, offset: Duration::ZERO }
     }
 
     /// The next frame; `None` at the end, also when it comes by a failure.
     pub(super) fn next(&mut self, emit: Emit<'_>) -> Option<Frame> {
+        self.read().unwrap_or_else(|failure| {
+            emit(Event::Failed(failure));
+            None
+        })
+    }
+
+    /// The next frame; `None` at the end.
+    pub(super) fn read(&mut self) -> Result<Option<Frame>, Failure> {
         let begun = Instant::now();
-        match attempt("capture", self.last, || Ok(self.source.next_frame()?)) {
-            Ok(frame) => {
-                let frame = frame?;
-                self.monitor.time(Stage::Capture, begun.elapsed());
-                self.monitor.count(|c| c.frames += 1);
-                self.monitor.reach(frame.t);
-                self.last = frame.t;
-                Some(frame)
-            }
-            Err(failure) => {
-                emit(Event::Failed(failure));
-                None
-            }
-        }
+        let frame = attempt("capture", self.last, || Ok(self.source.next_frame()?))?;
+        let Some(mut frame) = frame else { return Ok(None) };
+        frame.t += self.offset;
+        self.monitor.time(Stage::Capture, begun.elapsed());
+        self.monitor.count(|c| c.frames += 1);
+        self.monitor.reach(frame.t);
+        self.last = frame.t;
+        Ok(Some(frame))
+    }
+
+    /// Lets the source go; what is read until there is another is its end.
+    pub(super) fn let_go(&mut self) {
+        self.source = Box::new(Nothing(self.source.info().clone()));
+    }
+
+    /// Goes on with another source, whose own time begins at media time `now`.
+    pub(super) fn replace(&mut self, source: Box<dyn FrameSource>, now: Duration) {
+        self.source = source;
+        // frames come in order of time, whatever the clock says
+        self.offset = now.max(self.last + Duration::from_millis(1));
+        self.monitor.count(|c| c.reopened += 1);
     }
 }
 

@@ -34,6 +34,10 @@ pub(crate) struct Counts {
     pub(crate) stale: u64,
     /// Utterances held back, because another had just begun.
     pub(crate) held: u64,
+    /// Times that a lost camera came back.
+    pub(crate) reopened: u64,
+    /// Utterances withheld, because they counted otherwise than the poses did.
+    pub(crate) miscounted: u64,
 }
 
 /// A stage whose time is taken.

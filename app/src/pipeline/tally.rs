@@ -7,6 +7,7 @@ use super::{
     Config, Event,
     moves::Move,
     speaker::Task,
+    stats::Monitor,
     workout::{Bout, Goal, Next, Plan, Stand},
 };
 use spotter_datasets::synthetic::{
@@ -46,6 +47,8 @@ struct Inner {
     pending: VecDeque<(Duration, Exercise, Move)>,
     plan: Option<Plan>,
     task: Arc<Task>,
+    own_count: bool,
+    monitor: Arc<Monitor>,
 }
 
 /// Shared by the stages.
@@ -59,7 +62,7 @@ type Emit<'a> = &'a mut dyn FnMut(Event);
 
 impl Tally {
     /// A tally at the beginning of a run: for a workout, for one exercise, or for whatever the coach names.
-    pub(super) fn new(config: &Config, task: Arc<Task>) -> Self {
+    pub(super) fn new(config: &Config, task: Arc<Task>, monitor: Arc<Monitor>) -> Self {
         let plan = config.workout.clone().map(Plan::new);
         let exercise = plan.as_ref().and_then(Plan::bout).map(|bout| bout.exercise).or(config.exercise);
         let inner = Inner {
@@ -70,6 +73,8 @@ impl Tally {
             pending: VecDeque::new(),
             plan,
             task,
+            own_count: config.own_count,
+            monitor,
         };
         Self { inner: Mutex::new(inner), wanted: Mutex::new(None) }
     }
@@ -94,12 +99,22 @@ impl Tally {
             }
             Event::Move { t, exercise, what } => inner.moved(t, exercise, what, emit),
             Event::Feedback(feedback) => {
+                if inner.miscounts(&feedback) {
+                    inner.monitor.count(|c| c.miscounted += 1);
+                    return;
+                }
                 let named = inner.named(&feedback);
                 let t = feedback.t_ready;
                 // the words first: the exercise follows from them
                 emit(Event::Feedback(feedback));
                 if let Some(exercise) = named {
                     inner.change(t, exercise, emit);
+                }
+            }
+            Event::Begun { t } => {
+                emit(Event::Begun { t });
+                if let Some(bout) = inner.plan.as_ref().and_then(Plan::bout) {
+                    inner.start(t, bout, emit);
                 }
             }
             other => emit(other),
@@ -113,21 +128,22 @@ impl Inner {
         if std::mem::replace(&mut self.begun, true) {
             return;
         }
-        let t = Duration::ZERO;
-        if let Some(bout) = self.plan.as_ref().and_then(Plan::bout) {
-            self.start(t, bout, emit);
-        } else if let Some(exercise) = self.at.exercise {
-            emit(Event::Exercise { t, exercise });
+        if let Some(exercise) = self.at.exercise {
+            emit(Event::Exercise { t: Duration::ZERO, exercise });
         }
     }
 
     /// A set of the workout begins.
     fn start(&mut self, t: Duration, bout: Bout, emit: Emit<'_>) {
-        let another = self.at.exercise != Some(bout.exercise) || bout.set == 1;
-        self.at = Standing { exercise: Some(bout.exercise), set: bout.set, count: 0, last: None };
-        if another {
+        let before = std::mem::replace(
+            &mut self.at,
+            Standing { exercise: Some(bout.exercise), set: bout.set, count: 0, last: None },
+        );
+        if bout.set == 1 {
             self.task.set(Some(bout.exercise.name(self.lang.code()).to_owned()));
-            emit(Event::Exercise { t, exercise: bout.exercise });
+            if before.exercise != Some(bout.exercise) {
+                emit(Event::Exercise { t, exercise: bout.exercise });
+            }
         }
         emit(Event::Set { t, bout });
         self.say(t, set_words(bout, self.lang), emit);
@@ -168,6 +184,17 @@ impl Inner {
                 emit(Event::Exercise { t, exercise });
             }
         }
+    }
+
+    /// Whether the coach says another number than the poses, once these have counted. A repetition that it sees end a
+    /// moment before the joints are back is the next one already.
+    fn miscounts(&self, feedback: &Feedback) -> bool {
+        if !self.own_count || feedback.kind != Kind::Coaching || self.at.count == 0 {
+            return false;
+        }
+        let said = phrases::classify(&feedback.text, self.lang);
+        let another = said.exercise.is_some_and(|e| self.at.exercise != Some(e));
+        !another && said.count.is_some_and(|n| n != self.at.count && n != self.at.count + 1)
     }
 
     /// The exercise that the coach names, if it is another one.
@@ -254,8 +281,8 @@ mod tests {
     use crate::pipeline::workout::Workout;
 
     fn tally(language: &str, exercise: Option<Exercise>) -> Tally {
-        let config = Config { language: language.into(), exercise, ..Config::default() };
-        Tally::new(&config, Arc::new(Task::default()))
+        let config = Config { language: language.into(), exercise, own_count: true, ..Config::default() };
+        Tally::new(&config, Arc::default(), Arc::default())
     }
 
     fn s(seconds: u64) -> Duration {
@@ -334,7 +361,7 @@ mod tests {
         let squat = Bout { exercise: Exercise::Squat, set: 1, of: 2, goal: Goal::Reps(2), rest: s(10) };
         let bouts = vec![squat, Bout { set: 2, ..squat }, Bout { exercise: Exercise::PushUp, of: 1, ..squat }];
         let config = Config { workout: Some(Workout { name: "x".into(), bouts }), ..Config::default() };
-        let tally = Tally::new(&config, Arc::new(Task::default()));
+        let tally = Tally::new(&config, Arc::default(), Arc::default());
         let mut said = Vec::new();
         let mut feed = |event| {
             tally.pass(event, &mut |e| match e {
@@ -346,6 +373,7 @@ mod tests {
                 _ => {}
             });
         };
+        feed(Event::Begun { t: s(0) });
         for (t, exercise) in [(1, Exercise::Squat), (2, Exercise::PushUp), (3, Exercise::Squat), (5, Exercise::Squat)] {
             feed(rep(t, exercise));
         }
@@ -373,5 +401,26 @@ mod tests {
                 "That's the workout. Well done!",
             ]
         );
+    }
+
+    #[test]
+    fn the_coach_does_not_count_against_the_poses() {
+        let tally = tally("en", Some(Exercise::Squat));
+        let mut said_words = Vec::new();
+        let mut feed = |event| {
+            tally.pass(event, &mut |e| {
+                if let Event::Feedback(f) = e {
+                    said_words.push(f.text);
+                }
+            });
+        };
+        feed(said(1, "That's 6."));
+        feed(rep(2, Exercise::Squat));
+        feed(rep(3, Exercise::Squat));
+        for text in ["That's 6.", "2, nice.", "That's 3.", "Knees wider, in line with your feet."] {
+            feed(said(4, text));
+        }
+        assert_eq!(said_words, ["That's 6.", "2, nice.", "That's 3.", "Knees wider, in line with your feet."]);
+        assert_eq!(tally.inner.lock().unwrap().monitor.counts().miscounted, 1);
     }
 }

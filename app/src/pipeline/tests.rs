@@ -5,10 +5,10 @@ use super::{
     fakes::{FakeCoach, FakeSource, parts},
     sequential::{self, Observer},
     stats::{Counts, Monitor},
-    threads::{self, Pace, Running},
+    threads::{self, Input, Pace, Running},
 };
 use spotter_engine::coach::Kind;
-use spotter_vision::lens::View;
+use spotter_vision::{lens::View, source::FrameSource};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -38,7 +38,7 @@ fn at_once(seconds: f64, view: fn(f64) -> View, coach: FakeCoach, config: &Confi
 
 fn start(seconds: f64, view: fn(f64) -> View, coach: FakeCoach, config: &Config) -> Running {
     let source = Box::new(FakeSource::new(30.0, seconds));
-    let running = threads::start(source, parts(view, coach), config, Pace::Clock, 0.0, Box::new(|| {}));
+    let running = threads::start(Input::recording(source), parts(view, coach), config, 0.0, Box::new(|| {}));
     running.unwrap_or_else(|e| panic!("{e}"))
 }
 
@@ -110,6 +110,26 @@ fn a_slow_coach_drops_frames_and_stays_current() {
     });
     // what waits is one tick old at most: two looks bound the age of any word
     assert!(late.max().is_some_and(|age| age < Duration::from_millis(800)));
+}
+
+/// A model slowed ten times: the window goes on taking pictures at the source's rate and never waits for one.
+#[test]
+fn the_picture_does_not_wait_for_a_slow_model() {
+    let coach = FakeCoach { cost: Duration::from_millis(500), ..FakeCoach::new(1, 40) };
+    let running = start(3.0, clear, coach, &measured());
+    let (mut pictures, mut longest) = (0, Duration::ZERO);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        let asked = Instant::now();
+        pictures += usize::from(running.picture().is_some());
+        drop(running.sight());
+        while running.event(Duration::ZERO).is_some() {}
+        longest = longest.max(asked.elapsed());
+        std::thread::sleep(Duration::from_millis(4));
+    }
+    println!("{pictures} pictures in 2 s, the longest wait was {longest:?}");
+    assert!(pictures >= 54, "{pictures}");
+    assert!(longest < Duration::from_millis(50), "{longest:?}");
 }
 
 #[test]
@@ -204,4 +224,64 @@ fn the_view_speaks_korean() {
     let config = Config { language: "ko".into(), ..Config::default() };
     let (events, _) = at_once(3.0, nobody, FakeCoach::new(1, 1), &config);
     assert!(matches!(&spoken(&events, Kind::View)[..], [(_, text)] if text.contains("들어와")));
+}
+
+/// A camera that does what a list says each time it is opened: seconds of pictures before it is lost, or why it does
+/// not open.
+fn camera(script: Vec<Result<f64, &'static str>>) -> Running {
+    let mut script = script.into_iter();
+    let mut open = move || -> anyhow::Result<Box<dyn FrameSource>> {
+        match script.next() {
+            Some(Ok(seconds)) => Ok(Box::new(FakeSource::new(30.0, seconds).breaking_off())),
+            Some(Err(why)) => Err(anyhow::anyhow!(why)),
+            None => Ok(Box::new(FakeSource::new(30.0, 60.0))),
+        }
+    };
+    let source = open().unwrap_or_else(|_| Box::new(super::stages::Nothing(Default::default())));
+    let input = Input { source, pace: Pace::Source, again: Some(Box::new(open)) };
+    let running = threads::start(input, parts(clear, FakeCoach::new(1000, 1)), &measured(), 0.0, Box::new(|| {}));
+    running.unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// What is told of the camera until it is back so often, with media times.
+fn told_of(running: &Running, times: usize) -> Vec<Option<String>> {
+    let (mut told, mut last, begun) = (Vec::new(), Duration::ZERO, Instant::now());
+    while told.iter().filter(|p: &&Option<String>| p.is_none()).count() < times && begun.elapsed().as_secs() < 20 {
+        if let Some(Event::Source { t, problem }) = running.event(Duration::from_millis(20)) {
+            assert!(t >= last, "{t:?} after {last:?}");
+            last = t;
+            told.push(problem);
+        }
+    }
+    told
+}
+
+#[test]
+fn an_unplugged_camera_comes_back_by_itself() {
+    let running = camera(vec![Ok(0.5), Err("it is in use by another program"), Err("it is in use by another program")]);
+    let told = told_of(&running, 1);
+    assert_eq!(told.len(), 3, "each problem once: {told:?}");
+    assert!(told[0].as_ref().is_some_and(|p| p.contains("the file is cut")), "{told:?}");
+    assert_eq!(told[1..], [Some("it is in use by another program".to_owned()), None]);
+    assert_eq!(running.monitor().counts().reopened, 1);
+    let before = running.monitor().counts().frames;
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(running.monitor().counts().frames > before && !running.is_over(), "the session goes on");
+    assert!(running.stop().is_some());
+}
+
+#[test]
+fn a_camera_that_is_not_there_yet_is_waited_for() {
+    let running = camera(vec![Err("there is no camera 0"), Err("there is no camera 0")]);
+    let told = told_of(&running, 1);
+    assert!(told.contains(&Some("there is no camera 0".to_owned())) && told.last() == Some(&None), "{told:?}");
+}
+
+#[test]
+fn a_session_without_a_camera_stops_in_time() {
+    let running = camera(vec![Err("no"); 100]);
+    std::thread::sleep(Duration::from_millis(300));
+    let asked = Instant::now();
+    drop(running);
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
 }

@@ -40,6 +40,29 @@ pub(crate) enum Pace {
     Source,
 }
 
+/// Opens a source again that was lost.
+pub(crate) type Again = Box<dyn FnMut() -> anyhow::Result<Box<dyn FrameSource>> + Send>;
+
+/// Where frames come from.
+pub(crate) struct Input {
+    pub(crate) source: Box<dyn FrameSource>,
+    pub(crate) pace: Pace,
+    /// For a camera, which may be unplugged and come back. A recording that breaks off stays so.
+    pub(crate) again: Option<Again>,
+}
+
+impl Input {
+    /// A recording.
+    pub(crate) fn recording(source: Box<dyn FrameSource>) -> Self {
+        Self { source, pace: Pace::Clock, again: None }
+    }
+}
+
+/// Between two attempts to open a lost camera.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long an attempt that waits may take to see a cancellation.
+const SLICE: Duration = Duration::from_millis(20);
+
 /// What travels on a link: where links wait, events stay in line with the frames, so that their order is that of
 /// media time and not that of the threads.
 enum Item<T> {
@@ -104,10 +127,9 @@ pub(crate) struct Running {
 /// # Errors
 /// When the system gives no more threads.
 pub(crate) fn start(
-    source: Box<dyn FrameSource>,
+    input: Input,
     parts: Parts,
     config: &Config,
-    pace: Pace,
     talkativeness: f32,
     wake: Box<dyn Fn() + Send + Sync>,
 ) -> anyhow::Result<Running> {
@@ -116,21 +138,22 @@ pub(crate) fn start(
         Latency::Measured => (Policy::Newest, 1),
     };
     let (sender, events) = bounded(EVENTS);
-    let task = Arc::new(Task::default());
+    let (task, monitor) = (Arc::new(Task::default()), Arc::new(Monitor::default()));
     let shared = Arc::new(Shared {
         cancel: Arc::new(Cancel::default()),
         clock: Arc::new(MediaClock::default()),
-        monitor: Arc::new(Monitor::default()),
+        monitor: monitor.clone(),
         frames: Link::new(policy, room),
         messages: Link::new(policy, room),
         shown: Link::new(Policy::Newest, 1),
         sights: Link::new(Policy::Newest, 1),
         events: sender,
-        tally: Tally::new(config, task.clone()),
+        tally: Tally::new(config, task.clone(), monitor.clone()),
         wake,
         policy,
     });
     let dial = Arc::new(Talkativeness::new(talkativeness));
+    let Input { source, pace, again } = input;
     let reader = Reader::new(source, shared.monitor.clone());
     let watcher = Watcher::new(parts.lens, parts.coach.frame_rate(), config, shared.monitor.clone());
     let (cancel, monitor) = (shared.cancel.clone(), shared.monitor.clone());
@@ -141,7 +164,7 @@ pub(crate) fn start(
     running.model = Some(spawn("model", move || speak(&own, speaker))?);
     let own = shared.clone();
     running.vision = Some(spawn("vision", move || watch(&own, watcher))?);
-    running.capture = Some(spawn("capture", move || capture(&shared, reader, pace))?);
+    running.capture = Some(spawn("capture", move || capture(&shared, reader, pace, again))?);
     Ok(running)
 }
 
@@ -149,9 +172,13 @@ fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static
     thread::Builder::new().name(name.to_owned()).spawn(run).with_context(|| format!("can't start the {name} thread"))
 }
 
-fn capture(shared: &Shared, mut reader: Reader, pace: Pace) {
+fn capture(shared: &Shared, mut reader: Reader, pace: Pace, mut again: Option<Again>) {
     while !shared.cancel.is_cancelled() {
-        let Some(frame) = reader.next(&mut |e| shared.pass(&shared.frames, e)) else { break };
+        let frame = match &mut again {
+            Some(again) => steady(shared, &mut reader, again),
+            None => reader.next(&mut |e| shared.pass(&shared.frames, e)),
+        };
+        let Some(frame) = frame else { break };
         shared.clock.start(frame.t);
         if pace == Pace::Clock && !shared.clock.wait_until(frame.t, &shared.cancel) {
             break;
@@ -167,6 +194,55 @@ fn capture(shared: &Shared, mut reader: Reader, pace: Pace) {
     shared.frames.close();
     shared.shown.close();
     (shared.wake)();
+}
+
+/// The next frame of a camera; while there is none it is opened again and again. `None` when cancelled.
+fn steady(shared: &Shared, reader: &mut Reader, again: &mut Again) -> Option<Frame> {
+    let mut problem = match reader.read() {
+        Ok(Some(frame)) => return Some(frame),
+        Ok(None) => "the camera stopped".to_owned(),
+        Err(failure) => failure.problem,
+    };
+    let mut told: Option<String> = None;
+    while !shared.cancel.is_cancelled() {
+        let t = shared.clock.now();
+        if told.as_ref() != Some(&problem) {
+            told = Some(problem.clone());
+            shared.pass(&shared.frames, Event::Source { t, problem: told.clone() });
+        }
+        // the old device has to be let go before it can be opened again
+        reader.let_go();
+        if !rest(shared, RETRY) {
+            break;
+        }
+        problem = match again() {
+            Err(error) => format!("{error:#}"),
+            Ok(source) => {
+                reader.replace(source, shared.clock.now());
+                match reader.read() {
+                    Ok(Some(frame)) => {
+                        shared.pass(&shared.frames, Event::Source { t: frame.t, problem: None });
+                        return Some(frame);
+                    }
+                    Ok(None) => "the camera stopped".to_owned(),
+                    Err(failure) => failure.problem,
+                }
+            }
+        };
+    }
+    None
+}
+
+/// Waits; false when cancelled meanwhile.
+fn rest(shared: &Shared, pause: Duration) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < pause {
+        if shared.cancel.is_cancelled() {
+            return false;
+        }
+        thread::sleep(SLICE);
+    }
+    true
 }
 
 fn watch(shared: &Shared, mut watcher: Watcher) -> Option<Box<dyn Lens>> {

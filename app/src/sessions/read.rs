@@ -47,6 +47,7 @@ pub(crate) enum Told {
     Set { t: f64, exercise: Exercise, set: u32, of: u32, reps: Option<u32>, seconds: Option<u32> },
     Rest { t: f64, seconds: f64, exercise: Exercise },
     Finished { t: f64 },
+    Source { t: f64, problem: Option<String> },
     Failed { t: f64, stage: String, problem: String },
 }
 
@@ -63,6 +64,7 @@ impl Told {
             | Self::Set { t, .. }
             | Self::Rest { t, .. }
             | Self::Finished { t }
+            | Self::Source { t, .. }
             | Self::Failed { t, .. } => *t,
         }
     }
@@ -144,11 +146,8 @@ impl Past {
                 self.lang = Lang::from_code(&language).unwrap_or_default();
             }
             Ok(Head::Summary { duration }) => (self.complete, self.duration) = (true, duration),
-            Ok(Head::Other) => match serde_json::from_slice(line) {
-                Ok(told) => self.events.push(told),
-                // later versions may tell more than this one knows
-                Err(_) => {}
-            },
+            // later versions may tell more than this one knows
+            Ok(Head::Other) => self.events.extend(serde_json::from_slice::<Told>(line).ok()),
             Err(_) => self.damaged += 1,
         }
         false

@@ -21,6 +21,18 @@ const SAME_SECOND: u32 = 100;
 pub(crate) struct Recorder {
     lines: Option<JsonLines<File>>,
     path: PathBuf,
+    begun: bool,
+}
+
+/// What never began leaves no record.
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if !self.begun
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!("{}: can't be removed: {error}", self.path.display());
+        }
+    }
 }
 
 impl Recorder {
@@ -32,9 +44,8 @@ impl Recorder {
         let folder = store.folder();
         private_folder(folder).with_context(|| format!("{}: can't be made", folder.display()))?;
         let (mut file, path) = new_file(folder, &started.file_name())?;
-        file.write_all(head(started).as_bytes())
-            .with_context(|| format!("{}: can't be written", path.display()))?;
-        Ok(Self { lines: Some(JsonLines::new(file)), path })
+        file.write_all(head(started).as_bytes()).with_context(|| format!("{}: can't be written", path.display()))?;
+        Ok(Self { lines: Some(JsonLines::new(file)), path, begun: false })
     }
 
     /// The name of the session.
@@ -53,6 +64,7 @@ impl Recorder {
 
 impl Sink for Recorder {
     fn begin(&mut self, session: &Session) -> anyhow::Result<()> {
+        self.begun = true;
         self.write(|lines| lines.begin(session));
         Ok(())
     }
@@ -141,7 +153,8 @@ mod tests {
     fn sessions_of_the_same_second_keep_apart_and_are_private() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path());
-        let ids = [0, 0].map(|_| Recorder::create(&store, Stamp(0)).unwrap().id());
+        let recorders = [0, 0].map(|_| Recorder::create(&store, Stamp(0)).unwrap());
+        let ids = [0, 1].map(|i: usize| recorders[i].id());
         assert_eq!(ids, ["1970-01-01T00-00-00Z", "1970-01-01T00-00-00Z-1"]);
         #[cfg(unix)]
         {
@@ -149,6 +162,8 @@ mod tests {
             let mode = fs::metadata(store.path(&ids[0])).unwrap().permissions().mode();
             assert_eq!(mode & 0o077, 0, "{mode:o}");
         }
+        drop(recorders);
+        assert!(store.ids().unwrap().is_empty(), "no session began");
     }
 
     #[test]

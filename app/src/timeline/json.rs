@@ -44,6 +44,10 @@ enum Line<'a> {
         text: &'a str,
         kind: Kind,
     },
+    Source {
+        t: f64,
+        problem: Option<&'a str>,
+    },
     Exercise {
         t: f64,
         exercise: Exercise,
@@ -112,6 +116,7 @@ impl<W: Write> Sink for JsonLines<W> {
                 Line::Feedback { t: t_ready, t_frame, t_ready, text: &f.text, kind: f.kind }
             }
             Event::Failed(f) => Line::Failed { t: seconds(f.t), stage: f.stage, problem: &f.problem },
+            Event::Source { t, problem } => Line::Source { t: seconds(*t), problem: problem.as_deref() },
             Event::Exercise { t, exercise } => Line::Exercise { t: seconds(*t), exercise: *exercise },
             Event::Set { t, bout } => {
                 let (reps, lasts) = match bout.goal {
@@ -131,7 +136,11 @@ impl<W: Write> Sink for JsonLines<W> {
             Event::Hold { t, exercise, set, lasted, over } => {
                 Line::Hold { t: seconds(*t), exercise: *exercise, set: *set, seconds: seconds(*lasted), over: *over }
             }
-            Event::Begun { .. } | Event::Partial { .. } | Event::Phase { .. } | Event::Move { .. } | Event::Tick { .. } => return Ok(()),
+            Event::Begun { .. }
+            | Event::Partial { .. }
+            | Event::Phase { .. }
+            | Event::Move { .. }
+            | Event::Tick { .. } => return Ok(()),
         })
     }
 

@@ -8,6 +8,7 @@
 //! | `session` | first line: `version`, `source`, `width`, `height`, `fps`, `model`, `lens`, `language`, `exercise` (or null), `latency`, `seed`, `talkativeness`, `cooldown` |
 //! | `feedback` | `t` (when it is shown, the same as `t_ready`), `t_frame` (the frame that led to it), `t_ready` (its first word is there), `text`, `kind` (`coaching`, `view` or `program`) |
 //! | `view` | `t`, `view` (`clear`, `partly_out`, `no_person`), `missing` (`head`, `feet`, `side`, `much`, or null), `people` |
+//! | `source` | `t`, `problem`: the camera is lost, or back where it is null |
 //! | `exercise` | `t`, `exercise`: what counts from here on |
 //! | `set` | `t`, `exercise`, `set`, `of`, `reps` or `seconds` (the other is null): a set of the workout begins |
 //! | `rest` | `t`, `seconds`, `exercise` (the next one) |

@@ -54,6 +54,10 @@ impl<W: Write> Sink for Terminal<W> {
                 self.line(style, &format!("{}  {}", clock_text(f.t_ready), f.text))
             }
             Event::Failed(f) => self.line("31", &format!("{}  ({} stopped: {})", clock_text(f.t), f.stage, f.problem)),
+            Event::Source { t, problem: Some(problem) } => {
+                self.line("31", &format!("{}  (no picture: {problem}; trying again)", clock_text(*t)))
+            }
+            Event::Source { t, problem: None } => self.line("2", &format!("{}  (the picture is back)", clock_text(*t))),
             Event::Exercise { t, exercise } => {
                 self.line("2", &format!("{}  ({})", clock_text(*t), exercise.name("en")))
             }

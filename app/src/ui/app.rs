@@ -7,6 +7,7 @@ use super::{
     set_look,
 };
 use crate::{
+    audio::Speech,
     cli::{earlier, summary},
     pipeline::{
         Config, Event, Parts,
@@ -45,7 +46,7 @@ pub(super) struct App {
     model: String,
     session: Session,
     config: Config,
-    pace: Pace,
+    camera: bool,
     reopen: Reopen,
     talkativeness: f32,
     run: Option<Run>,
@@ -60,6 +61,7 @@ pub(super) struct App {
     screenshot: Option<(PathBuf, Duration)>,
     front: Front,
     muted: bool,
+    voice: Result<Speech, String>,
     picture: Texture,
     picture_size: [usize; 2],
     inset: Texture,
@@ -71,13 +73,13 @@ impl App {
     /// Starts the run.
     pub(super) fn new(play: Play, context: &Context, outcome: Outcome) -> anyhow::Result<Self> {
         set_look(context, &play.settings);
-        let mut front = Front::new(play.settings, play.pace == Pace::Clock && !play.live);
+        let mut front = Front::new(play.settings, !play.live);
         front.kept = play.store.as_ref().and_then(|store| store.ids().ok()).map(|ids| ids.len());
         let mut app = Self {
             model: play.session.model.clone(),
             session: play.session,
             config: play.config,
-            pace: play.pace,
+            camera: play.first.input.pace == Pace::Source,
             reopen: play.reopen,
             talkativeness: play.talkativeness,
             run: None,
@@ -90,6 +92,7 @@ impl App {
             screenshot: play.screenshot,
             front,
             muted: false,
+            voice: play.voice,
             picture: Texture::default(),
             picture_size: [1, 1],
             inset: Texture::default(),
@@ -105,9 +108,12 @@ impl App {
         let (memory, lines) = Memory::begin(Stamp::now());
         let mut sinks = take.sinks;
         sinks.0.push(Box::new(lines));
+        if let Ok(voice) = &self.voice {
+            sinks.0.push(voice.sink());
+        }
         sinks.begin(&self.session)?;
         let wake = waker(context);
-        let running = threads::start(take.source, parts, &self.config, self.pace, self.talkativeness, wake)?;
+        let running = threads::start(take.input, parts, &self.config, self.talkativeness, wake)?;
         self.monitor = running.monitor().clone();
         self.run = Some(Run { running, sinks, memory, kept: take.kept });
         Ok(())
@@ -214,7 +220,12 @@ impl App {
                 }
             }
             Command::Setting(key, value) => self.set(key, &value, context),
-            Command::Mute(muted) => self.muted = muted,
+            Command::Mute(muted) => {
+                self.muted = muted;
+                if let Ok(voice) = &self.voice {
+                    voice.mute(muted);
+                }
+            }
             Command::DeleteAll => {
                 let deleted = self.store.as_ref().map(Store::delete_all);
                 self.front.notice = Some(match deleted {
@@ -235,6 +246,10 @@ impl App {
             return;
         }
         set_look(context, &self.front.settings);
+        if let Ok(voice) = &self.voice {
+            voice.set_volume(self.front.settings.volume);
+            voice.mute(self.muted || !self.front.settings.voice);
+        }
         let written = self.settings_file.as_ref().map(|path| settings::write(path, &[(key, value.to_owned())]));
         self.front.notice = match written {
             Some(Err(error)) => Some(format!("the setting holds for this session only: {error:#}")),
@@ -279,12 +294,13 @@ impl App {
             skeleton(&painter, body, self.picture_size, at, mirror);
         }
         let side = area.height() * INSET;
-        let corner = area.right_bottom() - vec2(side + 14.0, side + 14.0);
+        // between the count above and the cue below
+        let corner = area.right_center() - vec2(side + 14.0, side * 0.3);
         self.inset.draw(&painter, Rect::from_min_size(corner, vec2(side, side)), false);
     }
 
     fn session_is_live(&self) -> bool {
-        self.pace == Pace::Source
+        self.camera
     }
 
     /// What moves by itself on the screen, besides what the stages wake the window for.
@@ -329,7 +345,10 @@ impl eframe::App for App {
             model: &self.model,
             talkativeness: self.talkativeness,
             monitor: Some(&self.monitor),
-            voice: "",
+            voice: match &self.voice {
+                Ok(voice) => voice.about(),
+                Err(why) => why,
+            },
             muted: self.muted,
             picture: &|_, _| {},
         };

@@ -82,6 +82,11 @@ pub(super) struct Front {
     pub(super) sure: bool,
 }
 
+/// A screen of words, with room around them.
+fn page(ui: &Ui) -> egui::CentralPanel {
+    egui::CentralPanel::default().frame(egui::Frame::central_panel(ui.style()).inner_margin(28))
+}
+
 impl Front {
     pub(super) fn new(settings: Settings, side: bool) -> Self {
         Self {
@@ -102,11 +107,9 @@ impl Front {
         egui::Panel::bottom("controls").show(ui, |ui| panels::controls_ui(ui, self, world, &mut commands));
         match self.screen {
             Screen::Coach => self.coach_ui(ui, world),
-            Screen::Summary => drop(egui::CentralPanel::default().show(ui, |ui| look_back::ui(ui, self))),
-            Screen::Settings => {
-                drop(egui::CentralPanel::default().show(ui, |ui| preferences::ui(ui, self, world, &mut commands)));
-            }
-            Screen::Help => drop(egui::CentralPanel::default().show(ui, help::ui)),
+            Screen::Summary => drop(page(ui).show(ui, |ui| look_back::ui(ui, self))),
+            Screen::Settings => drop(page(ui).show(ui, |ui| preferences::ui(ui, self, world, &mut commands))),
+            Screen::Help => drop(page(ui).show(ui, help::ui)),
         }
         commands
     }

@@ -9,7 +9,10 @@ use crate::{
     pipeline::{view::cue_text, workout::Goal},
     sessions::duration_text,
 };
-use eframe::egui::{Align, Align2, Color32, Frame, Layout, Margin, Rect, RichText, Role, Sense, Ui, UiBuilder, WidgetInfo, vec2};
+use eframe::egui::{
+    Align, Align2, Color32, FontId, Frame, Label, Layout, Margin, Rect, RichText, Role, Sense, Ui, UiBuilder,
+    WidgetInfo, vec2,
+};
 use spotter_engine::coach::Kind;
 use spotter_vision::{lens::View, reps::Phase};
 
@@ -19,17 +22,30 @@ const EDGE: f32 = 14.0;
 /// Draws over the picture in `area`.
 pub(super) fn ui(ui: &mut Ui, area: Rect, state: &State, world: &World<'_>) {
     let cue = cue_size(area);
-    exercise_ui(ui, area, cue * 0.6, &state.work, world);
+    corner_ui(ui, area, cue * 0.6, state, world);
     count_ui(ui, area, count_size(area), &state.work);
-    let framing = framing_text(state, world);
-    if let Some((text, large)) = framing {
+    if let Some((text, large)) = framing_text(state, world).filter(|_| state.lost.is_none()) {
         let size = if large { cue * 2.2 } else { cue };
-        plate(ui, "framing", area, Align2::CENTER_CENTER, |ui| {
-            ui.label(RichText::new(text).size(size).strong().color(OVER_PICTURE.warning));
-        });
+        words(ui, area, Align2::CENTER_CENTER, &text, size, OVER_PICTURE.warning);
+    }
+    if let Some(problem) = state.lost.as_ref().filter(|_| !world.over) {
+        let text = format!("No picture: {problem}. Trying again.");
+        words(ui, area, Align2::CENTER_CENTER, &text, cue * 0.6, OVER_PICTURE.bad);
     }
     cue_ui(ui, area, cue, state, world);
-    signs_ui(ui, area, cue * 0.42, state, world);
+}
+
+/// Words on a plate as wide as they are, in lines where they are too long.
+fn words(ui: &mut Ui, area: Rect, at: Align2, text: &str, size: f32, colour: Color32) {
+    let (inner, margin) = (area.shrink(EDGE), vec2(16.0, 8.0));
+    let font = FontId::proportional(size);
+    let galley = ui.painter().layout(text.to_owned(), font, colour, inner.width() - 2.0 * margin.x);
+    let plate = at.align_size_within_rect((galley.size() + 2.0 * margin).ceil(), inner);
+    ui.painter().rect_filled(plate, 10.0, PLATE);
+    // a little room for rounding, so that the label breaks its lines where the measure did
+    let room = plate.shrink2(margin).expand2(vec2(2.0, 0.0));
+    let label = Label::new(RichText::new(text).size(size).color(colour)).halign(Align::Center);
+    ui.put(room, label);
 }
 
 /// A dark plate at an edge of the picture, as large as what is on it.
@@ -57,25 +73,31 @@ fn plate(ui: &mut Ui, name: &str, area: Rect, at: Align2, add: impl FnOnce(&mut 
     }
 }
 
-fn exercise_ui(ui: &mut Ui, area: Rect, size: f32, work: &Work, world: &World<'_>) {
-    let Some(exercise) = work.exercise else { return };
-    plate(ui, "exercise", area, Align2::LEFT_TOP, |ui| {
-        ui.label(RichText::new(exercise.name("en")).size(size).strong().color(OVER_PICTURE.text));
-        let small = |text: String| RichText::new(text).size(size * 0.55).color(OVER_PICTURE.text);
-        if work.finished {
-            ui.label(small("workout done".to_owned()));
-        } else if let Some((until, next)) = work.rest {
-            let left = until.saturating_sub(world.now).as_secs_f64().ceil();
-            ui.label(small(format!("rest {}, then {}", duration_text(left), next.exercise.name("en"))));
-        } else if let Some(bout) = work.bout {
-            ui.label(small(format!("set {} of {}", bout.set, bout.of)));
-        } else if work.set > 1 {
-            ui.label(small(format!("set {}", work.set)));
-        }
-        if let Some(phase) = phase_text(work) {
-            ui.label(small(phase.to_owned()));
-        }
+/// The exercise, and below it how the person is seen.
+fn corner_ui(ui: &mut Ui, area: Rect, size: f32, state: &State, world: &World<'_>) {
+    plate(ui, "corner", area, Align2::LEFT_TOP, |ui| {
+        exercise_ui(ui, size, &state.work, world);
+        signs_ui(ui, (size * 0.55).max(14.0), state, world);
     });
+}
+
+fn exercise_ui(ui: &mut Ui, size: f32, work: &Work, world: &World<'_>) {
+    let Some(exercise) = work.exercise else { return };
+    ui.label(RichText::new(exercise.name("en")).size(size).strong().color(OVER_PICTURE.text));
+    let small = |text: String| RichText::new(text).size(size * 0.55).color(OVER_PICTURE.text);
+    if work.finished {
+        ui.label(small("workout done".to_owned()));
+    } else if let Some((until, next)) = work.rest {
+        let left = until.saturating_sub(world.now).as_secs_f64().ceil();
+        ui.label(small(format!("rest {}, then {}", duration_text(left), next.exercise.name("en"))));
+    } else if let Some(bout) = work.bout {
+        ui.label(small(format!("set {} of {}", bout.set, bout.of)));
+    } else if work.set > 1 {
+        ui.label(small(format!("set {}", work.set)));
+    }
+    if let Some(phase) = phase_text(work) {
+        ui.label(small(phase.to_owned()));
+    }
 }
 
 /// The phase in a word, beside a sign that does not need colour.
@@ -137,41 +159,38 @@ fn cue_ui(ui: &mut Ui, area: Rect, size: f32, state: &State, world: &World<'_>) 
         let colour = if feedback.kind == Kind::View { OVER_PICTURE.warning } else { OVER_PICTURE.text };
         Some((feedback.text.as_str(), colour))
     });
-    let Some((text, colour)) = shown else { return };
-    plate(ui, "cue", area, Align2::CENTER_BOTTOM, |ui| {
-        ui.label(RichText::new(text).size(size).strong().color(colour));
-    });
+    if let Some((text, colour)) = shown {
+        words(ui, area, Align2::CENTER_BOTTOM, text, size, colour);
+    }
 }
 
 /// How the person is seen, whether a camera runs, and what stopped.
-fn signs_ui(ui: &mut Ui, area: Rect, size: f32, state: &State, world: &World<'_>) {
-    plate(ui, "signs", area, Align2::LEFT_BOTTOM, |ui| {
-        let line = |ui: &mut Ui, text: String, colour: Color32| {
-            ui.label(RichText::new(text).size(size.max(14.0)).color(colour));
-        };
-        if world.paused {
-            line(ui, "paused: space goes on".to_owned(), OVER_PICTURE.warning);
-        }
-        if world.camera && !world.over {
-            ui.horizontal(|ui| {
-                let side = size.max(14.0);
-                let (dot, _) = ui.allocate_exact_size(vec2(side, side), Sense::hover());
-                ui.painter().circle_filled(dot.center(), side * 0.4, OVER_PICTURE.bad);
-                line(ui, "camera on".to_owned(), OVER_PICTURE.bad);
-            });
-        }
-        let (text, colour) = match state.seen.map(|seen| seen.view) {
-            None => ("looking", OVER_PICTURE.text),
-            Some(View::Clear) => ("in view", OVER_PICTURE.good),
-            Some(View::PartlyOut) => ("partly out of view", OVER_PICTURE.warning),
-            Some(View::NoPerson) => ("nobody in view", OVER_PICTURE.warning),
-        };
-        line(ui, text.to_owned(), colour);
-        if let Some(people) = state.seen.map(|seen| seen.people).filter(|people| *people > 1) {
-            line(ui, format!("{people} people, the largest is coached"), OVER_PICTURE.text);
-        }
-        for failure in state.failures.iter().rev().take(3) {
-            line(ui, failure.clone(), OVER_PICTURE.bad);
-        }
-    });
+fn signs_ui(ui: &mut Ui, size: f32, state: &State, world: &World<'_>) {
+    let line = |ui: &mut Ui, text: String, colour: Color32| {
+        ui.label(RichText::new(text).size(size).color(colour));
+    };
+    if world.paused {
+        line(ui, "paused: space goes on".to_owned(), OVER_PICTURE.warning);
+    }
+    if world.camera && !world.over && state.lost.is_none() {
+        ui.horizontal(|ui| {
+            let side = size;
+            let (dot, _) = ui.allocate_exact_size(vec2(side, side), Sense::hover());
+            ui.painter().circle_filled(dot.center(), side * 0.4, OVER_PICTURE.bad);
+            line(ui, "camera on".to_owned(), OVER_PICTURE.bad);
+        });
+    }
+    let (text, colour) = match state.seen.map(|seen| seen.view) {
+        None => ("looking", OVER_PICTURE.text),
+        Some(View::Clear) => ("in view", OVER_PICTURE.good),
+        Some(View::PartlyOut) => ("partly out of view", OVER_PICTURE.warning),
+        Some(View::NoPerson) => ("nobody in view", OVER_PICTURE.warning),
+    };
+    line(ui, text.to_owned(), colour);
+    if let Some(people) = state.seen.map(|seen| seen.people).filter(|people| *people > 1) {
+        line(ui, format!("{people} people, the largest is coached"), OVER_PICTURE.text);
+    }
+    for failure in state.failures.iter().rev().take(3) {
+        line(ui, failure.clone(), OVER_PICTURE.bad);
+    }
 }

@@ -5,7 +5,7 @@ use crate::{
     sessions::{Past, Review, duration_text, fault_name, trend},
     timeline::clock_text,
 };
-use eframe::egui::{self, RichText, ScrollArea, Ui};
+use eframe::egui::{self, RichText, ScrollArea, TextStyle, Ui};
 use std::time::Duration;
 
 fn at(seconds: f64) -> String {
@@ -19,8 +19,9 @@ pub(super) fn ui(ui: &mut Ui, front: &Front) {
         ui.label("End one with E to look back on it.");
         return;
     };
+    ui.style_mut().override_text_style = Some(TextStyle::Heading);
     ScrollArea::vertical().auto_shrink([false, false]).show(ui, |ui| {
-        ui.heading("Session summary");
+        ui.label(RichText::new("Session summary").size(34.0).strong());
         let said = format!("{}, {} things said", duration_text(review.duration), review.said);
         ui.label(if past.source.is_empty() { said } else { format!("{}: {said}", past.source) });
         ui.add_space(10.0);
@@ -31,7 +32,7 @@ pub(super) fn ui(ui: &mut Ui, front: &Front) {
 }
 
 fn sets_ui(ui: &mut Ui, past: &Past, review: &Review) {
-    ui.label(RichText::new("Sets").strong().size(18.0));
+    ui.label(RichText::new("Sets").strong().size(24.0));
     if review.sets.is_empty() {
         ui.label("No repetitions were counted.");
     }
@@ -52,7 +53,7 @@ fn sets_ui(ui: &mut Ui, past: &Past, review: &Review) {
 fn faults_ui(ui: &mut Ui, past: &Past, review: &Review) {
     let colours = palette(ui);
     if !review.faults.is_empty() {
-        ui.label(RichText::new("Corrected").strong().size(18.0));
+        ui.label(RichText::new("Corrected").strong().size(24.0));
     }
     for fault in &review.faults {
         let moments: Vec<String> = fault.at.iter().take(8).map(|t| at(*t)).collect();
@@ -62,7 +63,7 @@ fn faults_ui(ui: &mut Ui, past: &Past, review: &Review) {
     }
     if review.better().next().is_some() {
         ui.add_space(6.0);
-        ui.label(RichText::new("Got better").strong().size(18.0));
+        ui.label(RichText::new("Got better").strong().size(24.0));
     }
     for fault in review.better() {
         let name = fault_name(fault.mistake, past.lang);
@@ -81,7 +82,7 @@ fn trend_ui(ui: &mut Ui, past: &Past, review: &Review, earlier: &[Review]) {
     if lines.is_empty() {
         return;
     }
-    ui.label(RichText::new("Over your sessions").strong().size(18.0));
+    ui.label(RichText::new("Over your sessions").strong().size(24.0));
     for (exercise, line) in lines {
         let one = |&(reps, held, _): &(u32, f64, usize)| {
             if held > 0.0 { format!("{held:.0} s") } else { reps.to_string() }

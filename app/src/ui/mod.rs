@@ -17,7 +17,8 @@ mod tests;
 mod theme;
 
 use crate::{
-    pipeline::{Config, Parts, threads::Pace},
+    audio::Speech,
+    pipeline::{Config, Parts, threads::Input},
     sessions::Store,
     settings::{Settings, Theme},
     timeline::{Session, Sinks, text::FONT},
@@ -25,12 +26,11 @@ use crate::{
 use anyhow::anyhow;
 use app::App;
 use eframe::egui;
-use spotter_vision::source::FrameSource;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// What a session is played from and written to.
 pub(crate) struct Take {
-    pub(crate) source: Box<dyn FrameSource>,
+    pub(crate) input: Input,
     /// Where the timeline goes besides the window.
     pub(crate) sinks: Sinks,
     /// The record of it, where one is kept.
@@ -49,11 +49,12 @@ pub(crate) struct Play {
     pub(crate) parts: Parts,
     pub(crate) first: Take,
     pub(crate) reopen: Reopen,
-    pub(crate) pace: Pace,
     /// A session of its own, and not a recording that is looked at.
     pub(crate) live: bool,
     pub(crate) settings: Settings,
     pub(crate) settings_file: Option<PathBuf>,
+    /// The voice, or why there is none.
+    pub(crate) voice: Result<Speech, String>,
     /// Where records are kept.
     pub(crate) store: Option<Store>,
     pub(crate) with_timing: bool,
@@ -113,5 +114,8 @@ fn set_look(context: &egui::Context, settings: &Settings) {
         Theme::Light => egui::ThemePreference::Light,
         Theme::System => egui::ThemePreference::System,
     });
+    // egui's own grey is faint for words that are read from a distance
+    context.style_mut_of(egui::Theme::Dark, |style| style.visuals.override_text_color = Some(theme::OVER_PICTURE.text));
+    context.style_mut_of(egui::Theme::Light, |style| style.visuals.override_text_color = Some(theme::ON_LIGHT.text));
     context.set_zoom_factor(settings.text_scale);
 }

@@ -90,8 +90,8 @@ fn records_ui(ui: &mut Ui, front: &mut Front, commands: &mut Vec<Command>) {
     let text = if front.sure { "Delete everything: press again to be sure" } else { "Delete everything" };
     let text = if front.sure { RichText::new(text).color(palette(ui).bad) } else { RichText::new(text) };
     if ui.button(text).clicked() {
-        if std::mem::replace(&mut front.sure, true) {
-            front.sure = false;
+        front.sure = !front.sure;
+        if !front.sure {
             commands.push(Command::DeleteAll);
         }
     }

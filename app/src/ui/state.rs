@@ -51,6 +51,8 @@ pub(super) struct State {
     pub(super) log: VecDeque<Feedback>,
     /// Words that are being made.
     pub(super) partial: Option<String>,
+    /// Why there is no picture, while the camera is lost.
+    pub(super) lost: Option<String>,
     /// Stages that stopped.
     pub(super) failures: Vec<String>,
     /// What is being done.
@@ -62,6 +64,7 @@ impl State {
     pub(super) fn apply(&mut self, event: Event) {
         match event {
             Event::View { t, view, missing, people } => self.seen = Some(Seen { t, view, missing, people }),
+            Event::Source { problem, .. } => self.lost = problem,
             Event::Begun { .. } => self.begun = true,
             Event::Partial { text, .. } => self.partial = Some(text),
             Event::Feedback(feedback) => {

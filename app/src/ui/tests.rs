@@ -171,7 +171,8 @@ fn every_control_is_reached_by_the_keyboard() {
     for _ in 0..12 {
         harness.key_press(Key::Tab);
         harness.run();
-        let focused = harness.query_all_by(|node| node.is_focused()).next().and_then(|node| node.accesskit_node().label());
+        let focused =
+            harness.query_all_by(|node| node.is_focused()).next().and_then(|node| node.accesskit_node().label());
         reached.extend(focused);
     }
     for control in ["Pause", "End session", "Restart", "Mute", "Summary", "Settings", "Keys", "Times"] {
@@ -261,6 +262,17 @@ fn times_are_shown_beside_the_picture() {
 fn a_stage_that_stopped_is_a_sentence_in_the_window() {
     let failure = crate::pipeline::Failure { stage: "capture", t: s(1), problem: "the camera is gone".into() };
     harness(desk(vec![Event::Failed(failure)], 2)).get_by_label("capture stopped: the camera is gone");
+}
+
+#[test]
+fn a_lost_camera_is_a_sentence_until_it_is_back() {
+    let lost = Event::Source { t: s(4), problem: Some("camera 0: it is in use by another program".into()) };
+    let mut events = [begun(), vec![lost]].concat();
+    let without = harness(desk(events.clone(), 5));
+    without.get_by_label("No picture: camera 0: it is in use by another program. Trying again.");
+    assert!(without.query_by_label("camera on").is_none());
+    events.push(Event::Source { t: s(6), problem: None });
+    harness(desk(events, 7)).get_by_label("camera on");
 }
 
 #[test]

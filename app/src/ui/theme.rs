@@ -19,7 +19,8 @@ pub(super) const OVER_PICTURE: Palette = Palette {
     bad: Color32::from_rgb(255, 138, 128),
 };
 
-const ON_LIGHT: Palette = Palette {
+/// On the light panels.
+pub(super) const ON_LIGHT: Palette = Palette {
     text: Color32::from_rgb(20, 20, 24),
     warning: Color32::from_rgb(133, 84, 0),
     good: Color32::from_rgb(16, 104, 32),

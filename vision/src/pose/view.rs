@@ -42,7 +42,8 @@ pub enum Missing {
 
 /// What is missing of a body that is partly out of the picture; `None` where nothing is.
 pub fn missing(body: &Body, frame: &Frame) -> Option<Missing> {
-    let gone: Vec<usize> = (0..PARTS.len()).filter(|&i| !PARTS.get(i).is_some_and(|p| is_there(body, p, frame))).collect();
+    let gone: Vec<usize> =
+        (0..PARTS.len()).filter(|&i| !PARTS.get(i).is_some_and(|p| is_there(body, p, frame))).collect();
     let w = frame.width as f32;
     let out = |joint: &Joint| body.joint(*joint)[0] < 0.0 || body.joint(*joint)[0] > w;
     let sideways = |&i: &usize| PARTS.get(i).is_some_and(|part| part.iter().any(out));

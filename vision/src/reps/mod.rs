@@ -231,10 +231,11 @@ mod tests {
         let mut joints = [[0.0; 3]; JOINTS];
         let (s, c) = degrees.to_radians().sin_cos();
         for side in 0..2 {
-            joints[Joint::LeftKnee as usize + side] = [s * 40.0, -40.0, 0.0];
-            joints[Joint::LeftAnkle as usize + side] = [s * 40.0, 0.0, 0.0];
-            joints[Joint::LeftHip as usize + side] = [0.0, -40.0 - c * 40.0, side as f32 * 20.0];
-            joints[Joint::LeftShoulder as usize + side] = [0.0, -95.0 - c * 40.0, side as f32 * 20.0];
+            let z = side as f32 * 20.0;
+            joints[Joint::LeftKnee as usize + side] = [s * 40.0, -40.0, z];
+            joints[Joint::LeftAnkle as usize + side] = [s * 40.0, 0.0, z];
+            joints[Joint::LeftHip as usize + side] = [0.0, -40.0 - c * 40.0, z];
+            joints[Joint::LeftShoulder as usize + side] = [0.0, -95.0 - c * 40.0, z];
         }
         Body { joints, visibility: [0.9; JOINTS] }
     }
