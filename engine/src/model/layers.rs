@@ -1,6 +1,9 @@
 //! The leaves of a decoder: linear maps, the norm, and rotary tables.
 
-use super::config::{DecoderConfig, RopeScaling};
+use super::{
+    config::{DecoderConfig, RopeScaling},
+    few::few_rows,
+};
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
@@ -57,7 +60,11 @@ impl Linear {
         let input = dims.pop().unwrap_or(1);
         let rows: usize = dims.iter().product();
         let weight = cast(&self.weight, x.dtype())?;
-        let mut y = x.reshape((rows, input))?.matmul(&weight.t()?)?;
+        let x = x.reshape((rows, input))?;
+        let mut y = match few_rows(&x, &weight)? {
+            Some(y) => y,
+            None => x.matmul(&weight.t()?)?,
+        };
         if let Some(bias) = &self.bias {
             y = y.broadcast_add(&cast(bias, x.dtype())?)?;
         }

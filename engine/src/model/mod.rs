@@ -6,6 +6,7 @@ pub mod config;
 pub mod decoder;
 #[cfg(test)]
 mod decoder_tests;
+mod few;
 pub mod language;
 pub mod layers;
 pub mod llava;

@@ -77,7 +77,7 @@ pub(super) struct SpeculateArgs {
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     repeats: u16,
     /// One JSON object a row: target, drafter, method, temperature, budget, tokens, rounds, plain_steps, tau,
-    /// tokens_per_pass, acceptance, cost, mbsu, ms_per_token, plain_ms_per_token, ratio, ratio_low, ratio_high, differing;
+    /// tokens_per_pass, acceptance, cost, mbsu, draft_ms, verify_ms (of a round), ms_per_token, plain_ms_per_token, ratio, ratio_low, ratio_high, differing;
     /// with --verify-cost: size, type, context, columns, ms, ratio
     #[arg(long)]
     json: bool,

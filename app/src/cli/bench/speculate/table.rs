@@ -7,7 +7,7 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use spotter_engine::speculate::Stats;
-use std::io::Write as _;
+use std::{io::Write as _, time::Duration};
 
 /// Resamples behind an interval.
 const RESAMPLES: usize = 1000;
@@ -35,6 +35,10 @@ pub(super) struct Row {
     cost: f64,
     /// Speed-up of a machine bound by memory.
     mbsu: f64,
+    /// Drafting, in a round.
+    draft_ms: f64,
+    /// The target's pass over the drafts and the choice from them, in a round.
+    verify_ms: f64,
     ms_per_token: f64,
     plain_ms_per_token: f64,
     /// Plain time over this way's.
@@ -82,6 +86,7 @@ pub(super) fn rows(target: &str, temperature: f32, ways: &[(Way, Taken, f64)]) -
     let Some((_, plain, _)) = ways.first() else { return Vec::new() };
     let row = |(way, taken, cost): &(Way, Taken, f64)| {
         let (ratio, ratio_low, ratio_high) = ratio(&plain.times, &taken.times);
+        let each_round = |time: Duration| time.as_secs_f64() * 1e3 / taken.stats.rounds.max(1) as f64;
         Row {
             target: target.to_owned(),
             drafter: way.drafter.to_string(),
@@ -96,6 +101,8 @@ pub(super) fn rows(target: &str, temperature: f32, ways: &[(Way, Taken, f64)]) -
             acceptance: taken.stats.acceptance(),
             cost: *cost,
             mbsu: taken.stats.memory_bound_speedup(*cost),
+            draft_ms: each_round(taken.stats.draft_time),
+            verify_ms: each_round(taken.stats.verify_time),
             ms_per_token: per_token(taken.times.iter().copied()) * 1e3,
             plain_ms_per_token: per_token(plain.times.iter().copied()) * 1e3,
             ratio,
@@ -123,7 +130,7 @@ pub(super) fn print(rows: &[Row], json: bool) -> Result<()> {
                 row.target, row.temperature, row.plain_ms_per_token
             ))?;
             line(format!(
-                "{:<28} {:<20} {:>6} {:>7} {:>6} {:>6} {:>8} {:>6} {:>9}  {:<15} {}",
+                "{:<28} {:<20} {:>6} {:>7} {:>6} {:>6} {:>8} {:>6} {:>8} {:>9} {:>9}  {:<15} {}",
                 "drafter",
                 "method",
                 "budget",
@@ -132,6 +139,8 @@ pub(super) fn print(rows: &[Row], json: bool) -> Result<()> {
                 "/pass",
                 "accepted",
                 "MBSU",
+                "draft ms",
+                "verify ms",
                 "ms/token",
                 "ratio (95 %)",
                 "differing"
@@ -140,7 +149,7 @@ pub(super) fn print(rows: &[Row], json: bool) -> Result<()> {
         let differing = row.differing.map_or_else(|| "-".to_owned(), |n| n.to_string());
         let name: String = row.drafter.chars().rev().take(28).collect::<Vec<_>>().into_iter().rev().collect();
         line(format!(
-            "{name:<28} {:<20} {:>6} {:>7} {:>6.2} {:>6.2} {:>6.1} % {:>6.2} {:>9.3}  {:.2} ({:.2}-{:.2})  {differing}",
+            "{name:<28} {:<20} {:>6} {:>7} {:>6.2} {:>6.2} {:>6.1} % {:>6.2} {:>8.2} {:>9.2} {:>9.3}  {:.2} ({:.2}-{:.2})  {differing}",
             row.method,
             row.budget,
             row.tokens,
@@ -148,6 +157,8 @@ pub(super) fn print(rows: &[Row], json: bool) -> Result<()> {
             row.tokens_per_pass,
             row.acceptance * 100.0,
             row.mbsu,
+            row.draft_ms,
+            row.verify_ms,
             row.ms_per_token,
             row.ratio,
             row.ratio_low,
