@@ -134,6 +134,7 @@ fn log_ui(ui: &mut Ui, state: &State) {
 mod tests {
     use super::*;
     use spotter_engine::speculate::Stats;
+    use std::time::Duration;
 
     #[test]
     fn drafting_is_told_in_words() {

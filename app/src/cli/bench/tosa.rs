@@ -1,12 +1,12 @@
 //! `spotter bench tosa`: what skipping tokens saves an encoder.
 
 use super::{noise::Noise, quantile};
-use crate::{cli::print_json, parts};
 #[cfg(feature = "training")]
 use crate::cli::eval::synthetic::{Held, Variation, measure};
-use anyhow::{Context as _, Result};
+use crate::{cli::print_json, parts};
 #[cfg(feature = "training")]
 use anyhow::bail;
+use anyhow::{Context as _, Result};
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use clap::{Args, ValueEnum};

@@ -234,10 +234,7 @@ pub(super) fn skipping(recipe: &Recipe, run: &Run) -> Result<()> {
     };
     let mut meter = Meter::new(settings.optimiser.steps, 50);
     train_skipping(&teacher, &model, &vars, &settings, &bodies, &mut |p| {
-        meter.at(
-            p.step,
-            &format!("task {:.4}, divergence {:.4}, distance {:.5}", p.task, p.divergence, p.distance),
-        );
+        meter.at(p.step, &format!("task {:.4}, divergence {:.4}, distance {:.5}", p.task, p.divergence, p.distance));
     })?;
     scores(&mut model, recipe, run)
 }

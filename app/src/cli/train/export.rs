@@ -25,7 +25,8 @@ pub(super) fn export(recipe: &Recipe, out: &Path, to: &Path) -> Result<()> {
     }
     let mut vision = recipe.vision.clone();
     // The tower that was trained with skipping brings its selectors.
-    let skipping = ["skipping.safetensors", "selectors.safetensors"].map(|f| out.join(f)).into_iter().find(|f| f.exists());
+    let skipping =
+        ["skipping.safetensors", "selectors.safetensors"].map(|f| out.join(f)).into_iter().find(|f| f.exists());
     if let Some(skipping) = skipping {
         vision.tosa = Some(recipe.selectors.tosa.clone());
         let saved = candle_core::safetensors::load(&skipping, &Device::Cpu)?;

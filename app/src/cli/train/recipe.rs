@@ -134,8 +134,14 @@ impl Recipe {
         if let Some(problem) = recipe.vision.problem() {
             bail!("{}: vision: {problem}", path.display());
         }
-        let batches =
-            [recipe.encoder.batch, recipe.words.batch, recipe.coach.batch, recipe.joint.batch, recipe.selectors.batch, recipe.skipping.batch];
+        let batches = [
+            recipe.encoder.batch,
+            recipe.words.batch,
+            recipe.coach.batch,
+            recipe.joint.batch,
+            recipe.selectors.batch,
+            recipe.skipping.batch,
+        ];
         if recipe.vision.tosa.is_some() {
             bail!("{}: vision.tosa: how tokens are skipped belongs into [selectors]", path.display());
         }

@@ -272,18 +272,15 @@ fn a_stream_reuses_what_layers_gave() {
     let all = vit.blocks();
     let options = TosaOptions { reuse: true, ..config(0.4, 1).tosa.unwrap() };
     let tosa = Tosa::new(&options, 4, 2, &vb().pp("layers")).unwrap();
-    let bits = |x: &Tensor| -> Vec<u32> {
-        x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
-    };
     let off = |a: &Tensor, b: &Tensor| {
         (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
     };
-    // The first frame is seen whole; a frame that does not change is seen as well as that one.
+    // The first frame is seen whole (the layers that show their products round differently); a frame that does not change is seen as well as that one.
     let x = random((1, 37, 16), 4);
     let whole = run(all, &x, None, None).unwrap();
     let mut memory = Memory::default();
     let first = run(all, &x, Some(&tosa), Some(&mut memory)).unwrap();
-    assert_eq!(bits(&first), bits(&whole));
+    assert!(off(&first, &whole) < 1e-5);
     assert!(memory.attended.values().all(|c| c[0].len() == 37));
     let again = run(all, &x, Some(&tosa), Some(&mut memory)).unwrap();
     assert!(off(&again, &whole) < 1e-5);
@@ -303,7 +300,8 @@ fn a_stream_reuses_what_layers_gave() {
     assert!(off(&run(all, &moved, Some(&tosa), Some(&mut other)).unwrap(), &dense) > off(&kept, &dense) * 4.0);
     // A batch of another shape begins anew, and change ranks nothing where there is no stream.
     let two = random((2, 37, 16), 6);
-    assert_eq!(bits(&run(all, &two, Some(&tosa), Some(&mut memory)).unwrap()), bits(&run(all, &two, None, None).unwrap()));
+    let anew = run(all, &two, Some(&tosa), Some(&mut memory)).unwrap();
+    assert!(off(&anew, &run(all, &two, None, None).unwrap()) < 1e-5);
     let change = Tosa::control(&options, 4, Ranking::Change).unwrap();
     assert!(run(all, &x, Some(&change), None).is_err());
 }
