@@ -25,13 +25,21 @@ run: build ## coach the demo clip, in a window where there is a display; CLIP=FI
 test: setup ## run every test
 	cargo test --release --workspace
 
-live: setup ## coach through the camera, with a voice
-	cargo build --release --features camera,audio
+live: build ## coach through the camera, with a voice
 	$(SPOTTER) live
 
-bench: build ## times of the stages on this machine, at the clip's own speed
-	$(SPOTTER) replay $(CLIP) $(LENS) --headless --speed 1 --latency measured
+# A recording of a person, so that poses have to be found; the demo clip shows a drawn body.
+PERSON ?= $(firstword $(wildcard ../shared/data/video/squats_studio.mp4))
+PIN := $(if $(shell command -v taskset),taskset -c 0-1)
+
+bench: build ## times, frames a second and memory on two cores; PERSON=FILE adds a recording of a person
+	$(PIN) $(SPOTTER) replay $(DEMO) --lens none --headless --stats
+ifneq ($(PERSON),)
+	$(PIN) $(SPOTTER) replay $(PERSON) --headless --stats
+	$(PIN) $(SPOTTER) replay $(PERSON) --headless --stats --lens none
+endif
 
 lint: setup ## formatting and clippy, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
+	cargo clippy --release -p spotter --no-default-features -- -D warnings

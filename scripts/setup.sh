@@ -72,6 +72,26 @@ apt_packages() {
     fi
 }
 
+# Where there is no apt: what is not there is named, each time, until it is.
+libraries() {
+    hint=$1
+    shift
+    absent=
+    for program in ffmpeg pkg-config; do
+        command -v "$program" >/dev/null 2>&1 || absent="$absent $program"
+    done
+    if command -v pkg-config >/dev/null 2>&1; then
+        for library in libavcodec libavformat libavutil libswscale "$@"; do
+            pkg-config --exists "$library" || absent="$absent $library"
+        done
+    fi
+    if [ -n "$absent" ]; then
+        say "not found:$absent"
+        say "please install: $hint"
+        exit 1
+    fi
+}
+
 system_packages() {
     if [ -e "$stamp" ] && [ "$stamp" -nt scripts/setup.sh ]; then return; fi
     case "$(uname -s)" in
@@ -79,16 +99,11 @@ system_packages() {
         if command -v apt-get >/dev/null 2>&1 && command -v dpkg-query >/dev/null 2>&1; then
             apt_packages
         else
-            say "no apt here; please install: FFmpeg and its headers (avcodec avformat avutil swscale), ALSA headers, libclang, pkg-config"
+            libraries "the packages of FFmpeg (libavcodec, libavformat, libavutil, libswscale) and ALSA with their headers" alsa
         fi
         ;;
-    Darwin)
-        if ! command -v ffmpeg >/dev/null 2>&1 || ! command -v pkg-config >/dev/null 2>&1; then
-            say "please install FFmpeg first: brew install ffmpeg pkg-config"
-            exit 1
-        fi
-        ;;
-    *) say "unknown system; please install FFmpeg with its headers, libclang and pkg-config" ;;
+    Darwin) libraries "brew install ffmpeg pkg-config" ;;
+    *) libraries "FFmpeg with its headers, libclang and pkg-config" ;;
     esac
     mkdir -p .deps
     touch "$stamp"

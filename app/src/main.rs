@@ -4,6 +4,7 @@ mod assets;
 mod audio;
 mod cli;
 mod eval;
+mod memory;
 mod parallel;
 mod parts;
 mod pipeline;

@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use spotter_engine::coach::{
     CacheChoice, CoachOptions, SpeculationChoice,
     load::{load, load_drafter},
-    manifest::{LensKind, Manifest},
+    manifest::LensKind,
     session::CoachSession,
 };
 use spotter_engine::speculate::DrafterKind;
@@ -57,6 +57,7 @@ pub(crate) struct CoachChoice {
     pub(crate) talkativeness: Option<f32>,
     pub(crate) cooldown: Option<Duration>,
     pub(crate) max_tokens: Option<usize>,
+    pub(crate) temperature: Option<f32>,
     pub(crate) lens: LensChoice,
     pub(crate) cache: CacheChoice,
     pub(crate) speculation: SpeculationChoice,
@@ -80,20 +81,19 @@ pub(crate) fn prepare(choice: &CoachChoice) -> anyhow::Result<Prepared> {
         return prepared(choice, coach, LensKind::None, 160, 0.0, Duration::from_secs(1));
     }
     let folder = model_folder(choice.model.as_deref())?;
-    let manifest = Manifest::read(&folder).with_context(|| format!("model {}", folder.display()))?;
-    let defaults = manifest.defaults.clone();
+    let mut model = load(&folder, &device()).with_context(|| format!("model {}", folder.display()))?;
+    let (defaults, lens) = (model.manifest.defaults.clone(), model.manifest.lens);
     let options = CoachOptions {
         talkativeness: choice.talkativeness.unwrap_or(defaults.talkativeness),
         cooldown: choice.cooldown.unwrap_or(Duration::from_secs_f64(defaults.cooldown_seconds)),
         max_tokens: choice.max_tokens.unwrap_or(defaults.max_tokens),
-        temperature: defaults.temperature,
+        temperature: choice.temperature.unwrap_or(defaults.temperature),
         seed: choice.seed,
         language: choice.language.clone(),
         exercise: choice.exercise.clone(),
         cache: choice.cache,
         speculation: choice.speculation.clone(),
     };
-    let mut model = load(&folder, &device()).with_context(|| format!("model {}", folder.display()))?;
     if let Some(DrafterKind::Model(path)) = &choice.speculation.drafter {
         let drafter = load_drafter(Path::new(path), &model.tokenizer, &device());
         model.drafter = Some(drafter.with_context(|| format!("drafter {path}"))?);
@@ -103,7 +103,7 @@ pub(crate) fn prepare(choice: &CoachChoice) -> anyhow::Result<Prepared> {
     let session = CoachSession::new(model, options).with_context(|| format!("model {}", folder.display()))?;
     let name = folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned());
     let coach = Box::new(StreamedCoach::new(session, name));
-    prepared(choice, coach, manifest.lens, side, talkativeness, cooldown)
+    prepared(choice, coach, lens, side, talkativeness, cooldown)
 }
 
 fn prepared(
@@ -141,7 +141,7 @@ pub(crate) fn model_folder(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
     let shipped = path.to_str().filter(|name| !name.contains(['/', '\\'])).and_then(assets::find);
     shipped.ok_or_else(|| {
         let hint = format!(
-            "a model is a folder with config.json, tokenizer.json, spotter.toml and weights; the one that ships is \
+            "a model is a folder with config.json, tokenizer.json and weights, and a spotter.toml; the one that ships is \
              assets/{MODEL} (set {} if assets lie elsewhere)",
             assets::VARIABLE
         );

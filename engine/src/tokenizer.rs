@@ -107,6 +107,11 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// The tokenizer itself, to look at.
+    pub fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
     /// The tokenizer itself.
     pub fn into_inner(self) -> tokenizers::Tokenizer {
         self.inner

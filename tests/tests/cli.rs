@@ -40,7 +40,11 @@ fn bad_inputs_are_1_and_name_the_thing() {
     headless("nowhere.mp4", "error: nowhere.mp4");
     headless(&empty, "empty.mp4");
     headless(&text, "notes.mp4");
-    headless(&folder.path().join("none").to_string_lossy(), "none");
+    headless(&folder.path().join("none").to_string_lossy(), "no such file");
+    headless(&folder.path().to_string_lossy(), "no .jpg, .jpeg or .png files in this folder");
+    let silent = folder.path().join("sound.wav");
+    fs::write(&silent, wav()).unwrap();
+    headless(&silent.to_string_lossy(), "there is no video in this file");
     check(&["replay", "pattern", "--headless", "--script", &script], 1, "script.txt:2: expected seconds and words");
     check(&["replay", "pattern", "--headless", "--model", "no-such-model"], 1, "hint: a model is a folder");
     check(
@@ -48,6 +52,34 @@ fn bad_inputs_are_1_and_name_the_thing() {
         1,
         "can't be written",
     );
+}
+
+/// A tenth of a second of silence.
+fn wav() -> Vec<u8> {
+    let (rate, data) = (8000u32, [0u8; 1600]);
+    let mut bytes = b"RIFF".to_vec();
+    bytes.extend((36 + data.len() as u32).to_le_bytes());
+    bytes.extend(b"WAVEfmt ");
+    bytes.extend(16u32.to_le_bytes());
+    bytes.extend([1u16, 1].map(u16::to_le_bytes).concat());
+    bytes.extend([rate, rate * 2].map(u32::to_le_bytes).concat());
+    bytes.extend([2u16, 16].map(u16::to_le_bytes).concat());
+    bytes.extend(b"data");
+    bytes.extend((data.len() as u32).to_le_bytes());
+    bytes.extend(data);
+    bytes
+}
+
+#[test]
+fn a_display_that_does_not_answer_is_told_and_the_timeline_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script.txt");
+    fs::write(&script, "0.2 Up\n").unwrap();
+    let mut command = common::command(&["replay", "pattern:64x64@30:1s", "--script", &script.to_string_lossy()]);
+    let out = command.env("DISPLAY", ":9973").env_remove("WAYLAND_DISPLAY").output().unwrap();
+    assert!(out.status.success(), "{}", stderr(&out));
+    assert!(stdout(&out).contains("Up"));
+    assert!(stderr(&out).contains("DISPLAY is :9973, where nothing answers"), "{}", stderr(&out));
 }
 
 #[test]
@@ -73,7 +105,7 @@ fn doctor_gives_one_json_object() {
     let out = spotter(&["doctor", "--json"]);
     assert!(out.status.success(), "{}", stderr(&out));
     let report: serde_json::Value = serde_json::from_str(&stdout(&out)).unwrap();
-    for field in ["version", "features", "cpu", "threads", "devices", "pose_runtime", "model", "display"] {
+    for field in ["version", "features", "cpu", "threads", "devices", "device_choice", "recordings", "pose_runtime", "model", "display"] {
         assert!(report.get(field).is_some(), "{field} in {report}");
     }
 }

@@ -60,7 +60,7 @@ fn options(talkativeness: f32) -> CoachOptions {
 fn sight(i: u64) -> Sight {
     let rgb = (0..48 * 32 * 3).map(|p| ((p as u64 * (i + 3)) % 251) as u8).collect();
     let frame = Frame::from_rgb(i, Duration::from_millis(500 * i), 48, 32, rgb).expect("a frame");
-    Sight { frame, view: View::Clear, people: 1, body: None }
+    Sight { frame, view: View::Clear, people: 1, person: 0, body: None }
 }
 
 /// Number of utterances, probabilities of speaking, and the longest context over `frames` frames.

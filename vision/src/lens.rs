@@ -23,6 +23,8 @@ pub struct Sight {
     pub view: View,
     /// Number of people found; the largest is coached. 1 for a lens that does not look.
     pub people: usize,
+    /// Number of the person who is followed: another number is another person, of whom nothing is known yet.
+    pub person: u32,
     /// Joints in pixels of the frame that went in, where there is a person.
     pub body: Option<Body>,
 }
@@ -57,7 +59,7 @@ pub struct NoLens;
 
 impl Lens for NoLens {
     fn look(&mut self, frame: &Frame) -> Result<Sight, LensError> {
-        Ok(Sight { frame: frame.clone(), view: View::Clear, people: 1, body: None })
+        Ok(Sight { frame: frame.clone(), view: View::Clear, people: 1, person: 0, body: None })
     }
     fn reset(&mut self) {}
 }

@@ -61,6 +61,9 @@ pub(crate) struct CoachArgs {
     /// Longest utterance in tokens
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     max_tokens: Option<u16>,
+    /// 0 says the likeliest word each time, more draws by chance from --seed. Left out, the model's own default
+    #[arg(long, value_name = "T", value_parser = temperature)]
+    temperature: Option<f32>,
     /// Seed of whatever is drawn by chance
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
@@ -127,6 +130,7 @@ impl CoachArgs {
             talkativeness: self.talkativeness,
             cooldown: self.cooldown,
             max_tokens: self.max_tokens.map(usize::from),
+            temperature: self.temperature,
             lens: self.lens,
             cache: CacheChoice { policy: self.cache_policy, budget: self.cache_budget.map(|n| n as usize) },
             speculation: SpeculationChoice { drafter: self.draft.clone(), method: self.draft_method.clone() },
@@ -182,6 +186,7 @@ impl CoachArgs {
             ("talkativeness", self.talkativeness.map(|t| t.to_string())),
             ("cooldown", self.cooldown.map(|c| c.as_secs_f64().to_string())),
             ("max tokens", self.max_tokens.map(|n| n.to_string())),
+            ("temperature", self.temperature.map(|t| t.to_string())),
             ("seed", Some(self.seed.to_string())),
             ("lens", lens),
             ("cache policy", self.cache_policy.map(|p| p.to_string())),
@@ -196,6 +201,12 @@ impl CoachArgs {
 fn bias(text: &str) -> Result<f32, String> {
     let bias: f32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
     if bias.abs() <= 20.0 { Ok(bias) } else { Err(format!("{bias} is out of range: -20 to 20 expected")) }
+}
+
+/// A temperature of sampling.
+pub(crate) fn temperature(text: &str) -> Result<f32, String> {
+    let t: f32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if (0.0..=10.0).contains(&t) { Ok(t) } else { Err(format!("{t} is out of range: 0 to 10 expected")) }
 }
 
 /// Seconds, up to an hour.

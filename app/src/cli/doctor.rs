@@ -4,13 +4,17 @@ use super::print_json;
 use crate::{assets, parts};
 use clap::Args;
 use serde::Serialize;
-use spotter_engine::coach::manifest::Manifest;
+use spotter_engine::{
+    coach::manifest::Manifest,
+    device::{self, DeviceRequest},
+};
+use spotter_vision::source::video::abilities;
 use std::io::Write as _;
 
 /// Say what this machine and this build can do.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// One JSON object with the fields version, features, cpu, threads, devices, pose_runtime, model, display
+    /// One JSON object with the fields version, features, cpu, threads, devices, device_choice, recordings, pose_runtime, model, display
     #[arg(long)]
     json: bool,
 }
@@ -23,6 +27,10 @@ struct Report {
     cpu: Vec<&'static str>,
     threads: usize,
     devices: Vec<String>,
+    /// Which one computes, in which type, and why.
+    device_choice: String,
+    /// FFmpeg and what it decodes.
+    recordings: Finding,
     pose_runtime: Finding,
     model: Finding,
     display: Finding,
@@ -83,6 +91,22 @@ fn devices() -> Vec<String> {
     devices
 }
 
+fn device_choice() -> String {
+    device::choose(DeviceRequest::Auto, None).map_or_else(|e| e.to_string(), |choice| choice.reason)
+}
+
+fn recordings() -> anyhow::Result<String> {
+    let found = abilities();
+    let codecs = found.codecs.join(" ");
+    anyhow::ensure!(
+        found.missing.is_empty(),
+        "{} without {}; it reads {codecs}. A fuller FFmpeg comes with `scripts/setup.sh`",
+        found.version,
+        found.missing.join(", ")
+    );
+    Ok(format!("{}: {codecs}", found.version))
+}
+
 fn model() -> anyhow::Result<String> {
     let folder = parts::model_folder(None)?;
     let manifest = Manifest::read(&folder)?;
@@ -104,6 +128,8 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         cpu: cpu(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         devices: devices(),
+        device_choice: device_choice(),
+        recordings: recordings().into(),
         pose_runtime: parts::pose_runtime().into(),
         model: model().into(),
         display: display().into(),
@@ -116,7 +142,8 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     writeln!(out, "features      {}", report.features.join(" "))?;
     writeln!(out, "processor     {} threads, {}", report.threads, report.cpu.join(" "))?;
     writeln!(out, "devices       {}", report.devices.join(" "))?;
-    let findings = [("pose runtime", &report.pose_runtime), ("model", &report.model), ("display", &report.display)];
+    writeln!(out, "computes on   {}", report.device_choice)?;
+    let findings = [("recordings", &report.recordings), ("pose runtime", &report.pose_runtime), ("model", &report.model), ("display", &report.display)];
     for (name, finding) in findings {
         let mark = if finding.ok { "" } else { "not found: " };
         writeln!(out, "{name:<13} {mark}{}", finding.detail)?;

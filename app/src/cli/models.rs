@@ -70,11 +70,11 @@ pub(crate) fn run(args: ModelsArgs) -> anyhow::Result<()> {
     match args.command {
         Command::Inspect { model, json } => {
             let report = probe::inspect(&model)?;
-            print(&if json { serde_json::to_string_pretty(&report)? } else { describe(&report) })
+            print(&if json { serde_json::to_string(&report)? } else { describe(&report) })
         }
         Command::Probe(args) => {
             let (report, device) = run_probe(&args)?;
-            print(&if args.json { serde_json::to_string_pretty(&report)? } else { list(&report, &device) })
+            print(&if args.json { serde_json::to_string(&report)? } else { list(&report, &device) })
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Usage, coaching::CoachArgs, keeping::DataArgs};
 use crate::{
+    memory::Memory,
     parts::{self, Prepared},
     pipeline::{
         Config, Event, Failure, Latency,
@@ -10,7 +11,7 @@ use crate::{
         threads::{self, Input, Running},
         workout::Workout,
     },
-    timeline::{Drafting, JsonLines, Session, Sink, Sinks, Subtitles, Summary, Terminal, render::Renderer},
+    timeline::{Drafting, JsonLines, Session, Sink, Sinks, Subtitles, Summary, Terminal, Timing, render::Renderer},
 };
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueEnum};
@@ -165,9 +166,17 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
 
 /// Counts and, where asked for, times at the end of a run.
 pub(crate) fn summary(monitor: &Monitor, with_timing: bool) -> Summary {
-    let times = || STAGES.iter().filter_map(|&(stage, name)| Some((name, monitor.quantiles(stage)?))).collect();
+    let timing = || {
+        let (wall, looked_at) = (monitor.wall(), monitor.counts().sampled);
+        Timing {
+            stages: STAGES.iter().filter_map(|&(stage, name)| Some((name, monitor.quantiles(stage)?))).collect(),
+            wall,
+            frames_per_second: looked_at as f64 / wall.as_secs_f64().max(1e-9),
+            memory: Memory::now(),
+        }
+    };
     let speculation = monitor.speculation().filter(|_| with_timing).map(|stats| Drafting::new(&stats));
-    Summary { duration: monitor.end(), counts: monitor.counts(), timing: with_timing.then(times), speculation }
+    Summary { duration: monitor.end(), counts: monitor.counts(), timing: with_timing.then(timing), speculation }
 }
 
 /// A run with a stage that failed has failed, after all that could be told.

@@ -5,6 +5,7 @@ use clap::Args;
 use spotter_datasets::{
     qevd::{self, SessionRecord},
     synthetic::{
+        motion::MotionLibrary,
         phrases::Lang,
         session::{Session, SessionOptions, Split},
     },
@@ -16,6 +17,7 @@ use spotter_vision::{
 };
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -45,6 +47,10 @@ pub(crate) struct SynthArgs {
     /// Language of the coach: en or ko
     #[arg(long, default_value = "en")]
     lang: String,
+    /// Folder of recorded motion (`ui_prmd_25hz.safetensors` and `cmu/`): half of the exercises that it has are done by
+    /// people of it that no training saw
+    #[arg(long, value_name = "DIR")]
+    motion: Option<PathBuf>,
     /// Side of the square videos in pixels
     #[arg(long, default_value_t = 224)]
     side: usize,
@@ -59,6 +65,7 @@ pub(crate) fn run(args: &SynthArgs) -> Result<()> {
     let folder = args.out.join("QEVD-FIT-COACH");
     let videos = folder.join("long_range_videos");
     std::fs::create_dir_all(&videos).with_context(|| format!("{}: can't be made", videos.display()))?;
+    let library = args.motion.as_deref().map(MotionLibrary::load).transpose()?.map(Arc::new);
     let bar = indicatif::ProgressBar::new(args.sessions as u64);
     let mut records = Vec::new();
     for i in 0..args.sessions {
@@ -67,6 +74,7 @@ pub(crate) fn run(args: &SynthArgs) -> Result<()> {
             lang,
             split: Split::Validation,
             fps: FPS,
+            library: library.clone(),
             ..SessionOptions::default()
         };
         let session = Session::generate(args.seed + i as u64, &options);

@@ -51,7 +51,7 @@ pub(crate) struct FakeLens(pub(crate) fn(f64) -> View);
 
 impl Lens for FakeLens {
     fn look(&mut self, frame: &Frame) -> Result<Sight, LensError> {
-        Ok(Sight { frame: frame.clone(), view: (self.0)(frame.t.as_secs_f64()), people: 1, body: None })
+        Ok(Sight { frame: frame.clone(), view: (self.0)(frame.t.as_secs_f64()), people: 1, person: 0, body: None })
     }
     fn reset(&mut self) {}
 }

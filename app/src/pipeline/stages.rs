@@ -120,6 +120,30 @@ pub(super) struct Message {
     pub(super) arrived: Instant,
 }
 
+/// How many people were told, and since when there are more or fewer.
+#[derive(Default)]
+struct Crowd {
+    told: usize,
+    rival: Option<(usize, Duration)>,
+}
+
+impl Crowd {
+    /// Whether another number of people has lasted: somebody who walks through is not worth a word.
+    fn changes(&mut self, t: Duration, people: usize) -> bool {
+        if people == self.told {
+            self.rival = None;
+            return false;
+        }
+        match self.rival {
+            Some((rival, since)) if rival == people => t.saturating_sub(since) >= STEADY,
+            _ => {
+                self.rival = Some((people, t));
+                false
+            }
+        }
+    }
+}
+
 /// Picks the frames of the coach's rate, looks at them through the lens and follows the view.
 pub(super) struct Watcher {
     lens: Option<Box<dyn Lens>>,
@@ -128,6 +152,8 @@ pub(super) struct Watcher {
     moves: Moves,
     language: String,
     missing: Option<Missing>,
+    crowd: Crowd,
+    person: u32,
     /// When the view was last told.
     told: Duration,
     lead: Duration,
@@ -147,6 +173,8 @@ impl Watcher {
             moves,
             language: config.language.clone(),
             missing: None,
+            crowd: Crowd::default(),
+            person: 0,
             told: Duration::ZERO,
             lead: config.lead_in,
             clear_since: None,
@@ -187,15 +215,20 @@ impl Watcher {
         let partly = sight.view == View::PartlyOut && self.gate.settled() == Some(View::PartlyOut);
         let missing = sight.body.as_ref().filter(|_| partly).and_then(|body| missing(body, frame));
         let another = missing.is_some() && missing != self.missing && t.saturating_sub(self.told) >= STEADY;
-        if let Some(view) = self.gate.settled().filter(|_| change.settled.is_some() || another) {
-            (self.missing, self.told) = (missing, t);
+        let crowd = self.crowd.changes(t, sight.people);
+        if let Some(view) = self.gate.settled().filter(|_| change.settled.is_some() || another || crowd) {
+            (self.missing, self.told, self.crowd.told) = (missing, t, sight.people);
             emit(Event::View { t, view, missing, people: sight.people });
         }
         self.lead_in(t, emit);
         if let Some(view) = change.cue {
             self.monitor.count(|c| c.view_cues += 1);
-            let text = cue_text(view, missing, &self.language).to_owned();
+            let text = cue_text(view, missing, &self.language);
             emit(Event::Feedback(Feedback { t_frame: t, t_ready: t, text, kind: Kind::View }));
+        }
+        if std::mem::replace(&mut self.person, sight.person) != sight.person {
+            // half a repetition of somebody else is none
+            self.moves = Moves::new();
         }
         // joints that are out of the picture are guesses
         self.moves.update(t, sight.body.as_ref().filter(|_| self.is_on()), emit);

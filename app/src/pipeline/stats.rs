@@ -5,7 +5,7 @@ use spotter_engine::speculate::Stats;
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Times kept a stage: enough for a steady p95, bounded for a stream of hours.
@@ -84,6 +84,8 @@ struct Inner {
     counts: Counts,
     times: [VecDeque<u32>; STAGES.len()],
     end: Duration,
+    /// Wall clock of the first and the last frame.
+    wall: Option<(Instant, Instant)>,
     speculation: Option<Stats>,
 }
 
@@ -108,8 +110,15 @@ impl Monitor {
 
     /// Media time reached.
     pub(crate) fn reach(&self, t: Duration) {
+        let now = Instant::now();
         let mut inner = self.lock();
         inner.end = inner.end.max(t);
+        inner.wall = Some((inner.wall.map_or(now, |(first, _)| first), now));
+    }
+
+    /// How long the run took by the clock on the wall, from the first frame to the last.
+    pub(crate) fn wall(&self) -> Duration {
+        self.lock().wall.map_or(Duration::ZERO, |(first, last)| last - first)
     }
 
     /// Media time of the last frame.

@@ -93,8 +93,18 @@ impl ViewGate {
     }
 }
 
-/// The word about a view, in a language ("ko", anything else is English), with what is missing where that is known.
-pub(crate) fn cue_text(view: View, missing: Option<Missing>, language: &str) -> &'static str {
+/// What is said about a view, in a language ("ko", anything else is English): that it is not enough, and where it is known
+/// what to do about it.
+pub(crate) fn cue_text(view: View, missing: Option<Missing>, language: &str) -> String {
+    let help = help_text(view, missing, language);
+    if view == View::NoPerson || matches!(missing, None | Some(Missing::Much)) {
+        return help.to_owned();
+    }
+    format!("{} {help}", help_text(view, None, language))
+}
+
+/// The shortest help to get into the picture.
+pub(crate) fn help_text(view: View, missing: Option<Missing>, language: &str) -> &'static str {
     match (view, missing, language) {
         (View::NoPerson, _, "ko") => "보이지 않아요. 화면 안으로 들어와 주세요.",
         (View::NoPerson, ..) => "I can't see you. Step into the picture.",
@@ -133,6 +143,15 @@ mod tests {
     fn one_cue_an_episode_after_a_second() {
         let script = [(View::Clear, 2.0), (View::PartlyOut, 30.0), (View::Clear, 2.0)];
         assert_eq!(cues(&script), [(3000, View::PartlyOut)]);
+    }
+
+    #[test]
+    fn what_is_said_begins_with_what_is_wrong() {
+        let said = |missing, language| cue_text(View::PartlyOut, missing, language);
+        assert_eq!(said(Some(Missing::Feet), "en"), "I can't see all of you. Step back, I can't see your feet.");
+        assert_eq!(said(Some(Missing::Much), "en"), "I can't see all of you.");
+        assert_eq!(said(Some(Missing::Side), "ko"), "몸 전체가 보이지 않아요. 화면 가운데로 와 주세요.");
+        assert_eq!(cue_text(View::NoPerson, None, "en"), "I can't see you. Step into the picture.");
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! The timeline as JSON lines, see [`super`] for the fields.
 
 use super::{Drafting, Session, Sink, Summary, seconds};
-use crate::pipeline::{
-    Event,
-    stats::{Counts, Quantiles},
-    workout::Goal,
+use crate::{
+    memory::Memory,
+    pipeline::{
+        Event,
+        stats::{Counts, Quantiles},
+        workout::Goal,
+    },
 };
 use serde::Serialize;
 use spotter_datasets::synthetic::Exercise;
@@ -97,6 +100,10 @@ enum Line<'a> {
     },
     Timing {
         stages: BTreeMap<&'a str, Quantiles>,
+        wall_seconds: f64,
+        frames_per_second: f64,
+        #[serde(flatten)]
+        memory: Memory,
     },
     Speculation(&'a Drafting),
 }
@@ -147,7 +154,12 @@ impl<W: Write> Sink for JsonLines<W> {
     fn end(&mut self, summary: &Summary) -> anyhow::Result<()> {
         self.line(&Line::Summary { duration: seconds(summary.duration), counts: summary.counts })?;
         let Some(timing) = &summary.timing else { return Ok(()) };
-        self.line(&Line::Timing { stages: timing.iter().copied().collect() })?;
+        self.line(&Line::Timing {
+            stages: timing.stages.iter().copied().collect(),
+            wall_seconds: timing.wall.as_secs_f64(),
+            frames_per_second: timing.frames_per_second,
+            memory: timing.memory,
+        })?;
         match &summary.speculation {
             Some(speculation) => self.line(&Line::Speculation(speculation)),
             None => Ok(()),

@@ -18,7 +18,7 @@
 //! | `hold` | `t`, `exercise`, `set`, `seconds`, `over`: once a second while something is held, and at its end |
 //! | `failed` | `t`, `stage`, `problem`: a stage that stopped |
 //! | `summary` | `duration` and the counts of the run |
-//! | `timing` | where it is asked for: for each stage `n`, `p50_ms`, `p95_ms` on this machine |
+//! | `timing` | where it is asked for, of this machine: for each of `stages` `n`, `p50_ms`, `p95_ms`; `wall_seconds`, `frames_per_second` (looked at, by the clock on the wall), `resident_bytes`, `peak_bytes` |
 //! | `speculation` | behind `timing`, where the coach has a drafter: `rounds`, `plain_steps`, `proposed`, `accepted`, `block_efficiency`, `draft_ms`, `verify_ms`, `gain`, `switched_off` |
 
 mod json;
@@ -31,9 +31,12 @@ pub(crate) use json::JsonLines;
 pub(crate) use srt::Subtitles;
 pub(crate) use terminal::Terminal;
 
-use crate::pipeline::{
-    Event,
-    stats::{Counts, Quantiles},
+use crate::{
+    memory::Memory,
+    pipeline::{
+        Event,
+        stats::{Counts, Quantiles},
+    },
 };
 use serde::Serialize;
 use spotter_engine::speculate::Stats;
@@ -63,10 +66,22 @@ pub(crate) struct Summary {
     /// Media time of the last frame.
     pub(crate) duration: Duration,
     pub(crate) counts: Counts,
-    /// Times of the stages, where they are asked for.
-    pub(crate) timing: Option<Vec<(&'static str, Quantiles)>>,
+    /// What this machine needed, where it is asked for.
+    pub(crate) timing: Option<Timing>,
     /// What drafting did, where times are asked for and there is a drafter.
     pub(crate) speculation: Option<Drafting>,
+}
+
+/// What a run needed of this machine.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Timing {
+    /// Times of the stages.
+    pub(crate) stages: Vec<(&'static str, Quantiles)>,
+    /// From the first frame to the last.
+    pub(crate) wall: Duration,
+    /// Frames looked at in a second of it.
+    pub(crate) frames_per_second: f64,
+    pub(crate) memory: Memory,
 }
 
 /// What drafting did and what it brought on this machine.

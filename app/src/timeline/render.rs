@@ -2,11 +2,15 @@
 
 use super::{
     clock_text, reading_time,
+    terminal::state_text,
     text::{Canvas, Writer},
 };
 use crate::pipeline::Event;
 use spotter_engine::coach::{Feedback, Kind};
-use spotter_vision::{Frame, lens::Sight};
+use spotter_vision::{
+    Frame,
+    lens::{Sight, View},
+};
 use std::time::Duration;
 
 /// Part of the picture's width that the inset takes.
@@ -22,6 +26,8 @@ pub(crate) struct Renderer {
     writer: Writer,
     current: Option<(Duration, Feedback)>,
     inset: Option<Frame>,
+    /// What of the view is worth a line.
+    state: Option<String>,
     frames: u64,
 }
 
@@ -29,7 +35,7 @@ impl Renderer {
     /// # Errors
     /// When the embedded font is broken.
     pub(crate) fn new() -> anyhow::Result<Self> {
-        Ok(Self { writer: Writer::new()?, current: None, inset: None, frames: 0 })
+        Ok(Self { writer: Writer::new()?, current: None, inset: None, state: None, frames: 0 })
     }
 
     /// Size of the drawn pictures for a recording of a size: even, and wide enough for words.
@@ -40,8 +46,13 @@ impl Renderer {
 
     /// Something happened.
     pub(crate) fn event(&mut self, event: &Event) {
-        if let Event::Feedback(feedback) = event {
-            self.current = Some((feedback.t_ready, feedback.clone()));
+        match event {
+            Event::Feedback(feedback) => self.current = Some((feedback.t_ready, feedback.clone())),
+            Event::View { view, people, .. } => {
+                let clear = *view == View::Clear && *people <= 1;
+                self.state = (!clear).then(|| state_text(*view, *people));
+            }
+            _ => {}
         }
     }
 
@@ -56,6 +67,10 @@ impl Renderer {
         let mut canvas = Canvas { rgb: &mut rgb, width, height };
         self.draw_inset(&mut canvas);
         self.writer.draw(&mut canvas, &clock_text(frame.t), 8.0, 4.0, width as f32 / 32.0, COACHING);
+        if let Some(state) = &self.state {
+            let size = width as f32 / 32.0;
+            self.writer.draw(&mut canvas, state, 8.0, 4.0 + size * 1.3, size, VIEW);
+        }
         if let Some((start, feedback)) = &self.current {
             let shown = *start <= frame.t && frame.t < *start + reading_time(&feedback.text);
             if shown {
@@ -131,5 +146,26 @@ mod tests {
         assert!(bottom(&mut renderer, 1000));
         assert!(bottom(&mut renderer, 1900));
         assert!(!bottom(&mut renderer, 3000));
+    }
+
+    /// What is said about the view is drawn, and so is the state itself for as long as it lasts.
+    #[test]
+    fn a_view_that_is_not_clear_is_drawn() {
+        let Ok(mut renderer) = Renderer::new() else { panic!("the font") };
+        let t = Duration::from_secs(1);
+        let text = "I can't see all of you.".to_owned();
+        renderer.event(&Event::View { t, view: View::PartlyOut, missing: None, people: 1 });
+        renderer.event(&Event::Feedback(Feedback { t_frame: t, t_ready: t, text, kind: Kind::View }));
+        let mut yellow = |ms: u64, rows: std::ops::Range<usize>| {
+            let drawn = renderer.draw(&grey(ms), None).unwrap_or_else(|| panic!("drawn"));
+            let part = &drawn.rgb[rows.start * drawn.width * 3..rows.end * drawn.width * 3];
+            part.chunks_exact(3).filter(|p| p[0] > 200 && p[2] < 130).count()
+        };
+        assert!(yellow(1000, 850..1084) > 200);
+        assert_eq!(yellow(9000, 850..1084), 0);
+        assert!(yellow(9000, 0..80) > 50, "still partly out");
+        renderer.event(&Event::View { t, view: View::Clear, missing: None, people: 1 });
+        let drawn = renderer.draw(&grey(9100), None).unwrap_or_else(|| panic!("drawn"));
+        assert!(drawn.rgb.chunks_exact(3).all(|p| p[2] > 130 || p[0] < 200));
     }
 }

@@ -1,7 +1,7 @@
 //! The timeline for a person at a terminal.
 
 use super::{Session, Sink, Summary, clock_text};
-use crate::pipeline::Event;
+use crate::{memory::mebibytes, pipeline::Event};
 use spotter_engine::coach::Kind;
 use spotter_vision::lens::View;
 use std::io::Write;
@@ -36,6 +36,12 @@ pub(crate) fn view_text(view: View) -> &'static str {
     }
 }
 
+/// A view and the number of people, where it is more than one, in words.
+pub(crate) fn state_text(view: View, people: usize) -> String {
+    let view = view_text(view);
+    if people > 1 { format!("{view}; {people} people, the largest is coached") } else { view.to_owned() }
+}
+
 impl<W: Write> Sink for Terminal<W> {
     fn begin(&mut self, s: &Session) -> anyhow::Result<()> {
         let told = s.exercise.as_ref().map_or(String::new(), |e| format!(", exercise {e}"));
@@ -44,7 +50,9 @@ impl<W: Write> Sink for Terminal<W> {
 
     fn event(&mut self, event: &Event) -> anyhow::Result<()> {
         match event {
-            Event::View { t, view, .. } => self.line("2", &format!("{}  ({})", clock_text(*t), view_text(*view))),
+            Event::View { t, view, people, .. } => {
+                self.line("2", &format!("{}  ({})", clock_text(*t), state_text(*view, *people)))
+            }
             Event::Feedback(f) => {
                 let style = match f.kind {
                     Kind::View => "33",
@@ -94,8 +102,16 @@ impl<W: Write> Sink for Terminal<W> {
             }
         }
         self.line("2", &text)?;
-        for (name, q) in s.timing.iter().flatten() {
-            self.line("2", &format!("  {name:<18} p50 {:7.1} ms   p95 {:7.1} ms   n {}", q.p50_ms, q.p95_ms, q.n))?;
+        if let Some(timing) = &s.timing {
+            for (name, q) in &timing.stages {
+                self.line("2", &format!("  {name:<18} p50 {:7.1} ms   p95 {:7.1} ms   n {}", q.p50_ms, q.p95_ms, q.n))?;
+            }
+            let (rate, wall) = (timing.frames_per_second, timing.wall.as_secs_f64());
+            let mut text = format!("  {:<18} {rate:.1} frames a second looked at, {wall:.1} s in all", "this machine");
+            if let (Some(now), Some(peak)) = (timing.memory.resident_bytes, timing.memory.peak_bytes) {
+                text += &format!(", memory {:.0} MiB, at most {:.0}", mebibytes(now), mebibytes(peak));
+            }
+            self.line("2", &text)?;
         }
         let Some(d) = &s.speculation else { return Ok(()) };
         let gain = d.gain.map_or_else(String::new, |gain| format!(", {gain:.2} times as fast"));

@@ -6,7 +6,7 @@ use super::{
     theme::{OVER_PICTURE, PLATE, count_size, cue_size},
 };
 use crate::{
-    pipeline::{view::cue_text, workout::Goal},
+    pipeline::{view::help_text, workout::Goal},
     sessions::duration_text,
 };
 use eframe::egui::{
@@ -149,7 +149,7 @@ fn framing_text(state: &State, world: &World<'_>) -> Option<(String, bool)> {
         return (left > 0).then(|| (left.to_string(), true));
     }
     let seen = state.seen?;
-    (seen.view != View::Clear).then(|| (cue_text(seen.view, seen.missing, "en").to_owned(), false))
+    (seen.view != View::Clear).then(|| (help_text(seen.view, seen.missing, "en").to_owned(), false))
 }
 
 fn cue_ui(ui: &mut Ui, area: Rect, size: f32, state: &State, world: &World<'_>) {

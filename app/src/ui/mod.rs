@@ -62,17 +62,57 @@ pub(crate) struct Play {
     pub(crate) screenshot: Option<(PathBuf, Duration)>,
 }
 
-/// Whether there is a display to open a window on.
+/// Whether there is a display to open a window on: such systems always have one.
+///
+/// # Errors
+/// None.
+#[cfg(any(not(unix), target_os = "macos"))]
+pub(crate) fn display() -> Result<(), String> {
+    Ok(())
+}
+
+/// Whether there is a display to open a window on: one that answers, since a variable outlives its server.
 ///
 /// # Errors
 /// In words, when there is none.
-pub(crate) fn display() -> Result<(), &'static str> {
-    let named = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
-    let needed = cfg!(all(unix, not(target_os = "macos")));
-    if !needed || named("DISPLAY") || named("WAYLAND_DISPLAY") || named("WAYLAND_SOCKET") {
+#[cfg(all(unix, not(target_os = "macos")))]
+pub(crate) fn display() -> Result<(), String> {
+    let named = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    if named("WAYLAND_SOCKET").is_some() {
         return Ok(());
     }
-    Err("no display (neither DISPLAY nor WAYLAND_DISPLAY is set)")
+    let folder = named("XDG_RUNTIME_DIR").unwrap_or_default();
+    let wayland = named("WAYLAND_DISPLAY").map(|name| std::path::Path::new(&folder).join(name));
+    if wayland.as_ref().is_some_and(|path| std::os::unix::net::UnixStream::connect(path).is_ok()) {
+        return Ok(());
+    }
+    match (named("DISPLAY"), wayland) {
+        (Some(name), _) if x11_answers(&name) => Ok(()),
+        (Some(name), _) => Err(format!("no display (DISPLAY is {name}, where nothing answers)")),
+        (None, Some(path)) => Err(format!("no display (WAYLAND_DISPLAY is {}, where nothing answers)", path.display())),
+        (None, None) => Err("no display (neither DISPLAY nor WAYLAND_DISPLAY is set)".to_owned()),
+    }
+}
+
+/// Whether an X server listens at a display of this machine, `:0` or `:0.0`. One of another machine is believed to.
+#[cfg(all(unix, not(target_os = "macos")))]
+fn x11_answers(display: &str) -> bool {
+    let Some((host, number)) = display.rsplit_once(':') else { return false };
+    if !(host.is_empty() || host == "unix") {
+        return true;
+    }
+    let number = number.split('.').next().unwrap_or_default();
+    let path = format!("/tmp/.X11-unix/X{number}");
+    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+        return true;
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::{linux::net::SocketAddrExt as _, unix::net};
+        net::SocketAddr::from_abstract_name(&path).is_ok_and(|a| net::UnixStream::connect_addr(&a).is_ok())
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
 }
 
 /// Opens the window and plays until it is closed.

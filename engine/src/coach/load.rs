@@ -2,8 +2,10 @@
 
 use super::{
     eye::Eye,
+    gate,
     manifest::{Manifest, ManifestError},
     session::StreamModel,
+    standard,
 };
 use crate::{
     device::Choice,
@@ -12,7 +14,10 @@ use crate::{
     weights::WeightsError,
 };
 use candle_core::{DType, Device};
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 use tokenizers::Tokenizer;
 
 /// A model folder that can't be used.
@@ -34,14 +39,24 @@ pub enum LoadError {
     },
 }
 
-/// Loads a model folder: a LLaVA checkpoint, the `spotter.toml` that says how it is streamed, and the drafter that this
-/// names, if it does. Weights are mapped and computed with in f32.
+/// Loads a model folder: a LLaVA checkpoint, the `spotter.toml` that says how it is streamed (where there is none, a CLIP or
+/// SigLIP model is streamed by its own chat template), and the drafter that this names, if it does. Weights are mapped and
+/// computed with in f32.
 ///
 /// # Errors
 /// The first thing that does not fit, found before weights are loaded.
 pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
-    let manifest = Manifest::read(folder)?;
-    let plan = Plan::open(folder)?;
+    let mut plan = Plan::open(folder)?;
+    let manifest = match Manifest::read(folder) {
+        Err(ManifestError::Read { source, .. }) if source.kind() == ErrorKind::NotFound && standard::serves(&plan) => {
+            tracing::info!("{}: no spotter.toml; asked after each frame, by its chat template", folder.display());
+            standard::manifest(&plan)?
+        }
+        read => read?,
+    };
+    plan.vision = manifest.vision.clone();
+    gate::check(&manifest, plan.tokenizer.inner(), &plan.config.text)
+        .map_err(|e| ManifestError::Invalid { path: folder.join("spotter.toml"), problem: e.to_string() })?;
     let choice = Choice { device: device.clone(), dtype: DType::F32, reason: String::new() };
     let llava = plan.build(&choice)?;
     let mut model = StreamModel {

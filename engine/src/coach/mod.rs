@@ -1,9 +1,11 @@
 //! The streaming coach: after each frame it stays silent or speaks.
 
 pub mod eye;
+mod gate;
 pub mod load;
 pub mod manifest;
 pub mod session;
+mod standard;
 
 use crate::{
     model::Policy,

@@ -9,19 +9,22 @@
 use super::{
     CoachOptions, Feedback, Kind, Step,
     eye::Eye,
-    manifest::{Manifest, Speaking},
+    gate::{Gate, ids},
+    manifest::Manifest,
 };
 use crate::{
     model::{CacheOptions, Commit, Decoder, KvCache},
     sampler::{self, Sampling},
     speculate::{Ask, Clock, Drafter, DrafterKind, ModelDrafter, Ngram, SpeculationOptions, Speculator, Stats},
 };
-use candle_core::{DType, Error, Result, Tensor, bail};
+use candle_core::{D, DType, Error, Result, Tensor, bail};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use spotter_vision::lens::Sight;
 use std::{collections::VecDeque, time::Duration};
 use tokenizers::Tokenizer;
+
+pub use super::gate::action_id;
 
 /// A model ready to be streamed.
 pub struct StreamModel {
@@ -37,12 +40,6 @@ pub struct StreamModel {
     pub picture_side: usize,
     /// A small language model with the same tokens, which may draft for it.
     pub drafter: Option<Decoder>,
-}
-
-/// How the model's wish to speak is read.
-enum Gate {
-    Actions { next: u32, feedback: u32, end: u32 },
-    Verbalisers { question: Vec<u32>, speak: Vec<u32>, silent: Vec<u32>, lead: Vec<u32>, ends: Vec<u32> },
 }
 
 /// How the cache is bounded: what the manifest says, and what the user says instead.
@@ -104,55 +101,12 @@ pub struct CoachSession {
     longest: usize,
     last_start: Option<Duration>,
     last_frame: Option<Duration>,
+    /// Number of the person it watches.
+    person: u32,
     rng: ChaCha8Rng,
     speculator: Option<Speculator>,
     /// Ids of the prompt.
     told: Vec<u32>,
-}
-
-/// The ids of a text, without the tokenizer's own beginning or end tokens.
-fn ids(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-    Ok(tokenizer.encode(text, false).map_err(|e| Error::Msg(format!("tokenizer: {e}")))?.get_ids().to_vec())
-}
-
-/// The id of a token that must exist.
-pub fn action_id(tokenizer: &Tokenizer, token: &str) -> Result<u32> {
-    tokenizer.token_to_id(token).ok_or_else(|| {
-        Error::Msg(format!("tokenizer.json has no token {token}, which spotter.toml names as an action token"))
-    })
-}
-
-impl Gate {
-    fn new(speaking: &Speaking, tokenizer: &Tokenizer) -> Result<Self> {
-        let first = |words: &[String]| -> Result<Vec<u32>> {
-            words.iter().filter_map(|w| ids(tokenizer, w).map(|v| v.first().copied()).transpose()).collect()
-        };
-        Ok(match speaking {
-            Speaking::Actions { next, feedback, end } => Self::Actions {
-                next: action_id(tokenizer, next)?,
-                feedback: action_id(tokenizer, feedback)?,
-                end: action_id(tokenizer, end)?,
-            },
-            Speaking::Verbalisers { question, speak, silent, lead } => Self::Verbalisers {
-                question: ids(tokenizer, question)?,
-                speak: first(speak)?,
-                silent: first(silent)?,
-                lead: ids(tokenizer, lead)?,
-                ends: ["</s>", "<|im_end|>", "<|endoftext|>", "\n"]
-                    .iter()
-                    .filter_map(|t| tokenizer.token_to_id(t))
-                    .collect(),
-            },
-        })
-    }
-
-    /// Positions of the longest step that may be undone: an utterance, or the question.
-    fn scratch(&self, max_tokens: usize) -> usize {
-        match self {
-            Self::Actions { .. } => max_tokens + 2,
-            Self::Verbalisers { question, lead, .. } => question.len().max(lead.len() + max_tokens + 1),
-        }
-    }
 }
 
 /// Ids and embeddings `[1, k, d]` of the prompt.
@@ -171,7 +125,7 @@ impl CoachSession {
     /// A session at the beginning of a stream.
     pub fn new(mut model: StreamModel, options: CoachOptions) -> Result<Self> {
         let speculator = speculator(&mut model, &options)?;
-        let gate = Gate::new(&model.manifest.speaking, &model.tokenizer)?;
+        let gate = Gate::new(&model.manifest.speaking, &model.tokenizer, &model.decoder.config().eos)?;
         let (prompt_ids, prompt) = prompt(&model, &options)?;
         let (decoder, context) = (&model.decoder, model.manifest.context);
         let n = prompt_ids.len();
@@ -196,6 +150,7 @@ impl CoachSession {
             longest,
             last_start: None,
             last_frame: None,
+            person: 0,
             rng,
             speculator,
             told: prompt_ids,
@@ -265,6 +220,11 @@ impl CoachSession {
     /// utterance is taken back, context included.
     pub fn observe(&mut self, sight: &Sight, emit: &mut dyn FnMut(&str) -> bool) -> Result<Step> {
         let t = sight.frame.t;
+        if sight.person != self.person {
+            // What the context tells of is another person.
+            self.person = sight.person;
+            self.reset()?;
+        }
         self.fill_gap(t)?;
         let seen = self.model.eye.see(&sight.frame)?.to_dtype(self.model.decoder.dtype())?;
         let hidden = self.append_picture(seen)?;
@@ -332,16 +292,52 @@ impl CoachSession {
                 Ok(at(&logits, feedback) - at(&logits, next))
             }
             Gate::Verbalisers { question, speak, silent, .. } => {
-                let (speak, silent) = (speak.clone(), silent.clone());
-                let question = self.embed(question)?;
+                let (question, speak, silent) = (question.clone(), speak.clone(), silent.clone());
                 self.cache.begin()?;
-                let asked = self.append(question);
+                let scored = self.likeliest(&question, [&speak, &silent]);
                 self.cache.rollback()?;
-                let logits = self.logits(&asked?)?;
-                let best = |ids: &[u32]| ids.iter().map(|id| at(&logits, *id)).fold(f32::NEG_INFINITY, f32::max);
-                Ok(best(&speak) - best(&silent))
+                let [speak, silent] = scored?;
+                Ok(speak - silent)
             }
         }
+    }
+
+    /// The log-probability of the likeliest answer of each list behind a question. The context then holds the question.
+    fn likeliest(&mut self, question: &[u32], lists: [&[Vec<u32>]; 2]) -> Result<[f32; 2]> {
+        let question = self.embed(question)?;
+        let asked = self.append(question)?;
+        let first = self.log_probabilities(&asked)?;
+        let mut best = [f32::NEG_INFINITY; 2];
+        for (best, answers) in best.iter_mut().zip(lists) {
+            for answer in answers {
+                *best = best.max(self.answered(&first, answer)?);
+            }
+        }
+        Ok(best)
+    }
+
+    /// The log-probability of an answer, given that of its first token; the context is left as it was.
+    fn answered(&mut self, first: &Tensor, answer: &[u32]) -> Result<f32> {
+        let Some((last, before)) = answer.split_last() else { return Ok(f32::NEG_INFINITY) };
+        let mut rows = vec![first.clone()];
+        if !before.is_empty() {
+            self.cache.begin()?;
+            let x = self.embed(before)?;
+            let hidden = self.model.decoder.forward(&x, Some(&mut self.cache));
+            self.cache.rollback()?;
+            let hidden = hidden?;
+            for i in 0..before.len() {
+                rows.push(self.log_probabilities(&hidden.narrow(1, i, 1)?)?);
+            }
+        }
+        let ids = before.iter().chain([last]);
+        rows.iter().zip(ids).map(|(row, id)| row.get(*id as usize)?.to_scalar::<f32>()).sum()
+    }
+
+    /// Log-probabilities `[vocabulary]` of what follows a hidden state, in f32.
+    fn log_probabilities(&self, hidden: &Tensor) -> Result<Tensor> {
+        let logits = self.model.decoder.logits(hidden)?.flatten_all()?.to_dtype(DType::F32)?;
+        candle_nn::ops::log_softmax(&logits, D::Minus1)
     }
 
     /// Generates an utterance; `None` when it was cancelled or has no words, and then the context is as before.

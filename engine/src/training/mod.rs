@@ -4,6 +4,8 @@ pub mod align;
 #[cfg(test)]
 mod align_tests;
 pub mod coach;
+#[cfg(test)]
+mod coach_tests;
 pub mod dense;
 pub mod drafter;
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub struct AvatarLens {
     view: ViewFilter,
     /// Drawn again while the person is lost for a moment.
     last: Option<Body>,
+    person: u32,
 }
 
 impl AvatarLens {
@@ -33,7 +34,7 @@ impl AvatarLens {
 
     /// A lens over a tracker.
     pub fn new(tracker: PoseTracker, size: usize) -> Self {
-        Self { tracker, avatar: AvatarView::new(size), size, view: ViewFilter::default(), last: None }
+        Self { tracker, avatar: AvatarView::new(size), size, view: ViewFilter::default(), last: None, person: 0 }
     }
 
     fn draw(&mut self, t: Duration, view: View) -> Vec<u8> {
@@ -48,6 +49,12 @@ impl Lens for AvatarLens {
     fn look(&mut self, frame: &Frame) -> Result<Sight, LensError> {
         let pose = self.tracker.look(frame)?;
         let people = pose.as_ref().map_or(0, |pose| pose.people);
+        if let Some(person) = pose.as_ref().map(|pose| pose.person).filter(|person| *person != self.person) {
+            // Place and size of the figure are those of the one before.
+            self.person = person;
+            self.avatar.reset();
+            self.last = None;
+        }
         let body = pose.map(|pose| pose.body);
         let view = self.view.next(frame.t, view_of(body.as_ref(), frame));
         if view == View::NoPerson {
@@ -61,7 +68,7 @@ impl Lens for AvatarLens {
         let rgb = self.draw(frame.t, view);
         let drawn = Frame::from_rgb(frame.seq, frame.t, self.size, self.size, rgb)
             .ok_or_else(|| LensError::Run(format!("the avatar is not {0} x {0} pixels of RGB", self.size)))?;
-        Ok(Sight { frame: drawn, view, people, body })
+        Ok(Sight { frame: drawn, view, people, person: self.person, body })
     }
 
     fn reset(&mut self) {

@@ -45,6 +45,8 @@ pub struct Pose {
     pub presence: f32,
     /// People in the picture at the last count, this one included.
     pub people: usize,
+    /// Number of the person: the next when a clearly larger one is followed instead.
+    pub person: u32,
 }
 
 /// Detector, landmark model and what is known from the frames before.
@@ -56,6 +58,7 @@ pub struct PoseTracker {
     roi: Option<Roi>,
     counted: Option<Duration>,
     people: usize,
+    person: u32,
 }
 
 impl PoseTracker {
@@ -90,6 +93,7 @@ impl PoseTracker {
             roi: None,
             counted: None,
             people: 0,
+            person: 0,
         })
     }
 
@@ -126,7 +130,7 @@ impl PoseTracker {
         };
         self.roi = found.next.is_sane(frame).then_some(found.next);
         let body = self.filter.next(frame.t, &found.body, found.next.side);
-        Ok(Some(Pose { body, raw: found.body, presence: found.presence, people: self.people.max(1) }))
+        Ok(Some(Pose { body, raw: found.body, presence: found.presence, people: self.people.max(1), person: self.person }))
     }
 
     fn count_is_due(&self, t: Duration) -> bool {
@@ -143,6 +147,7 @@ impl PoseTracker {
         self.people = 1 + others.len();
         if let Some(larger) = others.iter().find(|d| d.roi.side > CLEARLY_LARGER * roi.side) {
             self.roi = Some(larger.roi);
+            self.person = self.person.wrapping_add(1);
             self.filter.reset();
         }
         Ok(())

@@ -44,6 +44,32 @@ impl Default for VideoOptions {
     }
 }
 
+/// What this build of FFmpeg can read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Version of libavformat.
+    pub version: String,
+    /// Codecs that people record with and that it decodes.
+    pub codecs: Vec<&'static str>,
+    /// Those that it does not.
+    pub missing: Vec<&'static str>,
+}
+
+/// What the FFmpeg that was linked can read.
+pub fn abilities() -> Abilities {
+    use codec::Id;
+    let wanted =
+        [("H.264", Id::H264), ("HEVC", Id::HEVC), ("VP9", Id::VP9), ("AV1", Id::AV1), ("GIF", Id::GIF), ("MJPEG", Id::MJPEG)];
+    let (codecs, missing): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(_, id)| decoder::find(*id).is_some());
+    let names = |list: Vec<(&'static str, Id)>| list.into_iter().map(|(name, _)| name).collect();
+    let v = ffmpeg::format::version();
+    Abilities {
+        version: format!("libavformat {}.{}.{}", v >> 16, v >> 8 & 0xff, v & 0xff),
+        codecs: names(codecs),
+        missing: names(missing),
+    }
+}
+
 /// A recording read with FFmpeg: H.264, HEVC, VP9, AV1 and more in MP4, MOV, MKV, WebM; GIF.
 ///
 /// Frame times are presentation times relative to the first frame, exact also at a variable rate, and never go back.

@@ -194,7 +194,7 @@ impl Stream {
         let frame =
             Frame::from_rgb(self.seq, t, self.side, self.side, picture).context("a drawn frame has the wrong size")?;
         self.seq += 1;
-        Ok(Sight { frame, view: View::Clear, people: 1, body: Some(body) })
+        Ok(Sight { frame, view: View::Clear, people: 1, person: 0, body: Some(body) })
     }
 
     fn hour(&mut self, hour: usize, frames: usize) -> Result<Hour> {

@@ -213,7 +213,7 @@ fn play(held: &Held, vary: &Variation, seed: u64) -> Result<Played> {
         let t = Duration::from_secs_f64(t);
         let frame = Frame::from_rgb(seq as u64, t, side, side, view.draw(t, &body))
             .context("a drawn frame has the wrong size")?;
-        let sight = Sight { frame, view: View::Clear, people: 1, body: Some(body) };
+        let sight = Sight { frame, view: View::Clear, people: 1, person: 0, body: Some(body) };
         let step = coach.observe(&sight, &mut |_| true)?;
         match step.feedback {
             Some(feedback) => said.push(Timed::new(feedback.t_ready.as_secs_f64() + held.latency, feedback.text)),

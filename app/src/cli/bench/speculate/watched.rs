@@ -138,7 +138,7 @@ impl Scene<'_> {
             let t = Duration::from_secs_f64(t);
             let frame = Frame::from_rgb(seq as u64, t, side, side, view.draw(t, &body))
                 .context("a drawn frame has the wrong size")?;
-            let sight = Sight { frame, view: View::Clear, people: 1, body: Some(body) };
+            let sight = Sight { frame, view: View::Clear, people: 1, person: 0, body: Some(body) };
             for turn in 0..n {
                 if let Some(coach) = coaches.get_mut((turn + seq) % n) {
                     coach.observe(&sight, &tokenizer)?;
