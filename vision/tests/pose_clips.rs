@@ -107,11 +107,11 @@ fn middle(body: &Body) -> f32 {
 #[test]
 fn of_two_people_the_larger_is_coached() {
     let Some(frames) = clip("squats_gym.gif", [GYM[0] * 2, GYM[1] * 2], 10.0) else { return };
-    let size = [520, 560];
+    let size = [700, 560];
     let mut tracker = tracker(&runtime());
     for small_first in [true, false] {
         tracker.reset();
-        let (small, large) = if small_first { (0, 200) } else { (330, 0) };
+        let (small, large) = if small_first { (60, 340) } else { (480, 60) };
         let two = pasted(frames[0].t, size, &[(&frames[0], small, 200, 0.5), (&frames[0], large, 10, 1.0)]);
         let pose = tracker.look(&two).unwrap().unwrap();
         assert_eq!(pose.people, 2);

@@ -36,7 +36,7 @@ pub(crate) struct Counts {
     pub(crate) held: u64,
     /// Times that a lost camera came back.
     pub(crate) reopened: u64,
-    /// Utterances withheld, because they counted otherwise than the poses did.
+    /// Utterances that counted otherwise than the joints did: said with their number, or withheld.
     pub(crate) miscounted: u64,
 }
 

@@ -17,7 +17,7 @@ use spotter_datasets::synthetic::{
 use spotter_engine::coach::{Feedback, Kind};
 use spotter_vision::reps::Excursion;
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -48,6 +48,8 @@ struct Inner {
     plan: Option<Plan>,
     task: Arc<Task>,
     own_count: bool,
+    /// Joints are followed: something moved.
+    joints: bool,
     monitor: Arc<Monitor>,
 }
 
@@ -74,6 +76,7 @@ impl Tally {
             plan,
             task,
             own_count: config.own_count,
+            joints: false,
             monitor,
         };
         Self { inner: Mutex::new(inner), wanted: Mutex::new(None) }
@@ -99,10 +102,7 @@ impl Tally {
             }
             Event::Move { t, exercise, what } => inner.moved(t, exercise, what, emit),
             Event::Feedback(feedback) => {
-                if inner.miscounts(&feedback) {
-                    inner.monitor.count(|c| c.miscounted += 1);
-                    return;
-                }
+                let Some(feedback) = inner.recounted(feedback) else { return };
                 let named = inner.named(&feedback);
                 let t = feedback.t_ready;
                 // the words first: the exercise follows from them
@@ -186,15 +186,35 @@ impl Inner {
         }
     }
 
-    /// Whether the coach says another number than the poses, once these have counted. A repetition that it sees end a
+    /// The words, with the number of the joints where the coach counts otherwise; `None` where there is nothing to put in
+    /// its place. The model guesses counts of what began before it looked; the joints were counted. A word said in the
     /// moment before the joints are back is the next one already.
-    fn miscounts(&self, feedback: &Feedback) -> bool {
-        if !self.own_count || feedback.kind != Kind::Coaching || self.at.count == 0 {
-            return false;
+    fn recounted(&self, mut feedback: Feedback) -> Option<Feedback> {
+        if !self.own_count || feedback.kind != Kind::Coaching {
+            return Some(feedback);
         }
         let said = phrases::classify(&feedback.text, self.lang);
-        let another = said.exercise.is_some_and(|e| self.at.exercise != Some(e));
-        !another && said.count.is_some_and(|n| n != self.at.count && n != self.at.count + 1)
+        let another = said.exercise.is_some_and(|e| self.at.exercise.is_some_and(|at| at != e));
+        let (Some(n), Some(counted)) = (said.count, self.counted()) else { return Some(feedback) };
+        if another || n == counted || n == counted + 1 {
+            return Some(feedback);
+        }
+        self.monitor.count(|c| c.miscounted += 1);
+        feedback.text = with_number(&feedback.text, n, counted).filter(|_| counted > 0)?;
+        Some(feedback)
+    }
+
+    /// Whole repetitions by the joints: of the exercise that is meant, where there are any; while none is, of the one that
+    /// has most, where joints are followed at all.
+    fn counted(&self) -> Option<u32> {
+        if self.at.exercise.is_some() {
+            return Some(self.at.count).filter(|n| *n > 0);
+        }
+        let mut counts: BTreeMap<Exercise, u32> = BTreeMap::new();
+        for (_, exercise, what) in &self.pending {
+            *counts.entry(*exercise).or_default() += u32::from(*what == Move::Excursion(Excursion::Full));
+        }
+        self.joints.then(|| counts.into_values().max().unwrap_or(0))
     }
 
     /// The exercise that the coach names, if it is another one.
@@ -217,6 +237,7 @@ impl Inner {
     }
 
     fn moved(&mut self, t: Duration, exercise: Exercise, what: Move, emit: Emit<'_>) {
+        self.joints = true;
         let resting = self.plan.as_ref().is_some_and(|plan| !matches!(plan.stand, Stand::Work(_)));
         if resting {
             return;
@@ -256,6 +277,17 @@ impl Inner {
     }
 }
 
+/// A text with another number in the place of `n`; `None` where `n` is not written in digits.
+fn with_number(text: &str, n: u32, other: u32) -> Option<String> {
+    let digits = n.to_string();
+    let is_digit = |at: Option<char>| at.is_some_and(|c| c.is_ascii_digit());
+    let (at, _) = text.match_indices(&digits).find(|(i, found)| {
+        let (before, after) = (text.get(..*i).unwrap_or_default(), text.get(i + found.len()..).unwrap_or_default());
+        !is_digit(before.chars().next_back()) && !is_digit(after.chars().next())
+    })?;
+    Some(format!("{}{other}{}", text.get(..at)?, text.get(at + digits.len()..)?))
+}
+
 /// What is said when a set begins.
 fn set_words(bout: Bout, lang: Lang) -> String {
     let name = bout.exercise.name(lang.code());
@@ -279,6 +311,7 @@ fn rest_words(lasts: Duration, next: Bout, lang: Lang) -> String {
 mod tests {
     use super::*;
     use crate::pipeline::workout::Workout;
+    use spotter_vision::reps::Phase;
 
     fn tally(language: &str, exercise: Option<Exercise>) -> Tally {
         let config = Config { language: language.into(), exercise, own_count: true, ..Config::default() };
@@ -420,7 +453,43 @@ mod tests {
         for text in ["That's 6.", "2, nice.", "That's 3.", "Knees wider, in line with your feet."] {
             feed(said(4, text));
         }
-        assert_eq!(said_words, ["That's 6.", "2, nice.", "That's 3.", "Knees wider, in line with your feet."]);
+        let expected = ["That's 6.", "That's 2.", "2, nice.", "That's 3.", "Knees wider, in line with your feet."];
+        assert_eq!(said_words, expected);
         assert_eq!(tally.inner.lock().unwrap().monitor.counts().miscounted, 1);
+    }
+
+    /// While nobody has named the exercise, the joints have counted all of them.
+    #[test]
+    fn counts_before_an_exercise_is_named_are_those_of_the_joints() {
+        let tally = tally("en", None);
+        let mut said_words = Vec::new();
+        let mut feed = |event| {
+            tally.pass(event, &mut |e| {
+                if let Event::Feedback(f) = e {
+                    said_words.push(f.text);
+                }
+            });
+        };
+        feed(said(1, "That's 3."));
+        feed(Event::Move { t: s(1), exercise: Exercise::PushUp, what: Move::Phase(Phase::Out) });
+        feed(said(2, "That's 3."));
+        for t in 2..6 {
+            feed(rep(t, Exercise::PushUp));
+        }
+        feed(rep(5, Exercise::Boxing));
+        for text in ["6 done.", "5, nice.", "12 reps."] {
+            feed(said(6, text));
+        }
+        // Nobody is followed at first; then somebody is, who has done nothing yet.
+        assert_eq!(said_words, ["That's 3.", "4 done.", "5, nice.", "4 reps."]);
+        assert_eq!(tally.inner.lock().unwrap().monitor.counts().miscounted, 3);
+    }
+
+    #[test]
+    fn a_number_is_replaced_as_a_whole() {
+        assert_eq!(with_number("That's 6.", 6, 4).as_deref(), Some("That's 4."));
+        assert_eq!(with_number("16 of 6", 6, 4).as_deref(), Some("16 of 4"));
+        assert_eq!(with_number("좋아요, 6회", 6, 4).as_deref(), Some("좋아요, 4회"));
+        assert_eq!(with_number("six", 6, 4), None);
     }
 }
