@@ -111,8 +111,8 @@ fn of_two_people_the_larger_is_coached() {
     let mut tracker = tracker(&runtime());
     for small_first in [true, false] {
         tracker.reset();
-        let (small, large) = if small_first { (60, 340) } else { (480, 60) };
-        let two = pasted(frames[0].t, size, &[(&frames[0], small, 200, 0.5), (&frames[0], large, 10, 1.0)]);
+        let (small, large) = if small_first { (40, 340) } else { (430, 40) };
+        let two = pasted(frames[0].t, size, &[(&frames[0], small, 110, 0.8), (&frames[0], large, 10, 1.0)]);
         let pose = tracker.look(&two).unwrap().unwrap();
         assert_eq!(pose.people, 2);
         let expected = large as f32 + GYM[0] as f32;
