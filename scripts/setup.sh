@@ -39,7 +39,7 @@ clang_packages() {
 }
 
 missing_packages() {
-    wanted="ffmpeg pkg-config libasound2-dev libavcodec-dev libavformat-dev libavutil-dev libswscale-dev $(clang_packages)"
+    wanted="ffmpeg strace pkg-config libasound2-dev libavcodec-dev libavformat-dev libavutil-dev libswscale-dev $(clang_packages)"
     if ! command -v cc >/dev/null 2>&1; then wanted="$wanted gcc libc6-dev"; fi
     for package in $wanted; do
         # pkgconf stands for pkg-config on newer systems.

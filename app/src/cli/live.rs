@@ -211,7 +211,7 @@ pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
     first_failure(failures)
 }
 
-/// The voice, as it is settled.
+/// The voice where there is no window, as it is settled.
 fn voice(settings: &Settings) -> anyhow::Result<Speech> {
     if !settings.voice {
         anyhow::bail!("the voice is off in the settings");
@@ -229,8 +229,11 @@ fn window(
     resolved: Resolved,
 ) -> anyhow::Result<()> {
     let (again, settings) = (args.clone(), resolved.settings);
-    let voice = voice(&settings).map_err(|error| format!("cues are shown and not spoken: {error:#}"));
-    let reopen = move || {
+    // also where it is off: the window can turn it on
+    let voice =
+        Speech::open(settings.volume).map_err(|error| format!("cues are shown and not spoken: {error:#}"));
+    let reopen = move |settings: &Settings| {
+        let again = again.settled(settings);
         let input = again.input(again.open_or_wait(true)?);
         let (sinks, kept) = Kept::split(again.data.recorder(!again.no_record)?);
         Ok(crate::ui::Take { input, sinks, kept })

@@ -301,7 +301,7 @@ fn window(
     let resolved = crate::settings::load()?;
     let video = args.video.clone();
     // what is played again is written nowhere
-    let reopen = move || {
+    let reopen = move |_: &crate::settings::Settings| {
         let input = Input::recording(parts::open_source(&video)?);
         Ok(crate::ui::Take { input, sinks: Sinks::default(), kept: None })
     };

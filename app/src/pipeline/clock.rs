@@ -74,6 +74,12 @@ impl MediaClock {
         }
     }
 
+    /// How long it has stood still so far.
+    pub(crate) fn paused_for(&self) -> Duration {
+        let state = self.lock();
+        state.paused_for + state.paused_at.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// Whether it stands still.
     pub(crate) fn is_paused(&self) -> bool {
         self.lock().paused_at.is_some()

@@ -219,9 +219,13 @@ impl Speaker {
             self.monitor.set_speculation(coach.speculation());
         }
         self.record(&message, decided, encode, elapsed);
+        let first = utterance.first;
         match seen {
             Ok(step) => {
                 let spoken = settle(utterance, step, &self.monitor);
+                if let (Some(first), Some(_)) = (first, &spoken.feedback) {
+                    self.monitor.time(Stage::GlassToCue, first.saturating_duration_since(message.arrived));
+                }
                 self.busy_until = start + self.config.latency.cost(spoken.pieces, elapsed);
                 if let Some(feedback) = spoken.feedback {
                     self.last_begin = Some(feedback.t_frame);

@@ -2,6 +2,7 @@
 
 use super::{
     Config, Event, Failure,
+    clock::MediaClock,
     moves::Moves,
     sampler::Sampler,
     stats::{Monitor, Stage},
@@ -65,11 +66,26 @@ pub(super) struct Reader {
     monitor: Arc<Monitor>,
     last: Duration,
     offset: Duration,
+    /// The clock of a source that sets the pace: its own time runs on while the session is paused.
+    clock: Option<Arc<MediaClock>>,
+    /// How long the clock had stood still when the source was opened.
+    paused_before: Duration,
 }
 
 impl Reader {
     pub(super) fn new(source: Box<dyn FrameSource>, monitor: Arc<Monitor>) -> Self {
-        Self { source, monitor, last: Duration::ZERO, offset: Duration::ZERO }
+        let (last, offset, paused_before) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        Self { source, monitor, last, offset, clock: None, paused_before }
+    }
+
+    /// Takes pauses of the clock out of the source's own time.
+    pub(super) fn paused_by(mut self, clock: Arc<MediaClock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    fn paused(&self) -> Duration {
+        self.clock.as_ref().map_or(Duration::ZERO, |clock| clock.paused_for())
     }
 
     /// The next frame; `None` at the end, also when it comes by a failure.
@@ -85,7 +101,9 @@ impl Reader {
         let begun = Instant::now();
         let frame = attempt("capture", self.last, || Ok(self.source.next_frame()?))?;
         let Some(mut frame) = frame else { return Ok(None) };
-        frame.t += self.offset;
+        let paused = self.paused().saturating_sub(self.paused_before);
+        // in order, also where a pause was measured a little too long
+        frame.t = (frame.t + self.offset).saturating_sub(paused).max(self.last);
         self.monitor.time(Stage::Capture, begun.elapsed());
         self.monitor.count(|c| c.frames += 1);
         self.monitor.reach(frame.t);
@@ -103,6 +121,7 @@ impl Reader {
         self.source = source;
         // frames come in order of time, whatever the clock says
         self.offset = now.max(self.last + Duration::from_millis(1));
+        self.paused_before = self.paused();
         self.monitor.count(|c| c.reopened += 1);
     }
 }

@@ -56,16 +56,19 @@ pub(crate) enum Stage {
     Speak,
     /// From the frame's arrival to the choice.
     FrameToDecision,
+    /// From the frame's arrival to the first words about it.
+    GlassToCue,
 }
 
 /// Every stage with the name it has in the timeline.
-pub(crate) const STAGES: [(Stage, &str); 6] = [
+pub(crate) const STAGES: [(Stage, &str); 7] = [
     (Stage::Capture, "capture"),
     (Stage::Lens, "lens"),
     (Stage::Encode, "encode"),
     (Stage::Decide, "decide"),
     (Stage::Speak, "speak"),
     (Stage::FrameToDecision, "frame_to_decision"),
+    (Stage::GlassToCue, "glass_to_cue"),
 ];
 
 /// Typical and slow times of a stage.

@@ -285,3 +285,42 @@ fn a_session_without_a_camera_stops_in_time() {
     drop(running);
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
 }
+
+/// A source that sets the pace, with times of its own.
+struct Webcam {
+    info: spotter_vision::source::SourceInfo,
+    begun: Instant,
+    seq: u64,
+}
+
+impl FrameSource for Webcam {
+    fn info(&self) -> &spotter_vision::source::SourceInfo {
+        &self.info
+    }
+
+    fn next_frame(&mut self) -> Result<Option<spotter_vision::Frame>, spotter_vision::source::SourceError> {
+        std::thread::sleep(Duration::from_millis(20));
+        self.seq += 1;
+        Ok(spotter_vision::Frame::from_rgb(self.seq, self.begun.elapsed(), 2, 2, vec![0; 12]))
+    }
+}
+
+/// A camera's own time runs on while the session is paused; that of the session does not.
+#[test]
+fn a_pause_takes_no_media_time_of_a_camera() {
+    let source = Box::new(Webcam { info: Default::default(), begun: Instant::now(), seq: 0 });
+    let input = Input { source, pace: Pace::Source, again: None };
+    let running = threads::start(input, parts(clear, FakeCoach::new(1000, 1)), &measured(), 0.0, Box::new(|| {}));
+    let running = running.unwrap_or_else(|e| panic!("{e}"));
+    let wait = |ms| std::thread::sleep(Duration::from_millis(ms));
+    wait(300);
+    running.clock().pause(true);
+    let stood = running.clock().now();
+    wait(600);
+    running.clock().pause(false);
+    while running.picture().is_some() {}
+    wait(200);
+    let (frame, now) = (running.picture(), running.clock().now());
+    let t = frame.map(|f| f.t).unwrap_or_else(|| panic!("a picture"));
+    assert!(t >= stood && t <= now, "a frame of {t:?} between {stood:?} and {now:?}");
+}

@@ -154,7 +154,10 @@ pub(crate) fn start(
     });
     let dial = Arc::new(Talkativeness::new(talkativeness));
     let Input { source, pace, again } = input;
-    let reader = Reader::new(source, shared.monitor.clone());
+    let mut reader = Reader::new(source, shared.monitor.clone());
+    if pace == Pace::Source {
+        reader = reader.paused_by(shared.clock.clone());
+    }
     let watcher = Watcher::new(parts.lens, parts.coach.frame_rate(), config, shared.monitor.clone());
     let (cancel, monitor) = (shared.cancel.clone(), shared.monitor.clone());
     let speaker = Speaker::new(parts.coach, config, cancel, dial.clone(), task, monitor);

@@ -47,6 +47,7 @@ pub(super) struct App {
     session: Session,
     config: Config,
     camera: bool,
+    live: bool,
     reopen: Reopen,
     talkativeness: f32,
     run: Option<Run>,
@@ -79,6 +80,7 @@ impl App {
             model: play.session.model.clone(),
             session: play.session,
             config: play.config,
+            live: play.live,
             camera: play.first.input.pace == Pace::Source,
             reopen: play.reopen,
             talkativeness: play.talkativeness,
@@ -99,6 +101,7 @@ impl App {
             body: None,
             outcome,
         };
+        app.hush();
         app.begin(play.first, play.parts, context)?;
         Ok(app)
     }
@@ -222,9 +225,7 @@ impl App {
             Command::Setting(key, value) => self.set(key, &value, context),
             Command::Mute(muted) => {
                 self.muted = muted;
-                if let Ok(voice) = &self.voice {
-                    voice.mute(muted);
-                }
+                self.hush();
             }
             Command::DeleteAll => {
                 let deleted = self.store.as_ref().map(Store::delete_all);
@@ -248,13 +249,20 @@ impl App {
         set_look(context, &self.front.settings);
         if let Ok(voice) = &self.voice {
             voice.set_volume(self.front.settings.volume);
-            voice.mute(self.muted || !self.front.settings.voice);
         }
+        self.hush();
         let written = self.settings_file.as_ref().map(|path| settings::write(path, &[(key, value.to_owned())]));
         self.front.notice = match written {
             Some(Err(error)) => Some(format!("the setting holds for this session only: {error:#}")),
             _ => None,
         };
+    }
+
+    /// The voice is silent while it is muted, and where the settings say so.
+    fn hush(&self) {
+        if let Ok(voice) = &self.voice {
+            voice.mute(self.muted || !self.front.settings.voice);
+        }
     }
 
     fn restart(&mut self, context: &Context) -> anyhow::Result<()> {
@@ -264,7 +272,7 @@ impl App {
         let mut parts = stopped.context("a stage failed; start Spotter again")?;
         parts.lens.reset();
         parts.coach.reset();
-        let take = (self.reopen)()?;
+        let take = (self.reopen)(&self.front.settings)?;
         self.front.state = Default::default();
         self.front.screen = Screen::Coach;
         self.body = None;
@@ -350,6 +358,7 @@ impl eframe::App for App {
                 Err(why) => why,
             },
             muted: self.muted,
+            silent: self.voice.as_ref().err().map(String::as_str).filter(|_| self.live),
             picture: &|_, _| {},
         };
         let mirror = world.camera && front.settings.mirror;

@@ -61,6 +61,8 @@ pub(super) struct World<'a> {
     /// How the voice is: on, muted, or why there is none.
     pub(super) voice: &'a str,
     pub(super) muted: bool,
+    /// Why nothing is spoken, where a session of one's own has no voice.
+    pub(super) silent: Option<&'a str>,
     /// Draws the picture into an area.
     pub(super) picture: &'a dyn Fn(&Ui, Rect),
 }

@@ -10,8 +10,8 @@ use crate::{
     sessions::duration_text,
 };
 use eframe::egui::{
-    Align, Align2, Color32, FontId, Frame, Label, Layout, Margin, Rect, RichText, Role, Sense, Ui, UiBuilder,
-    WidgetInfo, vec2,
+    Align, Align2, Color32, FontId, Frame, Label, Layout, Margin, Rect, RichText, Role, Ui, UiBuilder, WidgetInfo,
+    vec2,
 };
 use spotter_engine::coach::Kind;
 use spotter_vision::{lens::View, reps::Phase};
@@ -164,21 +164,13 @@ fn cue_ui(ui: &mut Ui, area: Rect, size: f32, state: &State, world: &World<'_>) 
     }
 }
 
-/// How the person is seen, whether a camera runs, and what stopped.
+/// How the person is seen, whether anything is heard, and what stopped.
 fn signs_ui(ui: &mut Ui, size: f32, state: &State, world: &World<'_>) {
     let line = |ui: &mut Ui, text: String, colour: Color32| {
         ui.label(RichText::new(text).size(size).color(colour));
     };
     if world.paused {
         line(ui, "paused: space goes on".to_owned(), OVER_PICTURE.warning);
-    }
-    if world.camera && !world.over && state.lost.is_none() {
-        ui.horizontal(|ui| {
-            let side = size;
-            let (dot, _) = ui.allocate_exact_size(vec2(side, side), Sense::hover());
-            ui.painter().circle_filled(dot.center(), side * 0.4, OVER_PICTURE.bad);
-            line(ui, "camera on".to_owned(), OVER_PICTURE.bad);
-        });
     }
     let (text, colour) = match state.seen.map(|seen| seen.view) {
         None => ("looking", OVER_PICTURE.text),
@@ -189,6 +181,11 @@ fn signs_ui(ui: &mut Ui, size: f32, state: &State, world: &World<'_>) {
     line(ui, text.to_owned(), colour);
     if let Some(people) = state.seen.map(|seen| seen.people).filter(|people| *people > 1) {
         line(ui, format!("{people} people, the largest is coached"), OVER_PICTURE.text);
+    }
+    if world.muted && !world.over {
+        line(ui, "muted: M speaks again".to_owned(), OVER_PICTURE.text);
+    } else if let Some(why) = world.silent.filter(|_| !world.over) {
+        line(ui, why.to_owned(), OVER_PICTURE.text);
     }
     for failure in state.failures.iter().rev().take(3) {
         line(ui, failure.clone(), OVER_PICTURE.bad);

@@ -37,8 +37,8 @@ pub(crate) struct Take {
     pub(crate) kept: Option<(Store, String)>,
 }
 
-/// Begins another session, or plays the recording from its beginning.
-pub(crate) type Reopen = Box<dyn FnMut() -> anyhow::Result<Take>>;
+/// Begins another session under the settings of now, or plays the recording from its beginning.
+pub(crate) type Reopen = Box<dyn FnMut(&Settings) -> anyhow::Result<Take>>;
 
 /// What a window plays.
 pub(crate) struct Play {

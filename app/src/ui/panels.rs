@@ -16,6 +16,12 @@ use spotter_engine::coach::Kind;
 pub(super) fn controls_ui(ui: &mut Ui, front: &mut Front, world: &World<'_>, commands: &mut Vec<Command>) {
     ui.add_space(4.0);
     ui.horizontal_wrapped(|ui| {
+        // on every screen: nobody is to be filmed without knowing
+        if world.camera && !world.over && front.state.lost.is_none() {
+            let (dot, _) = ui.allocate_exact_size(egui::vec2(14.0, 14.0), egui::Sense::hover());
+            ui.painter().circle_filled(dot.center(), 6.0, palette(ui).bad);
+            ui.label(RichText::new("camera on").color(palette(ui).bad));
+        }
         let label = if world.paused { "Go on" } else { "Pause" };
         if ui.add_enabled(!world.over, Button::new(label)).clicked() {
             commands.push(Command::Pause);

@@ -42,6 +42,7 @@ struct Desk {
     now: Duration,
     over: bool,
     muted: bool,
+    silent: Option<&'static str>,
     monitor: Monitor,
     asked: Vec<Command>,
 }
@@ -49,7 +50,7 @@ struct Desk {
 fn desk(events: Vec<Event>, now: u64) -> Desk {
     let mut front = Front::new(Settings::default(), false);
     events.into_iter().for_each(|event| front.state.apply(event));
-    Desk { front, now: s(now), over: false, muted: false, monitor: Monitor::default(), asked: Vec::new() }
+    Desk { front, now: s(now), over: false, muted: false, silent: None, monitor: Monitor::default(), asked: Vec::new() }
 }
 
 fn harness(desk: Desk) -> Harness<'static, Desk> {
@@ -65,6 +66,7 @@ fn harness(desk: Desk) -> Harness<'static, Desk> {
             monitor: Some(&desk.monitor),
             voice: "no sound here",
             muted: desk.muted,
+            silent: desk.silent,
             picture: &|_: &Ui, _: Rect| {},
         };
         let asked = desk.front.ui(ui, &world);
@@ -273,6 +275,26 @@ fn a_lost_camera_is_a_sentence_until_it_is_back() {
     assert!(without.query_by_label("camera on").is_none());
     events.push(Event::Source { t: s(6), problem: None });
     harness(desk(events, 7)).get_by_label("camera on");
+}
+
+#[test]
+fn a_running_camera_is_told_on_every_screen() {
+    for screen in [Screen::Coach, Screen::Summary, Screen::Settings, Screen::Help] {
+        let mut desk = desk(begun(), 5);
+        desk.front.screen = screen;
+        harness(desk).get_by_label("camera on");
+    }
+}
+
+#[test]
+fn silence_has_its_reason_over_the_picture() {
+    let why = "cues are shown and not spoken: there is no sound device that can be used";
+    let mut without = desk(begun(), 5);
+    without.silent = Some(why);
+    harness(without).get_by_label(why);
+    let mut muted = desk(begun(), 5);
+    (muted.muted, muted.silent) = (true, Some(why));
+    harness(muted).get_by_label("muted: M speaks again");
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::{
 };
 
 /// The program lies in the folder above that of this test.
-fn program() -> PathBuf {
+#[allow(dead_code, reason = "not every test starts it by itself")]
+pub(crate) fn program() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let program = test.ancestors().nth(2).unwrap().join(format!("spotter{}", std::env::consts::EXE_SUFFIX));
     assert!(program.exists(), "{} is not built: run `cargo test --release --workspace`", program.display());
