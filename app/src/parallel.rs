@@ -52,7 +52,8 @@ pub(crate) fn in_parallel_with<S, T: Send>(
         if threads == 1 {
             return vec![run()];
         }
-        let in_pool = || rayon::ThreadPoolBuilder::new().num_threads((cores / threads).max(1)).build()?.install(run);
+        let in_pool =
+            move || rayon::ThreadPoolBuilder::new().num_threads((cores / threads).max(1)).build()?.install(run);
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(in_pool)).collect();
         handles.into_iter().map(|h| h.join().unwrap_or_else(|_| Err(anyhow!("a worker panicked")))).collect()
     });

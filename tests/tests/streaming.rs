@@ -167,7 +167,7 @@ fn runs_of_frames_say_what_single_frames_say() {
             (steps, runs, coach.cache().evictions(), coach.cache().positions(3, 5).to_vec())
         };
         let ((single, all, evictions, kept), (several, runs, same, still)) = (drive(1), drive(8));
-        assert!(all == 150 && runs < 60 && evictions > 5, "{policy}: {runs} runs, {evictions} evictions");
+        assert!(all == 150 && runs < 60 && evictions > 3, "{policy}: {runs} runs, {evictions} evictions");
         assert_eq!((evictions, kept), (same, still), "{policy}");
         for (i, (a, b)) in single.iter().zip(&several).enumerate() {
             assert!((a.p_speak - b.p_speak).abs() < 1e-3, "{policy}, frame {i}: {} against {}", a.p_speak, b.p_speak);
