@@ -6,7 +6,7 @@ use crate::{
     pipeline::{Coach, Parts, script::ScriptedCoach, streamed::StreamedCoach},
 };
 use anyhow::Context as _;
-use candle_core::Device;
+use candle_core::{DType, Device};
 use clap::ValueEnum;
 use spotter_engine::coach::{
     CacheChoice, CoachOptions, SpeculationChoice,
@@ -14,7 +14,10 @@ use spotter_engine::coach::{
     manifest::LensKind,
     session::CoachSession,
 };
-use spotter_engine::speculate::DrafterKind;
+use spotter_engine::{
+    device::{self, DeviceRequest},
+    speculate::DrafterKind,
+};
 use spotter_vision::{
     lens::{Lens, NoLens},
     pose::{
@@ -91,7 +94,7 @@ pub(crate) fn prepare(choice: &CoachChoice) -> anyhow::Result<Prepared> {
         seed: choice.seed,
         language: choice.language.clone(),
         exercise: choice.exercise.clone(),
-        cache: choice.cache,
+        cache: choice.cache.clone(),
         speculation: choice.speculation.clone(),
     };
     if let Some(DrafterKind::Model(path)) = &choice.speculation.drafter {
@@ -162,6 +165,17 @@ pub(crate) fn device() -> Device {
         return device;
     }
     Device::Cpu
+}
+
+/// The device that is asked for; of itself, the fastest this build can use.
+///
+/// # Errors
+/// When it is not there.
+pub(crate) fn chosen_device(request: DeviceRequest) -> anyhow::Result<Device> {
+    if request == DeviceRequest::Auto {
+        return Ok(device());
+    }
+    Ok(device::choose(request, Some(DType::F32))?.device)
 }
 
 /// The runtime of the pose models: the library named by ORT_DYLIB_PATH, else the one that set-up fetched, else the

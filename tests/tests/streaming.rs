@@ -3,13 +3,16 @@
 use candle_core::Device;
 use spotter_engine::{
     coach::{CacheChoice, CoachOptions, load::load, session::CoachSession},
-    model::Policy,
+    model::{Policy, cache::Setting},
 };
 use spotter_vision::{
     Frame,
     lens::{Sight, View},
 };
 use std::{path::Path, time::Duration};
+
+/// Positions of the checkpoints.
+const POSITIONS: usize = 512;
 
 const MANIFEST: &str = r#"
 frame_rate = 2.0
@@ -93,6 +96,125 @@ fn checkpoints_without_action_tokens_are_streamed() {
     }
 }
 
+/// A session over `frames` frames that are seen ahead, under another cache: probabilities and words.
+fn seen_ahead(coach: &mut CoachSession, frames: u64, cache: CacheChoice) -> (Vec<f32>, Vec<String>) {
+    coach.reset().expect("a stream");
+    let seen: Vec<_> = (0..frames).map(|i| coach.see(&sight(i).frame).expect("visual tokens")).collect();
+    coach.set_cache(cache).expect("a cache");
+    let (mut p, mut said) = (Vec::new(), Vec::new());
+    for (i, seen) in seen.iter().enumerate() {
+        let t = sight(i as u64).frame.t;
+        let step = coach.observe_seen(seen, t, View::Clear, &mut |_| true).expect("a step");
+        p.push(step.p_speak);
+        said.extend(step.feedback.map(|f| f.text));
+    }
+    (p, said)
+}
+
+fn setting(text: &str) -> Setting {
+    text.parse().expect("a setting")
+}
+
+/// What is seen depends on the frames alone: seeing first and coaching then, under one cache after the other, gives the
+/// bits of fresh sessions.
+#[test]
+fn frames_may_be_seen_once_for_several_caches() {
+    let folder = folder("clip-llama", MANIFEST);
+    let session = |cache: &CacheChoice| {
+        let model = load(folder.path(), &Device::Cpu).expect("a model");
+        CoachSession::new(model, CoachOptions { cache: cache.clone(), ..options(1e9) }).expect("a session")
+    };
+    let mut shared = session(&CacheChoice::default());
+    for policy in [Policy::Window, Policy::KeyDiff] {
+        let cache = CacheChoice { policy: Some(policy), budget: Some(60), settings: vec![setting("every=8")] };
+        let mut coach = session(&cache);
+        let (mut p, mut said) = (Vec::new(), Vec::new());
+        for i in 0..60 {
+            let step = coach.observe(&sight(i), &mut |_| true).expect("a step");
+            p.push(step.p_speak);
+            said.extend(step.feedback.map(|f| f.text));
+        }
+        assert!(coach.cache().evictions() > 0 && !said.is_empty());
+        assert_eq!(seen_ahead(&mut shared, 60, cache), (p, said), "{policy}");
+    }
+    let error = shared.set_cache(CacheChoice { budget: Some(3), ..CacheChoice::default() }).unwrap_err();
+    assert!(error.to_string().contains("raise the budget"), "{error}");
+}
+
+/// Frames that are taken up several at a time: the same is said at the same times, under every kind of score.
+#[test]
+fn runs_of_frames_say_what_single_frames_say() {
+    let mini = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/spotter-mini");
+    let model = load(&mini, &Device::Cpu).expect("the model that ships");
+    let mut coach = CoachSession::new(model, CoachOptions { exercise: None, ..options(0.0) }).expect("a session");
+    let frame = |i: u64| (Duration::from_millis(125 * i), sight(i).frame);
+    let mut seen = Vec::new();
+    for (t, frame) in (0..150).map(frame) {
+        seen.push((t, coach.see(&frame).expect("visual tokens")));
+    }
+    for (policy, talkativeness) in [("window", 1e9), ("keydiff", -1e9), ("caote(h2o)", 1e9), ("snapkv", 1e9)] {
+        coach.options_mut().talkativeness = talkativeness;
+        let settings = vec![setting("every=16"), setting("block=16"), setting("observe=4")];
+        let cache = CacheChoice { policy: Some(policy.parse().expect("a policy")), budget: Some(60), settings };
+        let mut drive = |at_once: usize| {
+            coach.set_cache(cache.clone()).expect("a cache");
+            let (mut steps, mut runs) = (Vec::new(), 0);
+            while steps.len() < seen.len() {
+                let run = &seen[steps.len()..(steps.len() + at_once).min(seen.len())];
+                steps.extend(coach.observe_run(run, View::Clear, &mut |_| true).expect("steps"));
+                runs += 1;
+            }
+            (steps, runs, coach.cache().evictions(), coach.cache().positions(3, 5).to_vec())
+        };
+        let ((single, all, evictions, kept), (several, runs, same, still)) = (drive(1), drive(8));
+        assert!(all == 150 && runs < 60 && evictions > 3, "{policy}: {runs} runs, {evictions} evictions");
+        assert_eq!((evictions, kept), (same, still), "{policy}");
+        for (i, (a, b)) in single.iter().zip(&several).enumerate() {
+            assert!((a.p_speak - b.p_speak).abs() < 1e-3, "{policy}, frame {i}: {} against {}", a.p_speak, b.p_speak);
+            assert_eq!(a.feedback, b.feedback, "{policy}, frame {i}");
+        }
+        assert_eq!(single.iter().any(|step| step.feedback.is_some()), talkativeness > 0.0, "{policy}");
+    }
+}
+
+/// However short the passes are that a manifest asks for, a frame is one: nothing is dropped between its tokens.
+#[test]
+fn no_frame_is_cut_by_an_eviction() {
+    let folder = folder("clip-llama", MANIFEST);
+    let model = load(folder.path(), &Device::Cpu).expect("a model");
+    let tokens = model.eye.tokens();
+    assert!(tokens > 1);
+    let settings = vec![setting("block=1"), setting("every=1")];
+    let cache = CacheChoice { policy: Some(Policy::KeyDiff), budget: Some(60), settings };
+    let mut coach = CoachSession::new(model, CoachOptions { cache, ..options(-1e9) }).expect("a session");
+    for i in 0..60 {
+        let before = coach.cache().evictions();
+        coach.observe(&sight(i), &mut |_| true).expect("a step");
+        assert!(coach.cache().evictions() <= before + 1, "frame {i} of {tokens} tokens");
+    }
+    assert!(coach.cache().evictions() > 20);
+}
+
+/// Words are told apart from frames, and keep their share.
+#[test]
+fn what_was_said_may_have_its_own_share_of_the_cache() {
+    let folder = folder("clip-llama", MANIFEST);
+    let held = |settings: Vec<Setting>| {
+        let model = load(folder.path(), &Device::Cpu).expect("a model");
+        let cache = CacheChoice { policy: Some(Policy::Window), budget: Some(60), settings };
+        let mut coach = CoachSession::new(model, CoachOptions { cache, ..options(1e9) }).expect("a session");
+        for i in 0..80 {
+            coach.observe(&sight(i), &mut |_| true).expect("a step");
+        }
+        assert!(coach.cache().evictions() > 0);
+        assert_eq!(coach.cache().bytes(), coach.cache().bytes_at_capacity(coach.dtype()));
+        coach.cache().said(0, 0).iter().filter(|said| **said).count()
+    };
+    assert_eq!(held(Vec::new()), 0, "not told apart");
+    let (some, most) = (held(vec![setting("said=0")]), held(vec![setting("said=0.8")]));
+    assert!(some > 0 && most >= 48 && most > some, "{some} and {most} of 60");
+}
+
 /// Every policy streams a model past its context, says the same twice, and stays within its budget.
 #[test]
 fn every_cache_policy_goes_on_without_end() {
@@ -100,7 +222,7 @@ fn every_cache_policy_goes_on_without_end() {
     for policy in Policy::all() {
         let run = || {
             let model = load(folder.path(), &Device::Cpu).expect("a model");
-            let cache = CacheChoice { policy: Some(policy), budget: Some(60) };
+            let cache = CacheChoice { policy: Some(policy), budget: Some(60), ..CacheChoice::default() };
             let mut coach = CoachSession::new(model, CoachOptions { cache, ..options(0.3) }).expect("a session");
             let (mut p, mut longest) = (Vec::new(), 0);
             for i in 0..120 {
@@ -109,7 +231,8 @@ fn every_cache_policy_goes_on_without_end() {
                     Err(e) => return Err(e.to_string()),
                 }
                 longest = longest.max(coach.context_len());
-                assert!(coach.cache().position() <= 256, "{policy}");
+                // Entries are bounded by the context, positions by the checkpoint.
+                assert!(coach.cache().position() <= POSITIONS, "{policy}");
             }
             Ok((p, longest))
         };

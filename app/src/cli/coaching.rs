@@ -12,7 +12,7 @@ use spotter_datasets::synthetic::{
 };
 use spotter_engine::{
     coach::{CacheChoice, SpeculationChoice},
-    model::Policy,
+    model::{Policy, cache::Setting},
     speculate::{DrafterKind, Method},
 };
 use std::{path::PathBuf, time::Duration};
@@ -32,6 +32,35 @@ impl Language {
         match self {
             Self::En => "en",
             Self::Ko => "ko",
+        }
+    }
+}
+
+/// How the context is bounded; what is left out is the model's own default.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct CacheFlags {
+    /// Which entries of a full cache stay: none, window, random, keydiff, h2o, tova, snapkv, or caote(...) or
+    /// fastcaote(...) around one of the last four
+    #[arg(long, value_name = "POLICY")]
+    cache_policy: Option<Policy>,
+    /// Entries that stay in the cache
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    cache_budget: Option<u32>,
+    /// Share of them, from 0 to 1, that is kept for what the coach said itself
+    #[arg(long, value_name = "SHARE")]
+    cache_said: Option<f64>,
+    /// Any other setting of the cache, in the words of spotter.toml: anchor, shared, window, positions, every, block, sinks, observe
+    #[arg(long, value_name = "KEY=VALUE")]
+    cache: Vec<Setting>,
+}
+
+impl CacheFlags {
+    pub(crate) fn choice(&self) -> CacheChoice {
+        let said = self.cache_said.map(|share| Setting::new("said", share));
+        CacheChoice {
+            policy: self.cache_policy,
+            budget: self.cache_budget.map(|n| n as usize),
+            settings: self.cache.iter().cloned().chain(said).collect(),
         }
     }
 }
@@ -70,13 +99,8 @@ pub(crate) struct CoachArgs {
     /// What the model looks through
     #[arg(long, value_enum, default_value_t)]
     lens: LensChoice,
-    /// Which entries of a full cache stay: none, window, random, keydiff, h2o, tova, snapkv, or caote(...) or
-    /// fastcaote(...) around one of the last four. Left out, the model's own default
-    #[arg(long, value_name = "POLICY")]
-    cache_policy: Option<Policy>,
-    /// Entries that stay in the cache; left out, the model's own default
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
-    cache_budget: Option<u32>,
+    #[command(flatten)]
+    cache: CacheFlags,
     /// Who drafts utterances ahead: none, lookup or ngram (what followed the same words before), or a language model with
     /// the coach's tokens. Changes no word at temperature 0. Left out, the model's own default
     #[arg(long, value_name = "DRAFTER")]
@@ -132,7 +156,7 @@ impl CoachArgs {
             max_tokens: self.max_tokens.map(usize::from),
             temperature: self.temperature,
             lens: self.lens,
-            cache: CacheChoice { policy: self.cache_policy, budget: self.cache_budget.map(|n| n as usize) },
+            cache: self.cache.choice(),
             speculation: SpeculationChoice { drafter: self.draft.clone(), method: self.draft_method.clone() },
         }
     }
@@ -189,8 +213,14 @@ impl CoachArgs {
             ("temperature", self.temperature.map(|t| t.to_string())),
             ("seed", Some(self.seed.to_string())),
             ("lens", lens),
-            ("cache policy", self.cache_policy.map(|p| p.to_string())),
-            ("cache budget", self.cache_budget.map(|n| n.to_string())),
+            ("cache policy", self.cache.cache_policy.map(|p| p.to_string())),
+            ("cache budget", self.cache.cache_budget.map(|n| n.to_string())),
+            ("cache said", self.cache.cache_said.map(|s| s.to_string())),
+            (
+                "cache",
+                (!self.cache.cache.is_empty())
+                    .then(|| self.cache.cache.iter().map(|s| s.to_string()).collect::<Vec<_>>().join(" ")),
+            ),
             ("draft", self.draft.as_ref().map(|d| d.to_string())),
             ("draft method", self.draft_method.as_ref().map(|m| m.to_string())),
         ];

@@ -2,7 +2,10 @@
 
 use crate::model::LlavaEncoder;
 use candle_core::{Result, Tensor};
-use spotter_vision::{Frame, encoder::tosa::Memory};
+use spotter_vision::{
+    Frame,
+    encoder::{Encoder as _, tosa::Memory},
+};
 use std::collections::BTreeMap;
 
 /// Sees the frames of one stream.
@@ -43,6 +46,11 @@ impl Eye {
             Some(before) if self.encoder.sees_change() => Ok(Some(self.encoder.project(before, Some(before))?)),
             _ => Ok(None),
         }
+    }
+
+    /// Tokens of a frame.
+    pub fn tokens(&self) -> usize {
+        self.encoder.shape().0
     }
 
     /// A new stream begins.

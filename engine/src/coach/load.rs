@@ -46,8 +46,16 @@ pub enum LoadError {
 /// # Errors
 /// The first thing that does not fit, found before weights are loaded.
 pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
+    load_for(folder, device, None)
+}
+
+/// The same with a context of at least so many positions, further than the model was trained to look: to measure it.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_for(folder: &Path, device: &Device, context: Option<usize>) -> Result<StreamModel, LoadError> {
     let mut plan = Plan::open(folder)?;
-    let manifest = match Manifest::read(folder) {
+    let mut manifest = match Manifest::read(folder) {
         Err(ManifestError::Read { source, .. }) if source.kind() == ErrorKind::NotFound && standard::serves(&plan) => {
             tracing::info!("{}: no spotter.toml; asked after each frame, by its chat template", folder.display());
             standard::manifest(&plan)?
@@ -57,6 +65,13 @@ pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
     plan.vision = manifest.vision.clone();
     gate::check(&manifest, plan.tokenizer.inner(), &plan.config.text)
         .map_err(|e| ManifestError::Invalid { path: folder.join("spotter.toml"), problem: e.to_string() })?;
+    if let Some(positions) = manifest.positions {
+        plan.config.text.max_positions = positions;
+    }
+    if let Some(context) = context {
+        manifest.context = manifest.context.max(context);
+        plan.config.text.max_positions = plan.config.text.max_positions.max(context);
+    }
     let choice = Choice { device: device.clone(), dtype: DType::F32, reason: String::new() };
     let llava = plan.build(&choice)?;
     let mut model = StreamModel {

@@ -23,8 +23,12 @@ pub struct Manifest {
     pub speaking: Speaking,
     /// What it is told.
     pub prompt: Prompt,
-    /// Positions stay below this: as far back as the model was trained to look, prompt and stream together.
+    /// Most entries of the cache: as much as the model was trained to look at, prompt and stream together.
     pub context: usize,
+    /// Positions run on to here, and are closed up then; left out, to what the checkpoint says it has. Rotary positions
+    /// have no end of their own, but keep to what was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions: Option<usize>,
     /// How the cache is bounded.
     #[serde(default)]
     pub cache: CacheOptions,
@@ -161,6 +165,12 @@ impl Manifest {
         if self.context < 64 {
             return Some(format!("context {} must be at least 64 positions", self.context));
         }
+        if let Some(positions) = self.positions.filter(|n| !(self.context..=1 << 24).contains(n)) {
+            return Some(format!(
+                "positions {positions} must be at least the context of {}, and at most 2^24",
+                self.context
+            ));
+        }
         if !(self.defaults.cooldown_seconds >= 0.0 && self.defaults.cooldown_seconds.is_finite()) {
             return Some(format!("cooldown_seconds {} must be 0 or more", self.defaults.cooldown_seconds));
         }
@@ -196,6 +206,11 @@ mod tests {
         check(str::to_owned, "a squats");
         check(|g| g.replace("8.0", "-1"), "frame_rate -1");
         check(|g| g.replace("512", "3"), "context 3");
+        check(
+            |g| g.replace("context", "positions = 300\ncontext"),
+            "positions 300 must be at least the context of 512",
+        );
+        check(|g| g.replace("context", "positions = 2048\ncontext"), "a squats");
         check(|g| g.replace("frame_rate", "frame_rat"), "frame_rat");
         check(|g| format!("{g}[cache]\npolicy = \"caote(h2o)\"\nbudget = 9"), "a squats");
         check(|g| format!("{g}[cache]\npolicy = \"oldest\""), "`oldest` is no cache policy");

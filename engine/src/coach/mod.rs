@@ -1,14 +1,19 @@
 //! The streaming coach: after each frame it stays silent or speaks.
 
+mod context;
 pub mod eye;
 mod gate;
 pub mod load;
 pub mod manifest;
+mod run;
 pub mod session;
 mod standard;
 
 use crate::{
-    model::Policy,
+    model::{
+        CacheOptions, Policy,
+        cache::{Setting, setting::BadSetting},
+    },
     speculate::{DrafterKind, Method},
 };
 use serde::Serialize;
@@ -64,12 +69,27 @@ pub struct CoachOptions {
 }
 
 /// What the user says about the cache; the model's own manifest says the rest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct CacheChoice {
     /// Which entries stay.
     pub policy: Option<Policy>,
     /// How many stay.
     pub budget: Option<usize>,
+    /// Any other field.
+    pub settings: Vec<Setting>,
+}
+
+impl CacheChoice {
+    /// What holds where this is chosen over a model's own.
+    ///
+    /// # Errors
+    /// A setting that does not go with the others.
+    pub fn over(&self, own: &CacheOptions) -> Result<CacheOptions, BadSetting> {
+        let mut options = own.clone();
+        options.policy = self.policy.unwrap_or(options.policy);
+        options.budget = self.budget.or(options.budget);
+        self.settings.iter().try_fold(options, |options, setting| setting.apply(&options))
+    }
 }
 
 /// What the user says about speculative decoding; the model's own manifest says the rest.

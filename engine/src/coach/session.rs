@@ -7,20 +7,24 @@
 //! entries are dropped between frames and utterances only.
 
 use super::{
-    CoachOptions, Feedback, Kind, Step,
+    CacheChoice, CoachOptions, Feedback, Kind, Step,
+    context::empty_cache,
     eye::Eye,
     gate::{Gate, ids},
     manifest::Manifest,
 };
 use crate::{
-    model::{CacheOptions, Commit, Decoder, KvCache},
+    model::{Commit, Decoder, KvCache},
     sampler::{self, Sampling},
     speculate::{Ask, Clock, Drafter, DrafterKind, ModelDrafter, Ngram, SpeculationOptions, Speculator, Stats},
 };
 use candle_core::{D, DType, Error, Result, Tensor, bail};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
-use spotter_vision::lens::Sight;
+use spotter_vision::{
+    Frame,
+    lens::{Sight, View},
+};
 use std::{collections::VecDeque, time::Duration};
 use tokenizers::Tokenizer;
 
@@ -40,14 +44,6 @@ pub struct StreamModel {
     pub picture_side: usize,
     /// A small language model with the same tokens, which may draft for it.
     pub drafter: Option<Decoder>,
-}
-
-/// How the cache is bounded: what the manifest says, and what the user says instead.
-fn bounds(manifest: &Manifest, options: &CoachOptions) -> CacheOptions {
-    let mut cache = manifest.cache.clone();
-    cache.policy = options.cache.policy.unwrap_or(cache.policy);
-    cache.budget = options.cache.budget.or(cache.budget);
-    cache
 }
 
 /// How an utterance is drafted: what the manifest says, and what the user says instead.
@@ -89,12 +85,17 @@ const COLUMN_COST: f64 = 0.12;
 /// What a drafter's pass costs beside its share of the parameters.
 const PASS_COST: f64 = 0.05;
 
+/// What a model says of a token.
+pub(super) fn logit(logits: &[f32], id: u32) -> f32 {
+    logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY)
+}
+
 /// A stream with its context.
 pub struct CoachSession {
-    model: StreamModel,
-    gate: Gate,
+    pub(super) model: StreamModel,
+    pub(super) gate: Gate,
     options: CoachOptions,
-    cache: KvCache,
+    pub(super) cache: KvCache,
     /// Embeddings `[1, k, d]` of the prompt, which is never dropped.
     prompt: Tensor,
     /// The longest utterance that an open step of the cache has room for.
@@ -104,7 +105,7 @@ pub struct CoachSession {
     /// Number of the person it watches.
     person: u32,
     rng: ChaCha8Rng,
-    speculator: Option<Speculator>,
+    pub(super) speculator: Option<Speculator>,
     /// Ids of the prompt.
     told: Vec<u32>,
 }
@@ -127,18 +128,8 @@ impl CoachSession {
         let speculator = speculator(&mut model, &options)?;
         let gate = Gate::new(&model.manifest.speaking, &model.tokenizer, &model.decoder.config().eos)?;
         let (prompt_ids, prompt) = prompt(&model, &options)?;
-        let (decoder, context) = (&model.decoder, model.manifest.context);
-        let n = prompt_ids.len();
-        let bounds = bounds(&model.manifest, &options);
-        let scratch = gate.scratch(options.max_tokens);
-        let mut cache =
-            KvCache::bounded(decoder.config(), &bounds, context, scratch, decoder.dtype(), decoder.device())?;
-        let room = cache.budget().unwrap_or(cache.capacity() / 2);
-        if n * 2 > room {
-            bail!("the prompt of {n} tokens fills more than half of a cache of {room}; shorten it or raise the budget");
-        }
-        cache.pin(n)?;
-        cache.add_tail(speculator.as_ref().map_or(0, Speculator::tail));
+        let tail = speculator.as_ref().map_or(0, Speculator::tail);
+        let cache = empty_cache(&model, &gate, &options, prompt_ids.len(), tail)?;
         let rng = ChaCha8Rng::seed_from_u64(options.seed);
         let longest = options.max_tokens;
         let mut session = Self {
@@ -181,6 +172,18 @@ impl CoachSession {
         self.reset()
     }
 
+    /// Bounds the context in another way; the stream begins anew.
+    ///
+    /// # Errors
+    /// A cache that does not fit the model; the session then still has the one before.
+    pub fn set_cache(&mut self, cache: CacheChoice) -> Result<()> {
+        let options = CoachOptions { cache, ..self.options.clone() };
+        let tail = self.speculator.as_ref().map_or(0, Speculator::tail);
+        self.cache = empty_cache(&self.model, &self.gate, &options, self.told.len(), tail)?;
+        self.options = options;
+        self.reset()
+    }
+
     /// Forgets the stream.
     pub fn reset(&mut self) -> Result<()> {
         self.last_start = None;
@@ -219,21 +222,52 @@ impl CoachSession {
     /// Sees one frame and decides. While it speaks, each piece of text goes to `emit`; when that answers `false` the
     /// utterance is taken back, context included.
     pub fn observe(&mut self, sight: &Sight, emit: &mut dyn FnMut(&str) -> bool) -> Result<Step> {
-        let t = sight.frame.t;
         if sight.person != self.person {
             // What the context tells of is another person.
             self.person = sight.person;
             self.reset()?;
         }
-        self.fill_gap(t)?;
-        let seen = self.model.eye.see(&sight.frame)?.to_dtype(self.model.decoder.dtype())?;
-        let hidden = self.append_picture(seen)?;
+        self.fill_gap(sight.frame.t)?;
+        let seen = self.see(&sight.frame)?;
+        self.observe_seen(&seen, sight.frame.t, sight.view, emit)
+    }
+
+    /// Visual tokens of the next frame, `[1, k, width]`. They depend on the frames alone, so a stream that is coached
+    /// several times need be seen once: see [`Self::observe_seen`].
+    pub fn see(&mut self, frame: &Frame) -> Result<Tensor> {
+        self.model.eye.see(frame)?.to_dtype(self.model.decoder.dtype())
+    }
+
+    /// [`Self::observe`] of a frame at `t` that was [seen](Self::see) before, in a stream without gaps.
+    pub fn observe_seen(
+        &mut self,
+        seen: &Tensor,
+        t: Duration,
+        view: View,
+        emit: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Step> {
+        let hidden = self.append_picture(seen.clone())?;
         let margin = self.margin(&hidden)?;
-        let p_speak = 1.0 / (1.0 + (-margin).exp());
+        self.decide(margin, t, view, emit)
+    }
+
+    /// Whether it would speak at `t`.
+    pub(super) fn wants(&self, margin: f32, t: Duration) -> bool {
         let cooling = self.last_start.is_some_and(|last| t < last + self.options.cooldown);
-        let mut step = Step { p_speak, feedback: None, view: sight.view };
-        if margin + self.options.talkativeness > 0.0
-            && !cooling
+        margin + self.options.talkativeness > 0.0 && !cooling
+    }
+
+    /// Stays silent or speaks, after a frame at `t`.
+    pub(super) fn decide(
+        &mut self,
+        margin: f32,
+        t: Duration,
+        view: View,
+        emit: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Step> {
+        self.last_frame = Some(t);
+        let mut step = Step { p_speak: 1.0 / (1.0 + (-margin).exp()), feedback: None, view };
+        if self.wants(margin, t)
             && let Some(text) = self.speak(emit)?
         {
             self.last_start = Some(t);
@@ -284,12 +318,11 @@ impl CoachSession {
 
     /// Log-odds of speaking against silence.
     fn margin(&mut self, hidden: &Tensor) -> Result<f32> {
-        let at = |logits: &[f32], id: u32| logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
         match &self.gate {
             Gate::Actions { next, feedback, .. } => {
                 let (next, feedback) = (*next, *feedback);
                 let logits = self.logits(hidden)?;
-                Ok(at(&logits, feedback) - at(&logits, next))
+                Ok(logit(&logits, feedback) - logit(&logits, next))
             }
             Gate::Verbalisers { question, speak, silent, .. } => {
                 let (question, speak, silent) = (question.clone(), speak.clone(), silent.clone());
@@ -346,7 +379,9 @@ impl CoachSession {
             speculator.open()?;
         }
         self.cache.begin()?;
+        self.cache.set_saying(true);
         let said = self.utter(emit);
+        self.cache.set_saying(false);
         let keep = matches!(said, Ok(Some(_)));
         if keep {
             self.cache.commit(Commit::All)?;

@@ -57,6 +57,7 @@ pub(super) fn manifest(plan: &Plan) -> Result<Manifest, WeightsError> {
             ko_unnamed: format!("{begin}{TOLD_NOTHING} {IN_KOREAN}\n"),
         },
         context: CONTEXT.min(plan.config.text.max_positions),
+        positions: None,
         cache: Default::default(),
         speculation: Default::default(),
         defaults: Defaults { cooldown_seconds: 4.0, ..Defaults::default() },

@@ -3,16 +3,16 @@
 use super::{noise::Noise, quantile};
 use crate::{cli::print_json, parts};
 use anyhow::{Context as _, Result, bail};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use spotter_engine::model::{CacheOptions, Decoder, DecoderConfig, HfDecoderConfig, KvCache, Mode, Policy};
-use std::{
-    io::Write as _,
-    path::Path,
-    time::{Duration, Instant},
+use spotter_engine::{
+    coach::CacheChoice,
+    device::DeviceRequest,
+    model::{CacheOptions, Decoder, DecoderConfig, HfDecoderConfig, KvCache, Mode, Policy, cache::Setting},
 };
+use std::{io::Write as _, path::Path, time::Instant};
 
 /// A decoder to measure; its weights are noise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -27,10 +27,10 @@ enum Size {
 /// Measure what each cache policy costs a step of the decoder.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "For each policy the cache is filled to its budget; then single positions are appended. A step's \
-                        overhead is the time of an eviction, spread over the positions between two, and what the \
-                        policy adds to a step because it watches the attention. The share is of the step without \
-                        either. The processor alone is measured."
+    after_help = "The budget is filled once for all policies. Then single positions are appended; an eviction is measured behind E \
+                        of them. A step's overhead is the time of an eviction, spread over the positions between two, and what the \
+                        policy adds to a step because it watches the attention. The share is of the step without either. Passes of B \
+                        positions, each with an eviction behind it, are measured the same way: that is how a long prompt is read."
 )]
 pub(super) struct CacheArgs {
     /// Decoders to measure
@@ -45,13 +45,23 @@ pub(super) struct CacheArgs {
     /// Positions between two evictions (E)
     #[arg(long, value_name = "E", value_delimiter = ',', default_value = "64", value_parser = clap::value_parser!(u32).range(1..=4096))]
     every: Vec<u32>,
-    /// Longest pass while the cache is filled (B)
-    #[arg(long, value_name = "B", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    block: u32,
-    /// Steps measured for each row, at least one round of evictions
+    /// Passes (B)
+    #[arg(long, value_name = "B", value_delimiter = ',', default_value = "128", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    block: Vec<u32>,
+    /// Steps measured for each row
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     steps: u32,
-    /// One JSON object a row: size, policy, budget, every, block, step_ms, plain_step_ms, evict_ms, overhead_ms, share, bytes
+    /// Evictions, and passes of B, measured for each row
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    passes: u32,
+    /// Any other setting of the cache, such as anchor=raw, shared=true or said=0.25
+    #[arg(long, value_name = "KEY=VALUE")]
+    cache: Vec<Setting>,
+    /// auto, cpu, cuda or metal
+    #[arg(long, default_value = "auto")]
+    device: DeviceRequest,
+    /// One JSON object a row: size, policy, budget, every, block, step_ms, plain_step_ms, evict_ms, overhead_ms, share, pass_ms,
+    /// plain_pass_ms, pass_evict_ms, pass_share, bytes
     #[arg(long)]
     json: bool,
 }
@@ -68,12 +78,20 @@ struct Row {
     step_ms: f64,
     /// Median step of a cache of the same length that drops nothing.
     plain_step_ms: f64,
-    /// Mean eviction.
+    /// Mean eviction of E entries.
     evict_ms: f64,
     /// What the policy adds to a step.
     overhead_ms: f64,
     /// Of the plain step.
     share: f64,
+    /// Median pass of B positions, evictions left out.
+    pass_ms: f64,
+    /// The same of a cache that drops nothing.
+    plain_pass_ms: f64,
+    /// Mean eviction of B entries.
+    pass_evict_ms: f64,
+    /// Of the plain pass.
+    pass_share: f64,
     /// Of the cache.
     bytes: usize,
 }
@@ -85,30 +103,22 @@ pub(super) fn run(args: &CacheArgs) -> Result<()> {
     } else {
         args.policy.clone()
     };
+    if policies.contains(&Policy::None) {
+        bail!("--policy none: a cache that drops nothing is what the others are measured against; leave it out");
+    }
+    let device = parts::chosen_device(args.device)?;
     for size in &args.size {
         let name = size.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
-        let most = args.budget.iter().max().copied().unwrap_or(1) as usize;
-        let config = config(*size, most + 4 * 4096 + args.steps as usize)?;
-        let vb = VarBuilder::from_backend(Box::new(Noise), DType::F32, Device::Cpu);
-        let decoder = Decoder::new(&config, vb, Mode::Infer)?;
+        let most = |numbers: &[u32]| numbers.iter().max().map_or(1, |n| *n as usize);
+        let run = most(&args.every).max(most(&args.block));
+        let positions = most(&args.budget) + args.steps as usize + (2 * args.passes as usize + 2) * run;
+        let config = config(*size, positions)?;
+        let vb = VarBuilder::from_backend(Box::new(Noise), DType::F32, device.clone());
+        let bench = Bench { args, name, decoder: Decoder::new(&config, vb, Mode::Infer)? };
         for budget in &args.budget {
+            let filled = bench.filled(*budget as usize)?;
             for every in &args.every {
-                let mut plain = None;
-                for policy in &policies {
-                    let options = CacheOptions {
-                        policy: *policy,
-                        budget: Some(*budget as usize),
-                        every: *every as usize,
-                        block: args.block as usize,
-                        ..CacheOptions::default()
-                    };
-                    let plain = match plain {
-                        Some(ms) => ms,
-                        None => *plain.insert(measure_plain(&decoder, &options, args.steps as usize)?),
-                    };
-                    let row = measure(&name, &decoder, &options, args.steps as usize, plain)?;
-                    if args.json { print_json(&row)? } else { print(&row)? }
-                }
+                bench.rows(&policies, &filled, *every as usize)?;
             }
         }
     }
@@ -120,7 +130,7 @@ fn print(row: &Row) -> Result<()> {
     writeln!(
         out,
         "{:<9} {:<19} N {:>5}  E {:>4}  step {:>8.3} ms (plain {:>8.3})  eviction {:>8.3} ms  overhead {:>7.4} ms \
-         {:>6.2} %  {:>7.1} MiB",
+         {:>6.2} %  B {:>4}  pass {:>8.2} ms (plain {:>8.2})  eviction {:>8.3} ms  {:>6.2} %  {:>7.1} MiB",
         row.size,
         row.policy,
         row.budget,
@@ -130,6 +140,11 @@ fn print(row: &Row) -> Result<()> {
         row.evict_ms,
         row.overhead_ms,
         row.share * 100.0,
+        row.block,
+        row.pass_ms,
+        row.plain_pass_ms,
+        row.pass_evict_ms,
+        row.pass_share * 100.0,
         row.bytes as f64 / f64::from(1 << 20),
     )
     .context("writing to standard output")
@@ -160,61 +175,150 @@ fn config(size: Size, positions: usize) -> Result<DecoderConfig> {
     Ok(DecoderConfig { max_positions: positions, ..config })
 }
 
-/// Embeddings of running tokens.
-fn embedded(decoder: &Decoder, from: usize, n: usize) -> candle_core::Result<Tensor> {
-    let vocab = decoder.config().vocab;
-    let ids: Vec<u32> = (from..from + n).map(|i| (i * 7919 % vocab) as u32).collect();
-    decoder.embed(&Tensor::new(ids, decoder.device())?.unsqueeze(0)?)
+/// One decoder under measurement.
+struct Bench<'a> {
+    args: &'a CacheArgs,
+    name: String,
+    decoder: Decoder,
 }
 
-/// Times of single steps behind `budget` positions, without the time spent evicting, and that time.
-fn steps(decoder: &Decoder, cache: &mut KvCache, fill: usize, n: usize) -> Result<(Vec<f64>, Duration)> {
-    decoder.forward(&embedded(decoder, 0, fill)?, Some(cache))?;
-    let (before, mut times) = (cache.time_evicting(), Vec::with_capacity(n));
-    for i in 0..n {
-        let x = embedded(decoder, fill + i, 1)?;
+/// Medians of a cache that drops nothing.
+struct Plain {
+    step_ms: f64,
+    /// Of a pass of each block.
+    pass_ms: Vec<f64>,
+}
+
+impl Bench<'_> {
+    /// Embeddings of running tokens.
+    fn embedded(&self, from: usize, n: usize) -> candle_core::Result<Tensor> {
+        let vocab = self.decoder.config().vocab;
+        let ids: Vec<u32> = (from..from + n).map(|i| (i * 7919 % vocab) as u32).collect();
+        self.decoder.embed(&Tensor::new(ids, self.decoder.device())?.unsqueeze(0)?)
+    }
+
+    /// A cache that has read `n` tokens.
+    fn filled(&self, n: usize) -> Result<KvCache> {
+        let mut cache = KvCache::new(self.decoder.config(), n, self.decoder.dtype(), self.decoder.device())?;
+        for from in (0..n).step_by(128) {
+            self.decoder.forward(&self.embedded(from, 128.min(n - from))?, Some(&mut cache))?;
+        }
+        Ok(cache)
+    }
+
+    /// One row for each policy and block.
+    fn rows(&self, policies: &[Policy], filled: &KvCache, every: usize) -> Result<()> {
+        let plain = self.plain(filled, every)?;
+        for policy in policies {
+            let mut step = None;
+            for (block, plain_pass) in self.args.block.iter().zip(&plain.pass_ms) {
+                let options = self.options(*policy, filled.len(), every, *block as usize)?;
+                let row = self.row(&options, filled, plain.step_ms, *plain_pass, &mut step)?;
+                if self.args.json { print_json(&row)? } else { print(&row)? }
+            }
+        }
+        Ok(())
+    }
+
+    fn options(&self, policy: Policy, budget: usize, every: usize, block: usize) -> Result<CacheOptions> {
+        let own = CacheOptions { every, block, ..CacheOptions::default() };
+        let choice = CacheChoice { policy: Some(policy), budget: Some(budget), settings: self.args.cache.clone() };
+        Ok(choice.over(&own)?)
+    }
+
+    /// Time of a pass over `x` with the head's for its last position, in milliseconds, evictions left out.
+    fn pass(&self, x: &Tensor, cache: &mut KvCache) -> Result<f64> {
         let (begun, evicting) = (Instant::now(), cache.time_evicting());
-        decoder.logits(&decoder.forward(&x, Some(cache))?)?;
+        let hidden = self.decoder.forward(x, Some(cache))?;
+        self.decoder.logits(&hidden.narrow(1, x.dim(1)? - 1, 1)?)?;
+        self.decoder.device().synchronize()?;
         let evicting = cache.time_evicting() - evicting;
-        times.push((begun.elapsed() - evicting).as_secs_f64() * 1e3);
+        Ok((begun.elapsed() - evicting).as_secs_f64() * 1e3)
     }
-    Ok((times, cache.time_evicting() - before))
-}
 
-/// Median step of a cache that drops nothing, over the lengths that a bounded one goes through.
-fn measure_plain(decoder: &Decoder, options: &CacheOptions, n: usize) -> Result<f64> {
-    let budget = options.budget.unwrap_or(1);
-    let mut times = Vec::new();
-    while times.len() < n {
-        let mut cache = KvCache::new(decoder.config(), budget + options.every, decoder.dtype(), decoder.device())?;
-        times.extend(steps(decoder, &mut cache, budget, options.every)?.0);
+    /// Times of single steps.
+    fn steps(&self, cache: &mut KvCache, n: usize) -> Result<Vec<f64>> {
+        (0..n).map(|i| self.pass(&self.embedded(i, 1)?, cache)).collect()
     }
-    Ok(quantile(&mut times, 0.5))
-}
 
-fn measure(size: &str, decoder: &Decoder, options: &CacheOptions, n: usize, plain: f64) -> Result<Row> {
-    let budget = options.budget.unwrap_or(1);
-    let (positions, dtype) = (decoder.config().max_positions, decoder.dtype());
-    let mut cache = KvCache::bounded(decoder.config(), options, positions, 0, dtype, decoder.device())?;
-    let n = n.max(options.every).next_multiple_of(options.every);
-    let before = cache.evictions();
-    let (mut times, evicting) = steps(decoder, &mut cache, budget, n)?;
-    let evictions = (cache.evictions() - before).max(1);
-    let step_ms = quantile(&mut times, 0.5);
-    let evict_ms = evicting.as_secs_f64() * 1e3 / evictions as f64;
-    let watches = options.policy.watches();
-    let overhead_ms = evict_ms / options.every as f64 + if watches { (step_ms - plain).max(0.0) } else { 0.0 };
-    Ok(Row {
-        size: size.to_owned(),
-        policy: options.policy.to_string(),
-        budget,
-        every: options.every,
-        block: options.block,
-        step_ms,
-        plain_step_ms: plain,
-        evict_ms,
-        overhead_ms,
-        share: overhead_ms / plain,
-        bytes: cache.bytes(),
-    })
+    /// Over the lengths that a bounded cache goes through.
+    fn plain(&self, filled: &KvCache, every: usize) -> Result<Plain> {
+        let most = self.args.block.iter().max().map_or(1, |b| *b as usize);
+        let (dtype, device) = (self.decoder.dtype(), self.decoder.device());
+        let capacity = filled.len() + every.max(most);
+        let mut cache = KvCache::new(self.decoder.config(), capacity, dtype, device)?;
+        cache.continue_from(filled)?;
+        let undone = |cache: &mut KvCache, sizes: &[usize]| -> Result<Vec<f64>> {
+            cache.begin()?;
+            let times = sizes.iter().map(|n| self.pass(&self.embedded(0, *n)?, cache)).collect();
+            cache.rollback()?;
+            times
+        };
+        let mut times = Vec::new();
+        while times.len() < self.args.steps as usize {
+            let n = every.min(self.args.steps as usize - times.len());
+            times.extend(undone(&mut cache, &vec![1; n])?);
+        }
+        let mut pass_ms = Vec::new();
+        for block in &self.args.block {
+            let rounds = (0..self.args.passes).map(|_| undone(&mut cache, &[*block as usize]));
+            let mut times = rounds.collect::<Result<Vec<_>>>()?.concat();
+            pass_ms.push(quantile(&mut times, 0.5));
+        }
+        Ok(Plain { step_ms: quantile(&mut times, 0.5), pass_ms })
+    }
+
+    /// Passes of `n` positions behind a budget, each with an eviction behind it: median pass and mean eviction.
+    fn evictions(&self, cache: &mut KvCache, n: usize) -> Result<(f64, f64)> {
+        cache.evict()?;
+        let (before, evictions) = (cache.time_evicting(), cache.evictions());
+        let mut times = Vec::new();
+        for _ in 0..self.args.passes {
+            times.push(self.pass(&self.embedded(0, n)?, cache)?);
+            cache.evict()?;
+        }
+        let spent = (cache.time_evicting() - before).as_secs_f64() * 1e3;
+        Ok((quantile(&mut times, 0.5), spent / (cache.evictions() - evictions).max(1) as f64))
+    }
+
+    fn row(
+        &self,
+        options: &CacheOptions,
+        filled: &KvCache,
+        plain_step_ms: f64,
+        plain_pass_ms: f64,
+        step: &mut Option<(f64, f64)>,
+    ) -> Result<Row> {
+        let (config, dtype) = (self.decoder.config(), self.decoder.dtype());
+        let block = options.block;
+        let mut cache = KvCache::bounded(config, options, config.max_positions, 0, dtype, self.decoder.device())?;
+        cache.continue_from(filled)?;
+        let (step_ms, evict_ms) = match step {
+            Some(measured) => *measured,
+            None => {
+                let mut times = self.steps(&mut cache, self.args.steps as usize)?;
+                *step.insert((quantile(&mut times, 0.5), self.evictions(&mut cache, options.every)?.1))
+            }
+        };
+        let (pass_ms, pass_evict_ms) = self.evictions(&mut cache, block)?;
+        let watching = |with: f64, without: f64| if options.policy.watches() { (with - without).max(0.0) } else { 0.0 };
+        let overhead_ms = evict_ms / options.every as f64 + watching(step_ms, plain_step_ms);
+        Ok(Row {
+            size: self.name.clone(),
+            policy: options.policy.to_string(),
+            budget: filled.len(),
+            every: options.every,
+            block,
+            step_ms,
+            plain_step_ms,
+            evict_ms,
+            overhead_ms,
+            share: overhead_ms / plain_step_ms,
+            pass_ms,
+            plain_pass_ms,
+            pass_evict_ms,
+            pass_share: (pass_evict_ms + watching(pass_ms, plain_pass_ms)) / plain_pass_ms,
+            bytes: cache.bytes(),
+        })
+    }
 }

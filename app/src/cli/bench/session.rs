@@ -1,32 +1,44 @@
 //! `spotter bench session`: hours of coaching at full speed, to see whether anything grows.
 
 use super::{quantile, resident};
-use crate::{cli::print_json, parts};
-use anyhow::{Context as _, Result};
+use crate::{
+    cli::{coaching::CacheFlags, print_json},
+    parts,
+};
+use anyhow::{Context as _, Result, bail};
+use candle_core::Device;
 use clap::Args;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::Serialize;
 use spotter_datasets::synthetic::session::{Session, SessionOptions, Split};
 use spotter_engine::{
-    coach::{CacheChoice, CoachOptions, load::load, session::CoachSession},
-    model::Policy,
+    coach::{CoachOptions, Step, load::load, session::CoachSession},
+    device::DeviceRequest,
 };
-use spotter_vision::{
-    Frame,
-    avatar::AvatarView,
-    lens::{Sight, View},
-};
+use spotter_vision::{Frame, avatar::AvatarView, lens::View};
 use std::{
     io::Write as _,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
+/// Frames that may be drawn ahead.
+const AHEAD: usize = 256;
+
+/// The control sees one frame of so many.
+const CONTROL_EVERY: usize = 20;
+
+/// Evictions before the clock starts: the first steps have little to look back at.
+const WARM: u64 = 2;
+
 /// Coach synthetic sessions one after the other as one endless stream, at full speed.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A step is all that happens between a drawn frame and the decision, an utterance included. Memory is \
-                        that of the whole process. The cache's bytes must be those of the formula: layers x key heads \
-                        x capacity x (2 x head size x bytes of a number + 4 for the position)."
+    after_help = "A step is all that happens between a drawn frame and the decision, an utterance included. Beside the coach a second \
+                        one, the control, sees every 20th frame: what the machine does to its step is not the stream's doing, so the \
+                        ratio of the two is given as well. Both have filled their caches before the clock starts. Memory is that of the \
+                        whole process. Once anything was dropped, the cache's bytes must be those of the formula (see docs/cache.md); \
+                        else the exit code is 1."
 )]
 pub(super) struct SessionArgs {
     /// Hours of media time
@@ -35,17 +47,17 @@ pub(super) struct SessionArgs {
     /// Model folder, or the name of a model that ships
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Which entries of a full cache stay; left out, the model's own default
-    #[arg(long, value_name = "POLICY")]
-    cache_policy: Option<Policy>,
-    /// Entries that stay in the cache; left out, the model's own default
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
-    cache_budget: Option<u32>,
+    #[command(flatten)]
+    cache: CacheFlags,
+    /// auto, cpu, cuda or metal
+    #[arg(long, default_value = "auto")]
+    device: DeviceRequest,
     /// First seed of the sessions
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// One JSON object an hour: hour, frames, utterances, step_mean_ms, step_p50_ms, step_p95_ms, resident_bytes, cache_len, position,
-    /// evictions, cache_bytes, formula_bytes; and at the end one with last_to_first
+    /// One JSON object an hour: hour, frames, utterances, step_mean_ms, step_p50_ms, step_p95_ms, control_p50_ms, to_control,
+    /// resident_bytes, cache_len, position, evictions, closings, cache_bytes, formula_bytes; and at the end one with last_to_first,
+    /// last_to_first_mean, last_to_first_corrected (the machine's drift taken out), resident_growth, bytes_as_computed
     #[arg(long)]
     json: bool,
 }
@@ -56,7 +68,7 @@ fn hours(text: &str) -> Result<f64, String> {
 }
 
 /// One hour of media time, or what is left of the last.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Hour {
     hour: usize,
     frames: usize,
@@ -66,101 +78,101 @@ struct Hour {
     /// Median step.
     step_p50_ms: f64,
     step_p95_ms: f64,
+    /// Median step of the control.
+    control_p50_ms: f64,
+    /// Median step over that of the control.
+    to_control: f64,
     resident_bytes: Option<u64>,
     cache_len: usize,
     position: usize,
     evictions: u64,
+    /// How often positions were closed up.
+    closings: u64,
     cache_bytes: usize,
     formula_bytes: usize,
 }
 
 /// What the last hour took against the first.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 struct End {
     /// Ratio of the median steps.
     last_to_first: f64,
     /// The same of the mean.
     last_to_first_mean: f64,
+    /// Ratio of the medians over that of the control's: the machine's drift taken out.
+    last_to_first_corrected: f64,
     /// Growth of the process since the end of the first hour, in bytes.
     resident_growth: Option<i64>,
-    /// Allocated bytes were never above the formula's, and reached them.
+    /// Allocated bytes were those of the formula in every hour that dropped anything.
     bytes_as_computed: bool,
+}
+
+impl End {
+    fn of(hours: &[Hour]) -> Option<Self> {
+        let (first, last) = (hours.first()?, hours.last()?);
+        Some(Self {
+            last_to_first: last.step_p50_ms / first.step_p50_ms,
+            last_to_first_mean: last.step_mean_ms / first.step_mean_ms,
+            last_to_first_corrected: last.to_control / first.to_control,
+            resident_growth: last.resident_bytes.zip(first.resident_bytes).map(|(l, f)| l as i64 - f as i64),
+            bytes_as_computed: hours.iter().all(|h| h.evictions == 0 || h.cache_bytes == h.formula_bytes),
+        })
+    }
 }
 
 /// Runs the command.
 pub(super) fn run(args: &SessionArgs) -> Result<()> {
-    let mut stream = Stream::new(args)?;
-    let (rate, mut done) = (stream.coach.manifest().frame_rate, Vec::new());
-    let total = (args.hours * 3600.0 * rate).round() as usize;
-    let hour = (3600.0 * rate).round().max(1.0) as usize;
-    let mut left = total.max(1);
-    while left > 0 {
-        let frames = left.min(hour);
-        let row = stream.hour(done.len() + 1, frames)?;
-        if args.json {
-            print_json(&row)?
-        } else {
-            print(&row)?
-        }
-        done.push(row);
-        left -= frames;
-    }
-    let (Some(first), Some(last)) = (done.first(), done.last()) else { return Ok(()) };
-    let end = End {
-        last_to_first: last.step_p50_ms / first.step_p50_ms,
-        last_to_first_mean: last.step_mean_ms / first.step_mean_ms,
-        resident_growth: last.resident_bytes.zip(first.resident_bytes).map(|(l, f)| l as i64 - f as i64),
-        bytes_as_computed: done.iter().all(|h| h.cache_bytes == h.formula_bytes),
-    };
+    let device = parts::chosen_device(args.device)?;
+    let mut stream =
+        Stream { coach: Timed::new(args, &device)?, control: Timed::new(args, &device)?, device, frames: 0 };
+    let (side, rate, seed) = (stream.coach.side, stream.coach.session.manifest().frame_rate, args.seed);
+    let hours = std::thread::scope(|scope| {
+        let (sender, frames) = bounded(AHEAD);
+        scope.spawn(move || draw(&sender, side, rate, seed));
+        stream.all(args, rate, &frames)
+    })?;
+    let Some(end) = End::of(&hours) else { return Ok(()) };
     if args.json {
-        return print_json(&end);
+        print_json(&end)?
+    } else {
+        print_end(&end)?
     }
-    let growth = end.resident_growth.map_or_else(String::new, |b| format!(", memory {:+.1} MiB", mebibytes(b as f64)));
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "last hour to first: step x {:.3} (mean x {:.3}){growth}", end.last_to_first, end.last_to_first_mean)
-        .context("writing to standard output")
+    if !end.bytes_as_computed {
+        bail!("the cache's bytes are not those of the formula");
+    }
+    Ok(())
 }
 
-fn mebibytes(bytes: f64) -> f64 {
-    bytes / f64::from(1 << 20)
+/// Draws people who train one after the other until nobody takes the frames any more.
+fn draw(frames: &Sender<Frame>, side: usize, rate: f64, first_seed: u64) {
+    let options = SessionOptions { split: Split::Validation, fps: rate, ..SessionOptions::default() };
+    let mut seq = 0u64;
+    for seed in first_seed.. {
+        let mut view = AvatarView::new(side);
+        for (_, body) in Session::generate(seed, &options).noisy_bodies() {
+            let t = Duration::from_secs_f64(seq as f64 / rate);
+            let Some(frame) = Frame::from_rgb(seq, t, side, side, view.draw(t, &body)) else { return };
+            if frames.send(frame).is_err() {
+                return;
+            }
+            seq += 1;
+        }
+    }
 }
 
-fn print(row: &Hour) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
-        "hour {:>3}  {:>6} frames  {:>5} utterances  step p50 {:>7.3} ms  p95 {:>7.3}  mean {:>7.3}  memory {:>7.1} MiB  \
-         cache {:>5} of position {:>6}  {:>9} bytes (formula {})",
-        row.hour,
-        row.frames,
-        row.utterances,
-        row.step_p50_ms,
-        row.step_p95_ms,
-        row.step_mean_ms,
-        mebibytes(row.resident_bytes.unwrap_or(0) as f64),
-        row.cache_len,
-        row.position,
-        row.cache_bytes,
-        row.formula_bytes,
-    )
-    .context("writing to standard output")
-}
-
-/// A coach and the people it watches.
-struct Stream {
-    coach: CoachSession,
+/// A coach and the times of its steps.
+struct Timed {
+    session: CoachSession,
     side: usize,
-    seed: u64,
-    /// Frames of the present session that are still to come, last first.
-    bodies: Vec<spotter_vision::body::Body>,
-    view: AvatarView,
-    seq: u64,
+    /// Frames it saw: its own time, so that a frame left out is no gap.
+    seen: u64,
+    times: Vec<f64>,
 }
 
-impl Stream {
-    fn new(args: &SessionArgs) -> Result<Self> {
+impl Timed {
+    fn new(args: &SessionArgs, device: &Device) -> Result<Self> {
         let folder = parts::model_folder(args.model.as_deref())?;
-        let model = load(&folder, &parts::device()).with_context(|| format!("model {}", folder.display()))?;
+        let model = load(&folder, device).with_context(|| format!("model {}", folder.display()))?;
         let defaults = model.manifest.defaults.clone();
         let side = model.picture_side;
         let options = CoachOptions {
@@ -171,55 +183,174 @@ impl Stream {
             seed: args.seed,
             language: "en".to_owned(),
             exercise: None,
-            cache: CacheChoice { policy: args.cache_policy, budget: args.cache_budget.map(|n| n as usize) },
+            cache: args.cache.choice(),
             speculation: Default::default(),
         };
-        let coach = CoachSession::new(model, options).with_context(|| format!("model {}", folder.display()))?;
-        Ok(Self { coach, side, seed: args.seed, bodies: Vec::new(), view: AvatarView::new(side), seq: 0 })
+        let session = CoachSession::new(model, options).with_context(|| format!("model {}", folder.display()))?;
+        Ok(Self { session, side, seen: 0, times: Vec::new() })
     }
 
-    /// The next frame of whoever trains now.
-    fn sight(&mut self) -> Result<Sight> {
-        let fps = self.coach.manifest().frame_rate;
-        while self.bodies.is_empty() {
-            let options = SessionOptions { split: Split::Validation, fps, ..SessionOptions::default() };
-            self.bodies = Session::generate(self.seed, &options).noisy_bodies().into_iter().map(|(_, b)| b).collect();
-            self.bodies.reverse();
-            self.view = AvatarView::new(self.side);
-            self.seed += 1;
-        }
-        let body = self.bodies.pop().context("a synthetic session has no frames")?;
-        let t = Duration::from_secs_f64(self.seq as f64 / fps);
-        let picture = self.view.draw(t, &body);
-        let frame =
-            Frame::from_rgb(self.seq, t, self.side, self.side, picture).context("a drawn frame has the wrong size")?;
-        self.seq += 1;
-        Ok(Sight { frame, view: View::Clear, people: 1, person: 0, body: Some(body) })
+    fn observe(&mut self, frame: &Frame, device: &Device) -> Result<Step> {
+        let t = Duration::from_secs_f64(self.seen as f64 / self.session.manifest().frame_rate);
+        self.seen += 1;
+        let begun = Instant::now();
+        let seen = self.session.see(frame)?;
+        let step = self.session.observe_seen(&seen, t, View::Clear, &mut |_| true)?;
+        device.synchronize()?;
+        self.times.push(begun.elapsed().as_secs_f64() * 1e3);
+        Ok(step)
     }
 
-    fn hour(&mut self, hour: usize, frames: usize) -> Result<Hour> {
-        let (mut times, mut utterances) = (Vec::with_capacity(frames), 0);
-        for _ in 0..frames {
-            let sight = self.sight()?;
-            let begun = Instant::now();
-            let step = self.coach.observe(&sight, &mut |_| true)?;
-            times.push(begun.elapsed().as_secs_f64() * 1e3);
-            utterances += usize::from(step.feedback.is_some());
+    /// Until the cache has dropped something a few times, unless it never will.
+    fn warm(&mut self, frames: &Receiver<Frame>, device: &Device) -> Result<()> {
+        while self.session.cache().budget().is_some() && self.session.cache().evictions() < WARM {
+            self.observe(&frames.recv().context("no more frames are drawn")?, device)?;
         }
-        let cache = self.coach.cache();
+        self.times.clear();
+        Ok(())
+    }
+}
+
+/// A coach, its control, and the frames they saw.
+struct Stream {
+    coach: Timed,
+    control: Timed,
+    device: Device,
+    frames: usize,
+}
+
+impl Stream {
+    fn all(&mut self, args: &SessionArgs, rate: f64, frames: &Receiver<Frame>) -> Result<Vec<Hour>> {
+        self.coach.warm(frames, &self.device)?;
+        self.control.warm(frames, &self.device)?;
+        let hour = (3600.0 * rate).round().max(1.0) as usize;
+        let mut left = ((args.hours * 3600.0 * rate).round() as usize).max(1);
+        let mut done = Vec::new();
+        while left > 0 {
+            let row = self.hour(done.len() + 1, left.min(hour), frames)?;
+            if args.json {
+                print_json(&row)?
+            } else {
+                print(&row)?
+            }
+            left -= row.frames;
+            done.push(row);
+        }
+        Ok(done)
+    }
+
+    fn hour(&mut self, hour: usize, n: usize, frames: &Receiver<Frame>) -> Result<Hour> {
+        let mut utterances = 0;
+        for _ in 0..n {
+            let frame = frames.recv().context("no more frames are drawn")?;
+            utterances += usize::from(self.coach.observe(&frame, &self.device)?.feedback.is_some());
+            if self.frames.is_multiple_of(CONTROL_EVERY) {
+                self.control.observe(&frame, &self.device)?;
+            }
+            self.frames += 1;
+        }
+        let mut times = std::mem::take(&mut self.coach.times);
+        let cache = self.coach.session.cache();
+        let step_p50_ms = quantile(&mut times, 0.5);
+        let control_p50_ms = quantile(&mut std::mem::take(&mut self.control.times), 0.5);
         Ok(Hour {
             hour,
-            frames,
+            frames: n,
             utterances,
-            step_mean_ms: times.iter().sum::<f64>() / frames.max(1) as f64,
-            step_p50_ms: quantile(&mut times, 0.5),
+            step_mean_ms: times.iter().sum::<f64>() / n.max(1) as f64,
+            step_p50_ms,
             step_p95_ms: quantile(&mut times, 0.95),
+            control_p50_ms,
+            to_control: step_p50_ms / control_p50_ms,
             resident_bytes: resident(),
             cache_len: cache.len(),
             position: cache.position(),
             evictions: cache.evictions(),
+            closings: cache.closings(),
             cache_bytes: cache.bytes(),
-            formula_bytes: cache.bytes_at_capacity(self.coach.dtype()),
+            formula_bytes: cache.bytes_at_capacity(self.coach.session.dtype()),
         })
+    }
+}
+
+fn mebibytes(bytes: f64) -> f64 {
+    bytes / f64::from(1 << 20)
+}
+
+fn print(row: &Hour) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "hour {:>3}  {:>6} frames  {:>5} utterances  step p50 {:>7.3} ms  p95 {:>7.3}  mean {:>7.3}  control p50 {:>7.3} (x {:.3})  \
+         memory {:>7.1} MiB  cache {:>5} of position {:>6}  {:>6} evictions  {:>4} closings  {:>9} bytes (formula {})",
+        row.hour,
+        row.frames,
+        row.utterances,
+        row.step_p50_ms,
+        row.step_p95_ms,
+        row.step_mean_ms,
+        row.control_p50_ms,
+        row.to_control,
+        mebibytes(row.resident_bytes.unwrap_or(0) as f64),
+        row.cache_len,
+        row.position,
+        row.evictions,
+        row.closings,
+        row.cache_bytes,
+        row.formula_bytes,
+    )
+    .context("writing to standard output")
+}
+
+fn print_end(end: &End) -> Result<()> {
+    let growth = end.resident_growth.map_or_else(String::new, |b| format!(", memory {:+.1} MiB", mebibytes(b as f64)));
+    let bytes = if end.bytes_as_computed { "those of the formula" } else { "NOT those of the formula" };
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "last hour to first: step x {:.3} (mean x {:.3}; the machine's drift taken out x {:.3}){growth}; the cache's bytes are {bytes}",
+        end.last_to_first, end.last_to_first_mean, end.last_to_first_corrected
+    )
+    .context("writing to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hour(step: f64, control: f64, evictions: u64, bytes: usize) -> Hour {
+        Hour {
+            hour: 1,
+            frames: 10,
+            utterances: 1,
+            step_mean_ms: step,
+            step_p50_ms: step,
+            step_p95_ms: step,
+            control_p50_ms: control,
+            to_control: step / control,
+            resident_bytes: Some(1000),
+            cache_len: 5,
+            position: 7,
+            evictions,
+            closings: 0,
+            cache_bytes: bytes,
+            formula_bytes: 64,
+        }
+    }
+
+    #[test]
+    fn a_slower_machine_is_no_slower_stream() {
+        // The whole machine got slower by half; the stream by a tenth more.
+        let end = End::of(&[hour(2.0, 1.0, 3, 64), hour(3.3, 1.5, 9, 64)]).unwrap();
+        assert!((end.last_to_first - 1.65).abs() < 1e-9 && (end.last_to_first_corrected - 1.1).abs() < 1e-9, "{end:?}");
+        assert!(end.bytes_as_computed);
+        assert_eq!(End::of(&[]), None);
+    }
+
+    #[test]
+    fn bytes_that_differ_are_noticed_once_something_was_dropped() {
+        assert!(End::of(&[hour(1.0, 1.0, 0, 32), hour(1.0, 1.0, 1, 64)]).unwrap().bytes_as_computed);
+        assert!(!End::of(&[hour(1.0, 1.0, 1, 64), hour(1.0, 1.0, 2, 68)]).unwrap().bytes_as_computed);
+        assert!(!End::of(&[hour(1.0, 1.0, 1, 32)]).unwrap().bytes_as_computed);
     }
 }

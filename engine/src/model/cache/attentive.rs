@@ -28,11 +28,7 @@ impl Weights for H2o {
 
     fn weights(&self, entries: &Entries) -> Result<Tensor> {
         let Some(mass) = entries.mass else { bail!("h2o: the attention received was not watched") };
-        let mass = match entries.valid {
-            Some(valid) => mass.broadcast_mul(&valid.unsqueeze(1)?)?,
-            None => mass.clone(),
-        };
-        normalised(&mass)
+        normalised(mass)
     }
 }
 
@@ -92,11 +88,6 @@ pub(crate) fn attention(entries: &Entries) -> Result<Tensor> {
     let mut scores = queries.matmul(&wide(&entries.keys.contiguous()?)?.t()?)?.reshape((heads, group, w, n))?;
     if let Some(hidden) = entries.hidden {
         scores = scores.broadcast_add(&hidden.unsqueeze(1)?)?;
-    }
-    if let Some(valid) = entries.valid {
-        // The logarithm of 0 is minus infinity.
-        let hidden = valid.log()?.reshape((heads, 1, 1, n))?;
-        scores = scores.broadcast_add(&hidden)?;
     }
     candle_nn::ops::softmax_last_dim(&scores.contiguous()?)
 }

@@ -6,7 +6,7 @@
 //! outputs side by side.
 
 use super::scorer::{Entries, Scorer, Watch, Weights, wide};
-use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 
 /// The fast form keeps weights this far from 0 and 1: at 1 its factor has no bound.
 const EDGE: f64 = 1e-6;
@@ -25,11 +25,8 @@ impl Scorer for Caote {
 
     fn scores(&self, entries: &Entries) -> Result<Tensor> {
         let weights = self.base.weights(entries)?;
-        let changes = if self.fast {
-            fast_changes(&weights, entries.values, entries.valid)?
-        } else {
-            changes(&weights, entries.values, entries.valid)?
-        };
+        let changes =
+            if self.fast { fast_changes(&weights, entries.values)? } else { changes(&weights, entries.values)? };
         stacked(&changes)
     }
 }
@@ -47,8 +44,8 @@ pub fn stacked(changes: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// Of the device.
-pub fn changes(weights: &Tensor, values: &Tensor, valid: Option<&Tensor>) -> Result<Tensor> {
-    let values = centred(values, valid)?;
+pub fn changes(weights: &Tensor, values: &Tensor) -> Result<Tensor> {
+    let values = centred(values)?;
     let output = weights.matmul(&values)?;
     let general = (weights / (1.0 - weights)?.maximum(EDGE)?)?.mul(&distances(&values, &output)?)?;
     // Where one weight has more than half, 1 - a loses its digits: there the output without that entry is summed
@@ -65,43 +62,27 @@ pub fn changes(weights: &Tensor, values: &Tensor, valid: Option<&Tensor>) -> Res
     heavy.where_cond(&direct, &general)
 }
 
-/// The fast form: the distance is to the mean of the valid values.
+/// The fast form: the distance is to the mean of the values.
 ///
 /// # Errors
 /// Of the device.
-pub fn fast_changes(weights: &Tensor, values: &Tensor, valid: Option<&Tensor>) -> Result<Tensor> {
-    let values = centred(values, valid)?;
+pub fn fast_changes(weights: &Tensor, values: &Tensor) -> Result<Tensor> {
+    let values = centred(values)?;
     let (heads, n, _) = values.dims3()?;
-    let mean = match valid {
-        None => mean(&values)?,
-        Some(valid) => {
-            let count = valid.sum_keepdim(1)?.maximum(1.0)?.reshape((heads, 1, 1))?;
-            values.broadcast_mul(&valid.unsqueeze(2)?)?.sum_keepdim(1)?.broadcast_div(&count)?
-        }
-    };
+    let mean = mean(&values)?;
     let weights = weights.clamp(EDGE, 1.0 - EDGE)?;
     let factor = (&weights / (1.0 - &weights)?)?;
     factor.broadcast_mul(&distances(&values, &mean)?.reshape((heads, 1, n))?)
 }
 
-/// Values less the newest valid one: no score depends on a common shift, and equal values become exactly 0, so that
-/// they tie. Slots that are not valid become 0.
-fn centred(values: &Tensor, valid: Option<&Tensor>) -> Result<Tensor> {
+/// Values less the newest one: no score depends on a common shift, and equal values become exactly 0, so that they tie.
+fn centred(values: &Tensor) -> Result<Tensor> {
     let values = wide(&values.contiguous()?)?;
-    let (heads, n, dim) = values.dims3()?;
-    let Some(valid) = valid else {
-        let newest = values.narrow(1, n - 1, 1)?.contiguous()?;
-        if values.device().is_cpu() {
-            return values.apply_op2_no_bwd(&newest, &LessRow);
-        }
-        return values.broadcast_sub(&newest);
-    };
-    let slots = Tensor::arange(1f32, n as f32 + 1.0, values.device())?.unsqueeze(0)?;
-    let newest = valid.broadcast_mul(&slots)?.argmax_keepdim(1)?.reshape((heads, 1, 1))?;
-    let newest = values.gather(&newest.broadcast_as((heads, 1, dim))?.contiguous()?, 1)?;
-    let mask = valid.ne(0.0)?.to_dtype(DType::U8)?.unsqueeze(2)?.broadcast_as(values.shape())?;
-    let shifted = values.broadcast_sub(&newest)?;
-    mask.where_cond(&shifted, &shifted.zeros_like()?)
+    let newest = values.narrow(1, values.dim(1)? - 1, 1)?.contiguous()?;
+    if values.device().is_cpu() {
+        return values.apply_op2_no_bwd(&newest, &LessRow);
+    }
+    values.broadcast_sub(&newest)
 }
 
 /// The plain mean of values `[heads, n, dim]` over their entries: `[heads, 1, dim]`, as a product.
@@ -227,7 +208,7 @@ mod tests {
             assert_eq!(found.dims(), [heads, group, n]);
             assert!(apart(found, composed_distances(&values, &points).unwrap()) < 1e-5);
             let plainly = values.broadcast_sub(&values.narrow(1, n - 1, 1).unwrap()).unwrap();
-            assert_eq!(apart(centred(&values, None).unwrap(), plainly), 0.0);
+            assert_eq!(apart(centred(&values).unwrap(), plainly), 0.0);
             assert!(apart(mean(&values).unwrap(), values.mean_keepdim(1).unwrap()) < 1e-6);
         }
     }

@@ -21,7 +21,7 @@ pub struct KeyDiff {
 
 impl Scorer for KeyDiff {
     fn scores(&self, entries: &Entries) -> Result<Tensor> {
-        scores(entries.keys, entries.valid, self.anchor)
+        scores(entries.keys, self.anchor)
     }
 }
 
@@ -32,30 +32,26 @@ impl Weights for KeyDiff {
 
     /// `(1 - cos) / sum(1 - cos)`: Spotter's own way to make weights of it, with one weight for all query heads.
     fn weights(&self, entries: &Entries) -> Result<Tensor> {
-        let raised = (scores(entries.keys, entries.valid, self.anchor)? + 1.0)?.relu()?;
-        let raised = match entries.valid {
-            Some(valid) => (raised * valid)?,
-            None => raised,
-        };
+        let raised = (scores(entries.keys, self.anchor)? + 1.0)?.relu()?;
         raised.broadcast_div(&raised.sum_keepdim(1)?.maximum(f64::from(f32::MIN_POSITIVE))?)?.unsqueeze(1)
     }
 }
 
-/// Scores `[heads, n]` in f32 of keys `[heads, n, dim]` (any float type, any strides). Slots of which `valid`
-/// (`[heads, n]`, 0 or 1) says no count nowhere. All-zero keys give 0, never NaN; a NaN in a key gives NaN.
+/// Scores `[heads, n]` in f32 of keys `[heads, n, dim]` (any float type, any strides). All-zero keys give 0, never NaN;
+/// a NaN in a key gives NaN.
 ///
 /// # Errors
 /// Of the device.
-pub fn scores(keys: &Tensor, valid: Option<&Tensor>, anchor: Anchor) -> Result<Tensor> {
+pub fn scores(keys: &Tensor, anchor: Anchor) -> Result<Tensor> {
     let rows_in_order = keys.layout().stride().last() == Some(&1);
-    if keys.device().is_cpu() && keys.dtype() == DType::F32 && valid.is_none() && rows_in_order {
+    if keys.device().is_cpu() && keys.dtype() == DType::F32 && rows_in_order {
         return keys.apply_op1_no_bwd(&OneSweep { anchor });
     }
-    composed(keys, valid, anchor)
+    composed(keys, anchor)
 }
 
 /// The same of plain operations, for other devices and types.
-pub(crate) fn composed(keys: &Tensor, valid: Option<&Tensor>, anchor: Anchor) -> Result<Tensor> {
+pub(crate) fn composed(keys: &Tensor, anchor: Anchor) -> Result<Tensor> {
     let shortest = f64::from(SHORTEST);
     let keys = wide(&keys.contiguous()?)?;
     let norm = keys.sqr()?.sum_keepdim(2)?.sqrt()?;
@@ -64,14 +60,7 @@ pub(crate) fn composed(keys: &Tensor, valid: Option<&Tensor>, anchor: Anchor) ->
     let unit = keys.broadcast_mul(&(long / norm.maximum(shortest)?)?)?;
     let unit = (unit + (&norm * 0.0)?.broadcast_as(keys.shape())?)?;
     let counted = if anchor == Anchor::Raw { &keys } else { &unit };
-    let mean = match valid {
-        None => counted.sum_keepdim(1)?,
-        Some(valid) => {
-            let valid = valid.unsqueeze(2)?;
-            let nothing = counted.zeros_like()?;
-            valid.broadcast_as(counted.shape())?.ne(0.0)?.where_cond(counted, &nothing)?.sum_keepdim(1)?
-        }
-    };
+    let mean = counted.sum_keepdim(1)?;
     let length = mean.sqr()?.sum_keepdim(2)?.sqrt()?.maximum(shortest)?;
     unit.broadcast_mul(&mean.broadcast_div(&length)?)?.sum(2)?.neg()
 }
@@ -145,7 +134,7 @@ mod tests {
         for (heads, rows, n, dim) in [(1, 5, 5, 8), (3, 40, 33, 32), (2, 20, 17, 100), (1, 1, 1, 4)] {
             let keys = Tensor::randn(0.3f32, 1.0, (heads, rows, dim), &Device::Cpu).unwrap().narrow(1, 0, n).unwrap();
             for anchor in [Anchor::Normalised, Anchor::Raw] {
-                let (a, b) = (scores(&keys, None, anchor).unwrap(), composed(&keys, None, anchor).unwrap());
+                let (a, b) = (scores(&keys, anchor).unwrap(), composed(&keys, anchor).unwrap());
                 let off = (a - b).unwrap().abs().unwrap().max(D::Minus1).unwrap().max(0).unwrap();
                 assert!(off.to_scalar::<f32>().unwrap() < 2e-6);
             }
@@ -153,29 +142,15 @@ mod tests {
     }
 
     #[test]
-    fn empty_slots_count_nowhere_and_nan_shows() {
-        let data = |garbage: f32| {
-            let mut rows: Vec<f32> = (0..6 * 4).map(|i| ((i * 7 + 3) % 11) as f32 - 4.0).collect();
-            rows[8..12].fill(garbage);
-            Tensor::from_vec(rows, (1, 6, 4), &Device::Cpu).unwrap()
-        };
-        let valid = Tensor::new(&[[1f32, 1.0, 0.0, 1.0, 1.0, 1.0]], &Device::Cpu).unwrap();
-        let masked = |garbage| {
-            let s = scores(&data(garbage), Some(&valid), Anchor::Normalised).unwrap();
-            let mut s = s.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            s.remove(2);
-            s
-        };
-        assert_eq!(masked(0.0), masked(7.0));
-        assert_eq!(masked(0.0), masked(f32::NAN));
-        let two =
-            scores(&data(7.0), None, Anchor::Normalised).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert!((masked(0.0)[0] - two[0]).abs() > 1e-3, "an unmasked slot does count");
+    fn zero_keys_score_nothing_and_nan_shows() {
         let zero = Tensor::zeros((2, 3, 8), DType::F32, &Device::Cpu).unwrap();
-        for s in [scores(&zero, None, Anchor::Raw).unwrap(), composed(&zero, None, Anchor::Normalised).unwrap()] {
+        for s in [scores(&zero, Anchor::Raw).unwrap(), composed(&zero, Anchor::Normalised).unwrap()] {
             assert!(s.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|s| *s == 0.0));
         }
-        for s in [scores(&data(f32::NAN), None, Anchor::Raw), composed(&data(f32::NAN), None, Anchor::Normalised)] {
+        let mut rows: Vec<f32> = (0..6 * 4).map(|i| ((i * 7 + 3) % 11) as f32 - 4.0).collect();
+        rows[8..12].fill(f32::NAN);
+        let keys = Tensor::from_vec(rows, (1, 6, 4), &Device::Cpu).unwrap();
+        for s in [scores(&keys, Anchor::Raw), composed(&keys, Anchor::Normalised)] {
             assert!(s.unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()[2].is_nan());
         }
     }

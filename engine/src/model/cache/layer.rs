@@ -2,19 +2,16 @@
 
 use super::{
     moves::{MoveRows, place},
+    queries::{Queries, Ring},
     scorer::Watch,
 };
 use candle_core::{D, DType, Device, Result, Tensor};
-use std::collections::VecDeque;
-
-/// Position of a slot that holds nothing.
-pub(crate) const EMPTY: u32 = u32::MAX;
 
 /// Rows allocated at first; doubled whenever they run out.
 const FIRST_ROWS: usize = 256;
 
 /// Sizes that all layers share.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub(crate) heads: usize,
     /// Query heads to a key head.
@@ -35,13 +32,6 @@ struct Seen {
     positions: Vec<u32>,
 }
 
-/// Queries `[heads, group, n, dim]` and their positions.
-#[derive(Clone, Debug)]
-pub(crate) struct Queries {
-    pub(crate) rows: Tensor,
-    pub(crate) positions: Vec<u32>,
-}
-
 /// Keys and values of one layer, `[heads, rows, dim]` each, of which the first entries of every head are in use.
 #[derive(Debug)]
 pub(crate) struct LayerCache {
@@ -49,12 +39,14 @@ pub(crate) struct LayerCache {
     values: Tensor,
     /// For each head the positions of the entries in use, ascending.
     positions: Vec<Vec<u32>>,
+    /// For each head whether the entries in use were said; only where that is told apart.
+    said: Option<Vec<Vec<bool>>>,
     shape: Shape,
     watch: Watch,
     /// Attention received so far, `[heads, rows, group]`, f32; only where it is watched.
     mass: Option<Tensor>,
-    /// Newest committed queries, oldest first.
-    queries: VecDeque<Queries>,
+    /// Newest committed queries; only where they are watched.
+    queries: Option<Ring>,
     /// Of passes that are not committed yet.
     pending: Vec<Seen>,
 }
@@ -68,9 +60,10 @@ impl LayerCache {
             values: zeros(shape.dim, dtype)?,
             positions: vec![Vec::with_capacity(rows); shape.heads],
             mass: if watch.mass { Some(zeros(shape.group, DType::F32)?) } else { None },
+            queries: (watch.queries > 0).then(|| Ring::new(shape, watch.queries, dtype, device)).transpose()?,
+            said: None,
             shape,
             watch,
-            queries: VecDeque::new(),
             pending: Vec::new(),
         })
     }
@@ -87,12 +80,19 @@ impl LayerCache {
         (0..n).map(|_| Self::new(shape, capacity, watch, dtype, device)).collect()
     }
 
-    /// Bytes of buffers and positions.
+    /// From now on remembers of each entry whether it was said.
+    pub(crate) fn tell_apart(&mut self) {
+        self.said = Some(vec![Vec::with_capacity(self.rows()); self.shape.heads]);
+    }
+
+    /// Bytes of buffers, positions and flags, and of what is kept of queries and of passes that are not committed.
     pub(crate) fn bytes(&self) -> usize {
         let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
-        let buffers = [Some(&self.keys), Some(&self.values), self.mass.as_ref()];
-        let positions = self.shape.heads * self.keys.dims()[1] * size_of::<u32>();
-        buffers.into_iter().flatten().map(size).sum::<usize>() + positions
+        let pending = self.pending.iter().flat_map(|seen| [seen.queries.as_ref(), seen.weights.as_ref()]);
+        let buffers = [Some(&self.keys), Some(&self.values), self.mass.as_ref()].into_iter().chain(pending);
+        let beside = size_of::<u32>() + if self.said.is_some() { size_of::<bool>() } else { 0 };
+        let queries = self.queries.as_ref().map_or(0, Ring::bytes);
+        buffers.flatten().map(size).sum::<usize>() + self.shape.heads * self.rows() * beside + queries
     }
 
     /// Rows allocated.
@@ -118,6 +118,9 @@ impl LayerCache {
         for head in &mut self.positions {
             head.reserve_exact(rows - head.len());
         }
+        for head in self.said.iter_mut().flatten() {
+            head.reserve_exact(rows - head.len());
+        }
         Ok(())
     }
 
@@ -140,6 +143,16 @@ impl LayerCache {
         self.positions.get(head).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether the entries of a head were said; empty where that is not told apart.
+    pub(crate) fn said(&self, head: usize) -> &[bool] {
+        self.said.as_ref().and_then(|said| said.get(head)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Where it lies.
+    pub(crate) fn device(&self) -> &Device {
+        self.keys.device()
+    }
+
     /// Key heads.
     pub(crate) fn heads(&self) -> usize {
         self.shape.heads
@@ -157,15 +170,7 @@ impl LayerCache {
 
     /// The newest committed queries, at most as many as are watched.
     pub(crate) fn queries(&self) -> Result<Option<Queries>> {
-        let rows: Vec<_> = self.queries.iter().map(|q| &q.rows).collect();
-        let positions: Vec<u32> = self.queries.iter().flat_map(|q| q.positions.iter().copied()).collect();
-        let n = positions.len();
-        let wanted = n.min(self.watch.queries);
-        if wanted == 0 {
-            return Ok(None);
-        }
-        let rows = Tensor::cat(&rows, 2)?.narrow(2, n - wanted, wanted)?.contiguous()?;
-        Ok(Some(Queries { rows, positions: positions[n - wanted..].to_vec() }))
+        self.queries.as_ref().map_or(Ok(None), Ring::held)
     }
 
     /// Takes down what the scorer wants to know of a pass: queries `[heads, group, n, dim]`, weights
@@ -183,25 +188,32 @@ impl LayerCache {
         Ok(())
     }
 
-    /// Counts entries at `positions`, the same in every head, that were appended.
-    pub(crate) fn count(&mut self, positions: &[u32]) {
+    /// Counts entries at `positions`, the same in every head, that were appended; whether they were `said`.
+    pub(crate) fn count(&mut self, positions: &[u32], said: bool) {
         for head in &mut self.positions {
             head.extend_from_slice(positions);
         }
+        for head in self.said.iter_mut().flatten() {
+            head.extend(std::iter::repeat_n(said, positions.len()));
+        }
+    }
+
+    /// Keeps positions and flags of the first `len` entries.
+    fn truncate(&mut self, len: usize) {
+        self.positions.iter_mut().for_each(|head| head.truncate(len));
+        self.said.iter_mut().flatten().for_each(|head| head.truncate(len));
     }
 
     /// Forgets all entries from `len` on, and what was seen of them.
     pub(crate) fn cut(&mut self, len: usize) {
-        for head in &mut self.positions {
-            head.truncate(len);
-        }
+        self.truncate(len);
         self.pending.retain(|seen| seen.start < len);
     }
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) -> Result<()> {
-        self.positions.iter_mut().for_each(Vec::clear);
-        self.queries.clear();
+        self.truncate(0);
+        self.queries.iter_mut().for_each(Ring::clear);
         self.pending.clear();
         if let Some(mass) = &mut self.mass {
             *mass = mass.zeros_like()?;
@@ -223,9 +235,7 @@ impl LayerCache {
             self.compact(&vec![kept; self.shape.heads], total)?;
         }
         self.cut_columns(start, path)?;
-        for head in &mut self.positions {
-            head.truncate(start + path.len());
-        }
+        self.truncate(start + path.len());
         Ok(())
     }
 
@@ -277,14 +287,8 @@ impl LayerCache {
                 }
                 mass.slice_set(&given.narrow(1, fresh, slots - fresh)?.contiguous()?, 1, fresh)?;
             }
-            if let Some(rows) = seen.queries {
-                self.queries.push_back(Queries { rows, positions: seen.positions });
-                let count = |q: &VecDeque<Queries>| q.iter().map(|q| q.positions.len()).sum::<usize>();
-                while let Some(front) = self.queries.front()
-                    && count(&self.queries) - front.positions.len() >= self.watch.queries
-                {
-                    self.queries.pop_front();
-                }
+            if let (Some(rows), Some(ring)) = (seen.queries, &mut self.queries) {
+                ring.push(&Queries { rows, positions: seen.positions })?;
             }
         }
         Ok(())
@@ -293,14 +297,16 @@ impl LayerCache {
     /// Keeps the entries `kept` (ascending, one list a head, all as long) of `len` and closes the gaps in place.
     pub(crate) fn compact(&mut self, kept: &[Vec<u32>], len: usize) -> Result<()> {
         let Some(first) = MoveRows::first_moved(kept) else {
-            kept.iter().zip(&mut self.positions).for_each(|(kept, positions)| positions.truncate(kept.len()));
+            self.truncate(kept.first().map_or(0, Vec::len));
             return Ok(());
         };
-        for buffer in [Some(&self.keys), Some(&self.values), self.mass.as_ref()].into_iter().flatten() {
-            MoveRows { kept, first, len }.apply(buffer)?;
-        }
+        let buffers = [Some(&self.keys), Some(&self.values), self.mass.as_ref()];
+        MoveRows { kept, first, len }.apply_all(&buffers.into_iter().flatten().collect::<Vec<_>>())?;
         for (kept, positions) in kept.iter().zip(&mut self.positions) {
             place(positions, kept);
+        }
+        for (kept, said) in kept.iter().zip(self.said.iter_mut().flatten()) {
+            place(said, kept);
         }
         Ok(())
     }
@@ -309,7 +315,7 @@ impl LayerCache {
     /// angles in `cos` and `sin` (`[positions, dim / 2]`, f32) and leaves the others bit for bit. Queries seen before
     /// no longer match and are forgotten.
     pub(crate) fn close_up(&mut self, len: usize, cos: &Tensor, sin: &Tensor) -> Result<()> {
-        self.queries.clear();
+        self.queries.iter_mut().for_each(Ring::clear);
         let stays = |head: &Vec<u32>| head.iter().enumerate().take_while(|(i, p)| *i == **p as usize).count();
         let first = self.positions.iter().map(stays).min().unwrap_or(len);
         if first >= len {

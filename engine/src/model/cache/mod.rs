@@ -10,24 +10,28 @@
 
 pub mod attentive;
 pub mod caote;
+mod evict;
 pub mod keydiff;
 mod layer;
 mod moves;
 pub mod options;
+mod queries;
 pub mod scorer;
 pub mod select;
+pub mod setting;
 mod steps;
 #[cfg(test)]
 mod tests;
 
 use super::{config::DecoderConfig, layers::Rope};
 use candle_core::{DType, Device, Result, Tensor, bail};
+pub(crate) use evict::Visible;
 pub(crate) use layer::LayerCache;
-use layer::{EMPTY, Queries, Shape};
+use layer::Shape;
 pub use options::{Anchor, Base, CacheOptions, Policy, Positions};
-use scorer::{Entries, Scorer, Watch};
-use select::{Keep, select};
-use std::time::{Duration, Instant};
+use scorer::{Scorer, Watch};
+pub use setting::Setting;
+use std::time::Duration;
 use steps::Step;
 pub use steps::{Columns, Commit};
 
@@ -54,7 +58,10 @@ pub struct KvCache {
     steps: Vec<Step>,
     bound: Option<Bound>,
     evictions: u64,
+    closings: u64,
     evicting: Duration,
+    /// What comes was said, not seen.
+    saying: bool,
     /// Sequences of equal length that grow together.
     batch: usize,
 }
@@ -96,7 +103,9 @@ impl KvCache {
             steps: Vec::new(),
             bound: None,
             evictions: 0,
+            closings: 0,
             evicting: Duration::ZERO,
+            saying: false,
             batch: 1,
         })
     }
@@ -121,9 +130,9 @@ impl KvCache {
         self.batch
     }
 
-    /// An empty cache that `options` bound. Positions stay below `context` (at most what the model has), and an open
-    /// step may have at least `scratch` positions. Without a budget it gets what the context has room for. With the
-    /// policy `none` it holds `context` entries and drops nothing.
+    /// An empty cache that `options` bound: at most `context` entries, at positions that stay below what the model has.
+    /// An open step may have at least `scratch` positions. Without a budget it gets what [`CacheOptions::fitted`] leaves
+    /// it. With the policy `none` it holds `context` entries and drops nothing.
     ///
     /// # Errors
     /// Options that are wrong by themselves, or for which the context is too small.
@@ -138,29 +147,26 @@ impl KvCache {
         if let Some(problem) = options.problem() {
             bail!("{problem}");
         }
-        let limit = context.min(cfg.max_positions);
+        let (limit, context) = (cfg.max_positions, context.min(cfg.max_positions));
         let Some(scorer) = scorer::scorer(options) else {
-            return Ok(Self { block: options.block, ..Self::new(cfg, limit, dtype, device)? });
+            return Ok(Self { block: options.block, ..Self::new(cfg, context, dtype, device)? });
         };
-        let mut options = options.clone();
-        if options.budget.is_none() {
-            // A small context is not to be all slack.
-            options.block = options.block.min(limit / 4).max(1);
-            options.every = options.every.min(limit / 4).max(1);
-        }
-        let beside = options.slack() + scratch;
-        let budget = options.budget.unwrap_or(limit.saturating_sub(beside));
-        let capacity = budget + beside;
-        if budget == 0 || capacity > limit {
+        let options = options.fitted(context, limit, scratch, 1);
+        let budget = options.budget.unwrap_or(0);
+        let capacity = budget + options.slack() + scratch;
+        if budget == 0 || capacity > context {
             bail!(
                 "a cache budget of {budget} entries, {} more between evictions (the larger of cache.block and \
-                 cache.every) and {scratch} for an open step do not fit {limit} positions: lower them or raise the \
+                 cache.every) and {scratch} for an open step do not fit {context} positions: lower them or raise the \
                  context",
                 options.slack()
             );
         }
         let mut cache = Self::new(cfg, capacity, dtype, device)?;
         cache.layers = LayerCache::all(cfg.layers, cache.shape, capacity, scorer.watch(), dtype, device)?;
+        if options.said.is_some() {
+            cache.layers.iter_mut().for_each(LayerCache::tell_apart);
+        }
         cache.block = options.block;
         let rope = Rope::table(cfg, limit, device)?;
         cache.bound = Some(Bound { options, scorer, budget, scratch, limit, rope });
@@ -182,6 +188,12 @@ impl KvCache {
         self.position
     }
 
+    /// Positions that it has had since it was empty, dropped ones included: unlike [`Self::position`] it is never turned
+    /// back.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
     /// The most entries it will hold.
     pub fn capacity(&self) -> usize {
         self.capacity
@@ -197,6 +209,11 @@ impl KvCache {
         self.evictions
     }
 
+    /// How often positions were closed up since it was empty.
+    pub fn closings(&self) -> u64 {
+        self.closings
+    }
+
     /// Time spent on evictions, in all.
     pub fn time_evicting(&self) -> Duration {
         self.evicting
@@ -207,12 +224,26 @@ impl KvCache {
         self.layers.iter().map(LayerCache::bytes).sum()
     }
 
-    /// Bytes once it has grown to its capacity: layers x key heads x capacity x (2 x head size x bytes of a number, 4
-    /// for the position, and 4 for each query head whose attention is summed).
+    /// Bytes once it has grown to its capacity, which it has after its first eviction: layers x key heads x (capacity x
+    /// (2 x head size x bytes of a number, 4 for the position, 4 for each query head whose attention is summed, and 1
+    /// where what was said is told apart) + watched queries x query heads of a key head x head size x bytes of a number).
     pub fn bytes_at_capacity(&self, dtype: DType) -> usize {
-        let mass = self.layers.first().is_some_and(|l| l.watch().mass);
-        let slot = 2 * self.shape.dim * dtype.size_in_bytes() + 4 + if mass { 4 * self.shape.group } else { 0 };
-        self.layers.len() * self.shape.heads * self.capacity * slot
+        let Shape { heads, group, dim } = self.shape;
+        let watch = self.layers.first().map_or(Watch::default(), LayerCache::watch);
+        let number = dtype.size_in_bytes();
+        let told_apart = self.bound.as_ref().is_some_and(|b| b.options.said.is_some());
+        let slot = 2 * dim * number + 4 + if watch.mass { 4 * group } else { 0 } + usize::from(told_apart);
+        self.layers.len() * heads * (self.capacity * slot + watch.queries * group * dim * number)
+    }
+
+    /// Whether what comes from now on was said rather than seen: see [`CacheOptions::said`].
+    pub fn set_saying(&mut self, saying: bool) {
+        self.saying = saying;
+    }
+
+    /// Whether the entries of a layer and key head were said; empty where that is not told apart.
+    pub fn said(&self, layer: usize, head: usize) -> &[bool] {
+        self.layers.get(layer).map_or(&[], |l| l.said(head))
     }
 
     /// Positions of the entries of a layer and key head, ascending.
@@ -250,108 +281,10 @@ impl KvCache {
     /// # Errors
     /// Of the device.
     pub fn clear(&mut self) -> Result<()> {
-        (self.len, self.position, self.seen, self.evictions) = (0, 0, 0, 0);
+        (self.len, self.position, self.seen, self.evictions, self.closings) = (0, 0, 0, 0, 0);
+        self.saying = false;
         self.steps.clear();
         self.layers.iter_mut().try_for_each(LayerCache::clear)
-    }
-
-    /// Cuts every head back to the budget now, where it holds more.
-    ///
-    /// # Errors
-    /// Inside a step; a key, value or weight that is NaN.
-    pub fn evict(&mut self) -> Result<()> {
-        let Some(bound) = &self.bound else { return Ok(()) };
-        if self.len <= bound.budget {
-            return Ok(());
-        }
-        if !self.steps.is_empty() {
-            bail!("nothing can be dropped while a step is open");
-        }
-        let begun = Instant::now();
-        let kept = self.choose(bound)?;
-        let len = kept.first().and_then(|layer| layer.first()).map_or(0, Vec::len);
-        for (layer, kept) in self.layers.iter_mut().zip(&kept) {
-            layer.compact(kept, self.len)?;
-        }
-        self.len = len;
-        self.evictions += 1;
-        let bound_to_pass = self.position + bound.options.slack() + bound.scratch > bound.limit;
-        if bound.options.positions == Positions::Shrink || bound_to_pass {
-            let (cos, sin) = bound.rope.tables();
-            for layer in &mut self.layers {
-                layer.close_up(len, cos, sin)?;
-            }
-            self.position = len;
-        }
-        self.evicting += begun.elapsed();
-        Ok(())
-    }
-
-    /// The entries that stay, for each layer and head.
-    fn choose(&self, bound: &Bound) -> Result<Vec<Vec<Vec<u32>>>> {
-        let mut scores =
-            self.layers.iter().enumerate().map(|(i, l)| self.scores(bound, i, l)).collect::<Result<Vec<_>>>()?;
-        let heads = self.shape.heads;
-        if bound.options.shared {
-            let mut mean = vec![0f32; self.len];
-            for head in scores.iter().flat_map(|layer| layer.chunks_exact(self.len)) {
-                mean.iter_mut().zip(head).for_each(|(m, s)| *m += s);
-            }
-            scores = vec![mean.repeat(heads); self.layers.len()];
-        }
-        let sinks = self.pinned.min(bound.budget);
-        let window = ((bound.options.window * bound.budget as f64) as usize).max(self.watched_window());
-        let keep = Keep { budget: bound.budget, window: window.min(bound.budget - sinks), sinks };
-        let mut kept = Vec::with_capacity(self.layers.len());
-        for (i, (layer, scores)) in self.layers.iter().zip(&scores).enumerate() {
-            let mut of_layer = Vec::with_capacity(heads);
-            for (head, scores) in scores.chunks_exact(self.len).enumerate() {
-                let positions = layer.positions(head);
-                let valid = |slot: usize| positions.get(slot).is_some_and(|p| *p != EMPTY);
-                let kept = select(scores, keep, valid);
-                of_layer.push(kept.map_err(|e| candle_core::Error::Msg(format!("layer {i}, key head {head}: {e}")))?);
-            }
-            kept.push(of_layer);
-        }
-        Ok(kept)
-    }
-
-    /// SnapKV's observed entries are not scored by themselves: they stay.
-    fn watched_window(&self) -> usize {
-        match self.layers.first().map(|l| l.watch().queries) {
-            Some(n) if n > 1 => n,
-            _ => 0,
-        }
-    }
-
-    fn scores(&self, bound: &Bound, index: usize, layer: &LayerCache) -> Result<Vec<f32>> {
-        let (keys, values) = layer.entries(self.len)?;
-        let (mass, queries) = (layer.mass(self.len)?, layer.queries()?);
-        let hidden = queries.as_ref().map(|q| self.hidden(layer, q)).transpose()?.flatten();
-        let entries = Entries {
-            layer: index,
-            seen: self.seen,
-            keys: &keys,
-            values: &values,
-            valid: None,
-            queries: queries.as_ref().map(|q| &q.rows),
-            hidden: hidden.as_ref(),
-            mass: mass.as_ref(),
-        };
-        let scores = bound.scorer.scores(&entries)?.flatten_all()?.to_vec1::<f32>()?;
-        if scores.len() != self.shape.heads * self.len {
-            bail!("{:?} gave {} scores for {} entries", bound.scorer, scores.len(), self.shape.heads * self.len);
-        }
-        Ok(scores)
-    }
-
-    /// What watched queries may see of the entries; `None` where the one query sees all.
-    fn hidden(&self, layer: &LayerCache, queries: &Queries) -> Result<Option<Tensor>> {
-        if queries.positions.len() == 1 && self.model_window.is_none() {
-            return Ok(None);
-        }
-        let view = Visible { window: self.model_window, blind_see_all: true };
-        view.mask(layer, &queries.positions, self.len, queries.rows.device()).map(Some)
     }
 
     /// Where to cut a run of `n` positions: lengths of the passes.
@@ -436,7 +369,8 @@ impl KvCache {
 
     /// Counts a pass at `positions` that every layer has written. Outside of a step an eviction may follow.
     pub(crate) fn advance(&mut self, positions: &[u32]) -> Result<()> {
-        self.layers.iter_mut().for_each(|layer| layer.count(positions));
+        let said = self.saying;
+        self.layers.iter_mut().for_each(|layer| layer.count(positions, said));
         self.len += positions.len();
         self.seen += positions.len() as u64;
         self.position = positions.iter().max().map_or(self.position, |p| self.position.max(*p as usize + 1));
@@ -456,34 +390,5 @@ impl KvCache {
     fn settle(&mut self) -> Result<()> {
         self.layers.iter_mut().try_for_each(LayerCache::settle)?;
         if self.room() == Some(0) { self.evict() } else { Ok(()) }
-    }
-}
-
-/// Which entries a query may see: those at or before its own position and, under a model's window, not further back.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Visible {
-    /// The model's window.
-    pub(crate) window: Option<usize>,
-    /// A query that would see nothing, because it outlived all it could see, sees everything: softmax of nothing is
-    /// no number.
-    pub(crate) blind_see_all: bool,
-}
-
-impl Visible {
-    /// For queries at `queries` (positions) and the first `len` entries of every head: `[heads, queries, len]`, 0 or
-    /// minus infinity.
-    pub(crate) fn mask(self, layer: &LayerCache, queries: &[u32], len: usize, device: &Device) -> Result<Tensor> {
-        let heads = layer.heads();
-        let mut mask = Vec::with_capacity(heads * queries.len() * len);
-        for head in 0..heads {
-            let positions = layer.positions(head).get(..len).unwrap_or(&[]);
-            for query in queries {
-                let first = self.window.map_or(0, |w| (*query as usize + 1).saturating_sub(w));
-                let seen = |p: &u32| *p <= *query && *p as usize >= first;
-                let all = self.blind_see_all && !positions.iter().any(seen);
-                mask.extend(positions.iter().map(|p| if all || seen(p) { 0.0 } else { f32::NEG_INFINITY }));
-            }
-        }
-        Tensor::from_vec(mask, (heads, queries.len(), len), device)
     }
 }

@@ -1,6 +1,6 @@
 //! Moving the entries that stay to the front, in place.
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor, bail};
 
 /// Keeps rows of a buffer `[heads, rows, dim]`.
 pub(crate) struct MoveRows<'a> {
@@ -29,29 +29,36 @@ impl MoveRows<'_> {
         kept.iter().filter_map(moved).min()
     }
 
-    /// Moves the rows of `buffer`, which must be contiguous.
-    pub(crate) fn apply(&self, buffer: &Tensor) -> Result<()> {
-        let (heads, rows, _) = buffer.dims3()?;
+    /// Moves the rows of buffers, which must be contiguous and have as many rows each.
+    pub(crate) fn apply_all(&self, buffers: &[&Tensor]) -> Result<()> {
+        let Some(first) = buffers.first() else { return Ok(()) };
+        let (heads, rows, _) = first.dims3()?;
         let n = self.kept.first().map_or(0, Vec::len);
         let fits = |head: &Vec<u32>| head.len() == n && head.last().is_none_or(|last| (*last as usize) < self.len);
         if heads != self.kept.len() || self.len > rows || !self.kept.iter().all(fits) {
             bail!("rows to keep do not fit a buffer of {heads} heads with {} of {rows} rows in use", self.len);
         }
-        if buffer.device().is_cpu() { buffer.inplace_op1(self) } else { self.gather(buffer) }
+        if first.device().is_cpu() {
+            return buffers.iter().try_for_each(|buffer| buffer.inplace_op1(self));
+        }
+        let index = self.index(rows, first.device())?;
+        buffers.iter().try_for_each(|buffer| self.gather(buffer, &index))
+    }
+
+    /// The rows that stay and may move, over all heads: sent to the device once for all buffers.
+    pub(crate) fn index(&self, rows: usize, device: &Device) -> Result<Tensor> {
+        let heads = self.kept.iter().enumerate();
+        let index =
+            heads.flat_map(|(head, kept)| kept.iter().skip(self.first).map(move |row| (head * rows) as u32 + row));
+        Tensor::from_iter(index, device)
     }
 
     /// The same on any device: one gather over all heads, which returns rows that lie elsewhere, so that writing them
     /// back is safe.
-    pub(crate) fn gather(&self, buffer: &Tensor) -> Result<()> {
+    pub(crate) fn gather(&self, buffer: &Tensor, index: &Tensor) -> Result<()> {
         let (heads, rows, dim) = buffer.dims3()?;
         let n = self.kept.first().map_or(0, Vec::len);
-        let index = self
-            .kept
-            .iter()
-            .enumerate()
-            .flat_map(|(head, kept)| kept.iter().skip(self.first).map(move |row| (head * rows) as u32 + row));
-        let index = Tensor::from_iter(index, buffer.device())?;
-        let moved = buffer.reshape((heads * rows, dim))?.index_select(&index, 0)?;
+        let moved = buffer.reshape((heads * rows, dim))?.index_select(index, 0)?;
         buffer.slice_set(&moved.reshape((heads, n - self.first, dim))?, 1, self.first)
     }
 

@@ -157,6 +157,11 @@ pub struct CacheOptions {
     pub block: usize,
     /// Share of the budget that the newest entries have for themselves.
     pub window: f64,
+    /// The first so many entries stay; where more are pinned, those. At most half of the budget.
+    pub sinks: usize,
+    /// Share of the budget that what was said has for itself; left out, it competes with what was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub said: Option<f64>,
     /// Mean of KeyDiff.
     pub anchor: Anchor,
     /// One keep-set for all layers and heads, by mean score.
@@ -177,6 +182,8 @@ impl Default for CacheOptions {
             every: 64,
             block: 128,
             window: 0.1,
+            sinks: 4,
+            said: None,
             anchor: Anchor::default(),
             shared: false,
             positions: Positions::default(),
@@ -203,7 +210,28 @@ impl CacheOptions {
                 return Some(format!("cache.{name} {n} must be from 1 to {MOST}"));
             }
         }
-        (!(0.0..=1.0).contains(&self.window)).then(|| format!("cache.window {} must be from 0 to 1", self.window))
+        if self.sinks > MOST {
+            return Some(format!("cache.sinks {} must be from 0 to {MOST}", self.sinks));
+        }
+        let shares = [("window", self.window), ("said", self.said.unwrap_or(0.0))];
+        let wrong = shares.into_iter().find(|(_, share)| !(0.0..=1.0).contains(share));
+        wrong.map(|(name, share)| format!("cache.{name} {share} must be from 0 to 1"))
+    }
+
+    /// The same with a budget where there is none: what `context` entries leave beside slack and `scratch`, and so that
+    /// a quarter of the model's `positions` is free for running on, since closing up at every eviction costs time and
+    /// accuracy. Passes of `whole` positions, such as the tokens of a frame, are not cut up.
+    #[must_use]
+    pub fn fitted(&self, context: usize, positions: usize, scratch: usize, whole: usize) -> Self {
+        let mut options = Self { block: self.block.max(whole), ..self.clone() };
+        if options.budget.is_none() {
+            let room = context.min(positions - positions / 4);
+            // A small context is not to be all slack.
+            options.block = self.block.min(room / 4).max(whole).max(1);
+            options.every = self.every.min(room / 4).max(1);
+            options.budget = Some(room.saturating_sub(options.slack() + scratch));
+        }
+        options
     }
 
     /// Entries of slack above the budget: what may gather between two evictions, max(B, E).
@@ -242,5 +270,23 @@ mod tests {
         assert!(with(|o| o.every = 0).contains("cache.every 0"));
         assert!(with(|o| o.block = usize::MAX).contains("cache.block"));
         assert!(with(|o| o.window = f64::NAN).contains("cache.window NaN"));
+        assert!(with(|o| o.said = Some(1.5)).contains("cache.said 1.5"));
+    }
+
+    #[test]
+    fn a_budget_leaves_positions_to_run_on_and_frames_whole() {
+        let options = CacheOptions::default();
+        let fitted = options.fitted(640, 1024, 42, 1);
+        assert_eq!((fitted.budget, fitted.block, fitted.every), (Some(640 - 128 - 42), 128, 64));
+        // The context is all that the model has: a quarter of it stays free.
+        assert_eq!(options.fitted(1024, 1024, 42, 1).budget, Some(768 - 128 - 42));
+        // A frame of 300 tokens in passes of 300, also where the context is small.
+        assert_eq!(options.fitted(4096, 4096, 0, 300).block, 300);
+        let small = options.fitted(640, 640, 10, 300);
+        assert_eq!((small.block, small.budget), (300, Some(480 - 300 - 10)));
+        // What is asked for is kept.
+        let asked = CacheOptions { budget: Some(900), ..options };
+        assert_eq!(asked.fitted(640, 1024, 42, 1), asked);
+        assert_eq!(asked.fitted(640, 1024, 42, 200).block, 200);
     }
 }

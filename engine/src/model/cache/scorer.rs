@@ -18,7 +18,8 @@ pub struct Watch {
     pub mass: bool,
 }
 
-/// The entries of one layer at an eviction.
+/// The entries of one layer at an eviction. Every slot holds one: what a step that was undone or an eviction left behind
+/// lies beyond them and is not shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Entries<'a> {
     /// Number of the layer.
@@ -29,8 +30,6 @@ pub struct Entries<'a> {
     pub keys: &'a Tensor,
     /// `[heads, n, dim]`, any strides.
     pub values: &'a Tensor,
-    /// `[heads, n]`, f32: 1 for an entry, 0 for an empty or padded slot; `None` where all hold something.
-    pub valid: Option<&'a Tensor>,
     /// Where watched, the newest queries, oldest first: `[heads, group, w, dim]`, rotated.
     pub queries: Option<&'a Tensor>,
     /// What those queries may see, `[heads, w, n]`: 0 or minus infinity; `None` where all see all.
@@ -46,8 +45,7 @@ pub trait Scorer: Debug + Send + Sync {
         Watch::default()
     }
 
-    /// Scores `[heads, n]` in f32. The score of a slot that is not valid is never looked at, and no such slot may
-    /// change the score of another.
+    /// Scores `[heads, n]` in f32.
     ///
     /// # Errors
     /// When something it watches is missing, or of the device.
@@ -59,7 +57,7 @@ pub(crate) trait Weights: Debug + Send + Sync {
     /// See [`Scorer::watch`].
     fn watch(&self) -> Watch;
 
-    /// `[heads, group, n]`, f32, not negative, each row summing to 1 over the valid entries.
+    /// `[heads, group, n]`, f32, not negative, each row summing to 1.
     fn weights(&self, entries: &Entries) -> Result<Tensor>;
 }
 

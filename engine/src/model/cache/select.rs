@@ -11,6 +11,9 @@ pub struct Keep {
     pub window: usize,
     /// The first so many stay, as far as the window leaves room.
     pub sinks: usize,
+    /// Of the entries that were said, the best so many stay, protected ones included, as far as there are any and the
+    /// others leave room.
+    pub said: usize,
 }
 
 /// A score that is no number.
@@ -21,41 +24,55 @@ pub struct NotANumber {
     pub index: usize,
 }
 
-/// Indices of the entries that stay, ascending: the newest, the first, and of the others those of the largest
-/// `scores` (ties: the newer). Entries of which `valid` says no never stay, whatever else holds for them, so fewer
-/// than the budget may remain. Protection never breaks the budget: the window is clamped to it, then the sinks to what
-/// is left.
+/// Indices of the entries that stay, ascending: the newest, the first, of those that were said the share they have for
+/// themselves, and of all others those of the largest `scores` (ties: the newer). Protection never breaks the budget:
+/// the window is clamped to it, then the sinks to what is left, then the share of what was said.
 ///
 /// # Errors
-/// A score that is NaN, of a valid entry.
-pub fn select(scores: &[f32], keep: Keep, valid: impl Fn(usize) -> bool) -> Result<Vec<u32>, NotANumber> {
-    let mut real: Vec<u32> = (0..scores.len()).filter(|i| valid(*i)).map(|i| i as u32).collect();
-    let score = |i: u32| scores.get(i as usize).map_or(f32::NEG_INFINITY, |s| s + 0.0); // no negative zero
-    if let Some(index) = real.iter().find(|i| score(**i).is_nan()) {
-        return Err(NotANumber { index: *index as usize });
+/// A score that is NaN.
+pub fn select(scores: &[f32], keep: Keep, said: impl Fn(usize) -> bool) -> Result<Vec<u32>, NotANumber> {
+    if let Some(index) = scores.iter().position(|score| score.is_nan()) {
+        return Err(NotANumber { index });
     }
-    let n = real.len();
+    let n = scores.len();
     if n <= keep.budget {
-        return Ok(real);
+        return Ok((0..n as u32).collect());
     }
     let window = keep.window.min(keep.budget);
     let sinks = keep.sinks.min(keep.budget - window);
     let rest = keep.budget - window - sinks;
+    let is_said = |i: &u32| said(*i as usize);
+    let (first, newest) = (0..sinks as u32, (n - window) as u32..n as u32);
+    let mut middle: Vec<u32> = (first.end..newest.start).collect();
+    let mut kept: Vec<u32> = Vec::with_capacity(keep.budget);
+    if keep.said > 0 {
+        let already = first.clone().chain(newest.clone()).filter(is_said).count();
+        let (mut of_said, others): (Vec<u32>, Vec<u32>) = middle.into_iter().partition(is_said);
+        let left = take_best(&mut of_said, keep.said.saturating_sub(already).min(rest), scores);
+        kept.extend(of_said);
+        middle = [others, left].concat();
+    }
+    take_best(&mut middle, rest - kept.len(), scores);
+    kept.extend(first.chain(middle).chain(newest));
+    kept.sort_unstable();
+    Ok(kept)
+}
+
+/// Leaves the best `n` of some entries and gives back the others.
+fn take_best(entries: &mut Vec<u32>, n: usize, scores: &[f32]) -> Vec<u32> {
+    if n >= entries.len() {
+        return Vec::new();
+    }
+    let score = |i: u32| scores.get(i as usize).map_or(f32::NEG_INFINITY, |s| s + 0.0); // no negative zero
     // Best first; of equal scores the newer one.
     let order = |a: &u32, b: &u32| match score(*b).total_cmp(&score(*a)) {
         Ordering::Equal => b.cmp(a),
         other => other,
     };
-    let newest = real.split_off(n - window);
-    let mut middle = real.split_off(sinks);
-    if rest > 0 && rest < middle.len() {
-        middle.select_nth_unstable_by(rest - 1, order);
+    if n > 0 {
+        entries.select_nth_unstable_by(n - 1, order);
     }
-    middle.truncate(rest);
-    middle.sort_unstable();
-    real.extend(middle);
-    real.extend(newest);
-    Ok(real)
+    entries.split_off(n)
 }
 
 #[cfg(test)]
@@ -63,7 +80,7 @@ mod tests {
     use super::*;
 
     fn kept(scores: &[f32], budget: usize, window: usize, sinks: usize) -> Vec<u32> {
-        select(scores, Keep { budget, window, sinks }, |_| true).unwrap()
+        select(scores, Keep { budget, window, sinks, said: 0 }, |_| true).unwrap()
     }
 
     #[test]
@@ -83,15 +100,37 @@ mod tests {
     fn ties_go_to_the_newest() {
         assert_eq!(kept(&[1.0; 7], 3, 0, 0), [4, 5, 6]);
         assert_eq!(kept(&[2.0, 1.0, 1.0, 1.0], 2, 0, 0), [0, 3]);
+        assert_eq!(kept(&[0.0, -0.0, 0.0], 2, 0, 0), [1, 2]);
     }
 
     #[test]
-    fn invalid_entries_never_stay_and_nan_is_an_error() {
-        let scores = [9.0, f32::NAN, 8.0, 1.0, 2.0];
-        let keep = Keep { budget: 3, window: 1, sinks: 1 };
-        assert_eq!(select(&scores, keep, |i| i != 1 && i != 4).unwrap(), [0, 2, 3]);
-        assert_eq!(select(&scores, Keep { budget: 2, ..keep }, |i| i > 1).unwrap(), [2, 4]);
-        assert_eq!(select(&scores, keep, |_| true), Err(NotANumber { index: 1 }));
-        assert_eq!(select(&scores, keep, |_| false).unwrap(), [0u32; 0]);
+    fn nan_is_an_error_whatever_protects_it() {
+        let scores = [9.0, 8.0, 1.0, 2.0, f32::NAN];
+        for window in [0, 1] {
+            let keep = Keep { budget: 3, window, sinks: 1, said: 0 };
+            assert_eq!(select(&scores, keep, |_| false), Err(NotANumber { index: 4 }));
+        }
+    }
+
+    #[test]
+    fn what_was_said_has_a_share_of_its_own() {
+        // Entries 1, 2, 5 and 8 were said; their scores are the worst.
+        let scores = [9.0, 0.0, 3.0, 8.0, 7.0, 1.0, 6.0, 5.0, 2.0, 4.0];
+        let said = |i: usize| [1, 2, 5, 8].contains(&i);
+        let with = |said_share, window, sinks| {
+            select(&scores, Keep { budget: 5, window, sinks, said: said_share }, said).unwrap()
+        };
+        assert_eq!(with(0, 0, 0), [0, 3, 4, 6, 7]);
+        assert_eq!(with(1, 0, 0), [0, 2, 3, 4, 6]);
+        assert_eq!(with(2, 0, 0), [0, 2, 3, 4, 8]);
+        // Only four were said: the rest of their share goes to the others.
+        assert_eq!(with(5, 0, 0), [0, 1, 2, 5, 8]);
+        // Said entries in the window count, and protection comes first.
+        assert_eq!(with(1, 2, 0), [0, 3, 4, 8, 9]);
+        assert_eq!(with(2, 2, 1), [0, 2, 3, 8, 9]);
+        assert_eq!(with(9, 3, 2), [0, 1, 7, 8, 9]);
+        // Beyond its share, what was said competes like everything else.
+        let good = |i: usize| [0, 3].contains(&i);
+        assert_eq!(select(&scores, Keep { budget: 3, window: 0, sinks: 0, said: 1 }, good).unwrap(), [0, 3, 4]);
     }
 }

@@ -171,6 +171,32 @@ impl KvCache {
         Ok(())
     }
 
+    /// Takes over what another cache of the same model holds, as if it had read the same itself, so that a text is read
+    /// once for several caches. What was watched of its queries is not taken over.
+    ///
+    /// # Errors
+    /// A cache that is in use, one that has dropped entries or has an open step, or too many entries.
+    pub fn continue_from(&mut self, other: &Self) -> Result<()> {
+        let same = self.layers.len() == other.layers.len() && self.shape == other.shape;
+        if !same || !self.is_empty() || !self.steps.is_empty() || other.evictions > 0 || !other.steps.is_empty() {
+            bail!(
+                "only an empty cache can go on from another of the same model, and only from one that dropped nothing"
+            );
+        }
+        if other.len > self.capacity - self.tail {
+            bail!("a cache for {} entries can't go on from one that holds {}", self.capacity - self.tail, other.len);
+        }
+        if other.is_empty() {
+            return Ok(());
+        }
+        let positions = self.prepare(other.len, Columns::Chain)?;
+        for (own, theirs) in self.layers.iter().zip(&other.layers) {
+            let (keys, values) = theirs.entries(other.len)?;
+            own.append(&keys.contiguous()?, &values.contiguous()?, 0)?;
+        }
+        self.advance(&positions)
+    }
+
     /// How many positions can be committed before the next eviction: what a speculative round may go for, so that it
     /// drops the same entries at the same points as a plain run. `None` where nothing is dropped.
     pub fn room(&self) -> Option<usize> {

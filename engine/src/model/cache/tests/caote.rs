@@ -1,14 +1,15 @@
 //! CAOTE: the golden vector, brute force, and what must not matter.
 
-use super::{Generator, bounded, config, floats, options, stream, tensor};
+use super::{Generator, bounded, config, device, feed_watched, floats, options, tensor};
 use crate::model::cache::{
     Anchor, Policy,
     attentive::{H2o, SnapKv, Tova},
     caote::{Caote, changes, fast_changes, joint_change, stacked},
     keydiff::KeyDiff,
     scorer::{Entries, Scorer, Weights},
+    select::{Keep, select},
 };
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, DType, Tensor};
 
 fn softmax(logits: &[f64]) -> Vec<f64> {
     let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -43,11 +44,11 @@ fn weights(rows: &[Vec<f64>]) -> Tensor {
 }
 
 fn exact(logits: &[f64], values: &[Vec<f64>]) -> Vec<f32> {
-    floats(&changes(&weights(&[softmax(logits)]), &tensor(values), None).unwrap())
+    floats(&changes(&weights(&[softmax(logits)]), &tensor(values)).unwrap())
 }
 
 fn fast(logits: &[f64], values: &[Vec<f64>]) -> Vec<f32> {
-    floats(&fast_changes(&weights(&[softmax(logits)]), &tensor(values), None).unwrap())
+    floats(&fast_changes(&weights(&[softmax(logits)]), &tensor(values)).unwrap())
 }
 
 fn near(found: &[f32], expected: &[f64], tolerance: f64) {
@@ -72,8 +73,11 @@ fn golden_g5() {
     assert!(a.iter().zip(expected).all(|(a, e)| (a - e).abs() < 1e-6));
     let o = output(&a, &values);
     assert!(distance(&o, &[0.478620, -0.304183, 0.141772, -0.663701]) < 2e-6);
+    let mean = output(&[1.0 / 6.0; 6], &values);
+    assert!(distance(&mean, &[-0.021868, -0.223604, -0.016520, -0.265710]) < 2e-6);
     let c = exact(&logits, &values);
     near(&c, &[0.008314, 0.009678, 0.024049, 0.001341, 0.322303, 0.874297], 1e-5);
+    assert!((c[0] + c[2] - 0.032363).abs() < 1e-6, "two single scores against their joint error, below");
     assert_eq!(order(&c), [3, 0, 1, 2, 4, 5]);
     let c = fast(&logits, &values);
     near(&c, &[0.006558, 0.005370, 0.018365, 0.001211, 0.334121, 2.220641], 1e-5);
@@ -121,7 +125,11 @@ fn equal_values_score_exactly_nothing() {
     let logits: Vec<f64> = g.rows(1, 12)[0].iter().map(|v| 5.0 * v).collect();
     let values = vec![g.rows(1, 7).remove(0); 12];
     for score in [exact, fast] {
-        assert!(score(&logits, &values).iter().all(|c| *c == 0.0));
+        let scores = score(&logits, &values);
+        assert!(scores.iter().all(|c| *c == 0.0));
+        // All tie, so the newest stay, however uneven the attention is.
+        let kept = select(&scores, Keep { budget: 5, window: 0, sinks: 0, said: 0 }, |_| false).unwrap();
+        assert_eq!(kept, [7, 8, 9, 10, 11]);
     }
 }
 
@@ -155,20 +163,17 @@ fn one_weight_that_takes_all_stays_finite() {
 }
 
 #[test]
-fn empty_slots_are_not_in_the_mean() {
-    let mut g = Generator(26);
-    let (logits, mut values) = (g.rows(1, 7).remove(0), g.rows(7, 4));
-    let mut a = softmax(&logits[..6]);
-    a.push(0.0);
-    let valid = Tensor::new(&[[1f32, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]], &Device::Cpu).unwrap();
-    let real = fast(&logits[..6], &values[..6]);
-    for garbage in [0.0, 1e3, f64::NAN] {
-        values[6].fill(garbage);
-        let c = floats(&fast_changes(&weights(&[a.clone()]), &tensor(&values), Some(&valid)).unwrap());
-        near(&c[..6], &real.iter().map(|c| f64::from(*c)).collect::<Vec<_>>(), 1e-5);
-        let c = floats(&changes(&weights(&[a.clone()]), &tensor(&values), Some(&valid)).unwrap());
-        let exact: Vec<f64> = exact(&logits[..6], &values[..6]).into_iter().map(f64::from).collect();
-        near(&c[..6], &exact, 1e-5);
+fn a_single_entry_scores_a_number_and_stays() {
+    let values = Generator(29).rows(1, 4);
+    for score in [exact, fast] {
+        assert!(score(&[0.7], &values).iter().all(|c| c.is_finite()));
+    }
+    let cfg = config(1, 1, 4, 64);
+    for policy in ["caote(keydiff)", "fastcaote(tova)", "caote(h2o)"] {
+        let mut cache = bounded(&cfg, &options(policy, 1, 1), 0);
+        feed_watched(&mut cache, &tensor(&values), &tensor(&values));
+        cache.evict().unwrap();
+        assert_eq!((cache.positions(0, 0), cache.evictions()), ([0].as_slice(), 0), "{policy}");
     }
 }
 
@@ -177,7 +182,7 @@ fn a_group_changes_as_its_outputs_side_by_side() {
     let mut g = Generator(27);
     let (logits, values) = (g.rows(3, 8), g.rows(8, 4));
     let rows: Vec<_> = logits.iter().map(|l| softmax(l)).collect();
-    let c = floats(&stacked(&changes(&weights(&rows), &tensor(&values), None).unwrap()).unwrap());
+    let c = floats(&stacked(&changes(&weights(&rows), &tensor(&values)).unwrap()).unwrap());
     let expected: Vec<f64> = (0..8)
         .map(|j| {
             let heads = logits.iter().zip(&rows);
@@ -227,7 +232,7 @@ struct Layer {
 
 impl Layer {
     fn new(scale: f64) -> Self {
-        let d = &Device::Cpu;
+        let d = &device();
         let mut g = Generator(30);
         let mut draw = |shape: &[usize], factor: f64, offset: f64| {
             let n = shape.iter().product();
@@ -248,7 +253,6 @@ impl Layer {
             seen: 11,
             keys: &self.keys,
             values: &self.values,
-            valid: None,
             queries: Some(&self.queries),
             hidden: Some(&self.hidden),
             mass: Some(&self.mass),
@@ -271,7 +275,7 @@ fn wrapped_scores() {
         let sums = floats(&rows.sum(D::Minus1).unwrap());
         assert!(sums.iter().all(|s| (s - 1.0).abs() < 1e-5), "{base:?}: {sums:?}");
         assert!(floats(&rows).iter().all(|w| *w >= 0.0));
-        let direct = stacked(&changes(&rows, &layer.values, None).unwrap()).unwrap();
+        let direct = stacked(&changes(&rows, &layer.values).unwrap()).unwrap();
         let wrapped = Caote { base, fast: false }.scores(&entries).unwrap();
         assert_eq!(floats(&direct), floats(&wrapped));
     }
@@ -309,13 +313,20 @@ fn what_was_not_watched_is_an_error() {
     }
 }
 
+/// All eight wrappers, with queries and weights that a pass would show.
 #[test]
-fn the_bound_holds_with_a_base_that_needs_no_queries() {
-    let cfg = config(1, 1, 8, 4096);
-    let keys = tensor(&Generator(31).rows(500, 8));
-    for policy in ["caote(keydiff)", "fastcaote(keydiff)"] {
-        let mut cache = bounded(&cfg, &options(policy, 20, 8), 0);
-        let (kept, longest) = stream(&mut cache, &keys, 8);
-        assert_eq!((kept.len(), longest), (20, 28), "{policy}");
+fn memory_is_bounded_over_a_hundred_thousand_positions() {
+    let cfg = config(1, 2, 4, 1 << 20);
+    let keys = tensor(&Generator(31).rows(2 * 125, 4)).reshape((2, 125, 4)).unwrap();
+    let wrappers = Policy::all().into_iter().filter(|p| matches!(p, Policy::Caote(_) | Policy::FastCaote(_)));
+    for policy in wrappers {
+        let mut cache = bounded(&cfg, &options(&policy.to_string(), 100, 125), 0);
+        while cache.position() < 100_000 {
+            let seen = cache.position();
+            feed_watched(&mut cache, &keys, &keys);
+            assert_eq!((cache.len(), cache.position()), ((seen + 125).min(100), seen + 125), "{policy}");
+        }
+        assert_eq!(cache.evictions(), 800, "{policy}");
+        assert_eq!(cache.bytes(), cache.bytes_at_capacity(DType::F32), "{policy}");
     }
 }

@@ -9,6 +9,17 @@ use super::{CacheOptions, Columns, KvCache, Policy};
 use crate::model::config::{DecoderConfig, DecoderKind, HfDecoderConfig};
 use candle_core::{DType, Device, Tensor};
 
+/// Where these tests run: what `SPOTTER_TEST_DEVICE` names, `cpu` (left out) or `cuda`.
+pub(super) fn device() -> Device {
+    // One a thread: a stream of a card belongs to the thread that made it.
+    thread_local!(static DEVICE: Device = match std::env::var("SPOTTER_TEST_DEVICE").as_deref() {
+        Err(_) | Ok("cpu") => Device::Cpu,
+        Ok("cuda") => Device::new_cuda(0).expect("SPOTTER_TEST_DEVICE names a card"),
+        Ok(other) => panic!("SPOTTER_TEST_DEVICE {other}: cpu or cuda expected"),
+    });
+    DEVICE.with(Device::clone)
+}
+
 /// The numbers of the golden vectors: a linear congruential generator, from -1 to 1.
 pub(super) struct Generator(pub(super) u32);
 
@@ -27,7 +38,7 @@ impl Generator {
 pub(super) fn tensor(rows: &[Vec<f64>]) -> Tensor {
     let dim = rows.first().map_or(0, Vec::len);
     let flat: Vec<f32> = rows.iter().flatten().map(|v| *v as f32).collect();
-    Tensor::from_vec(flat, (1, rows.len(), dim), &Device::Cpu).unwrap()
+    Tensor::from_vec(flat, (1, rows.len(), dim), &device()).unwrap()
 }
 
 pub(super) fn config(layers: usize, kv_heads: usize, head_dim: usize, max_positions: usize) -> DecoderConfig {
@@ -46,14 +57,14 @@ pub(super) fn config(layers: usize, kv_heads: usize, head_dim: usize, max_positi
     DecoderConfig::from_hf(&hf, "").unwrap()
 }
 
-/// Without a window; `every` 1 is the reference schedule.
+/// Without a window and sinks; `every` 1 is the reference schedule.
 pub(super) fn options(policy: &str, budget: usize, block: usize) -> CacheOptions {
     let policy: Policy = policy.parse().unwrap();
-    CacheOptions { policy, budget: Some(budget), block, every: 1, window: 0.0, ..CacheOptions::default() }
+    CacheOptions { policy, budget: Some(budget), block, every: 1, window: 0.0, sinks: 0, ..CacheOptions::default() }
 }
 
 pub(super) fn bounded(cfg: &DecoderConfig, options: &CacheOptions, scratch: usize) -> KvCache {
-    KvCache::bounded(cfg, options, cfg.max_positions, scratch, DType::F32, &Device::Cpu).unwrap()
+    KvCache::bounded(cfg, options, cfg.max_positions, scratch, DType::F32, &device()).unwrap()
 }
 
 /// Appends keys and values `[heads, n, dim]` to every layer as one pass.
@@ -62,6 +73,20 @@ pub(super) fn feed(cache: &mut KvCache, keys: &Tensor, values: &Tensor) {
     let len = cache.len();
     for layer in cache.layers_mut() {
         layer.append(keys, values, len).unwrap();
+    }
+    cache.advance(&positions).unwrap();
+}
+
+/// The same with queries and even weights for those that watch them, as a pass shows them.
+pub(super) fn feed_watched(cache: &mut KvCache, keys: &Tensor, values: &Tensor) {
+    let (heads, n, dim) = keys.dims3().unwrap();
+    let positions = cache.prepare(n, Columns::Chain).unwrap();
+    let (len, group) = (cache.len(), 2);
+    let queries = keys.unsqueeze(1).unwrap().broadcast_as((heads, group, n, dim)).unwrap().contiguous().unwrap();
+    let even = Tensor::full(1.0 / (len + n) as f32, (heads, group, n, len + n), keys.device()).unwrap();
+    for layer in cache.layers_mut() {
+        layer.append(keys, values, len).unwrap();
+        layer.observe(len, &positions, &queries, &even).unwrap();
     }
     cache.advance(&positions).unwrap();
 }

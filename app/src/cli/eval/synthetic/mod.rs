@@ -1,6 +1,11 @@
 //! `spotter eval synthetic`: a model on synthetic sessions that training never saw, beside the blind baselines.
 
-use crate::parallel::{in_parallel, workers};
+mod table;
+
+use crate::{
+    parallel::{in_parallel_with, workers},
+    parts,
+};
 use anyhow::{Context as _, Result};
 use candle_core::Device;
 use clap::Args;
@@ -13,8 +18,9 @@ use spotter_datasets::{
     },
 };
 use spotter_engine::{
-    coach::{CacheChoice, CoachOptions, load::load, session::CoachSession},
-    model::Policy,
+    coach::{CacheChoice, CoachOptions, load::load_for, session::CoachSession},
+    device::DeviceRequest,
+    model::{Policy, cache::Setting},
 };
 use spotter_vision::{
     Frame,
@@ -31,7 +37,13 @@ use std::{
 #[derive(Debug, Args)]
 #[command(
     after_help = "The table shows the model beside the best blind metronome (all periods from 1 to 6 s), the silent coach and the \
-                        same model fed the video of another session. Times count from the frame to the first word."
+                        same model fed the video of another session. Times count from the frame to the first word.\n\n                        Several cache policies, budgets or parts make a table of all combinations instead, beside the same model with an \
+                        unbounded cache and the best metronome. Each session is seen once for all rows. METEOR and ROUGE-L are means \
+                        over the pairs that the timing matched; ranges are 95 % of paired drawings of sessions, against `window` at the \
+                        same budget.\n\n                        Examples:\n  \
+                        spotter eval synthetic --sessions 48 --seed 3000\n  \
+                        spotter eval synthetic --cache-table --sessions 48 --seed 4000\n  \
+                        spotter eval synthetic --cache-policy window,keydiff --cache-part 4 --cache-said 0,0.25 --cache positions=shrink"
 )]
 pub(crate) struct SyntheticArgs {
     /// Model folder.
@@ -52,13 +64,35 @@ pub(crate) struct SyntheticArgs {
     /// Seconds from a frame to the first word that are counted.
     #[arg(long, default_value_t = 0.1)]
     latency: f64,
-    /// Which entries of a full cache stay, instead of the model's default; several make a table of combinations
+    /// Which entries of a full cache stay, instead of the model's default; several make a table
     #[arg(long, value_name = "POLICY", value_delimiter = ',')]
     cache_policy: Vec<Policy>,
-    /// Entries that stay in the cache, instead of the model's default; several make a table of combinations
+    /// Entries that stay in the cache, instead of the model's default; several make a table
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     cache_budget: Vec<u32>,
-    /// One JSON object instead of a table; one a line for combinations.
+    /// Budgets as one part of so many of each session's positions; a table. 1 is the unbounded cache, which is always in it
+    #[arg(long, value_name = "PARTS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=64))]
+    cache_part: Vec<u32>,
+    /// Shares of the budget, from 0 to 1, that are kept for what the coach said itself; several make a table
+    #[arg(long, value_name = "SHARE", value_delimiter = ',')]
+    cache_said: Vec<f64>,
+    /// Any other setting of the cache, in the words of spotter.toml, such as anchor=raw or positions=shrink
+    #[arg(long, value_name = "KEY=VALUE")]
+    cache: Vec<Setting>,
+    /// The table of every policy at 1/2, 1/4 and 1/8 of each session, where nothing else is said
+    #[arg(long)]
+    cache_table: bool,
+    /// Let the model look back further than it was trained to: so many positions. A table needs room for whole sessions
+    /// [default: the model's own, 4096 for tables]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
+    context: Option<u32>,
+    /// WordNet 3.0's dictionary files, for METEOR in tables
+    #[arg(long, value_name = "DIR", default_value = "/usr/share/wordnet")]
+    wordnet: PathBuf,
+    /// auto, cpu, cuda or metal
+    #[arg(long, default_value = "cpu")]
+    device: DeviceRequest,
+    /// One JSON object instead of a table; one a row for tables of caches.
     #[arg(long)]
     json: bool,
     /// Also print what was said in the first session, beside the truth.
@@ -94,6 +128,10 @@ pub(crate) struct Variation {
     pub(crate) cache: CacheChoice,
     /// How the tower skips tokens; `Some(None)` not at all.
     pub(crate) tosa: Option<Option<Tosa>>,
+    /// Positions of the context, where more than the model was trained on.
+    pub(crate) context: Option<usize>,
+    /// Where it runs, if not on the processor.
+    pub(crate) device: Option<Device>,
 }
 
 /// Runs the evaluation.
@@ -107,14 +145,18 @@ pub(crate) fn run(args: &SyntheticArgs) -> Result<()> {
         latency: args.latency,
         talkativeness: args.talkativeness,
     };
-    if args.cache_policy.len() > 1 || args.cache_budget.len() > 1 {
-        return combinations(args, &held);
+    let device = Some(parts::chosen_device(args.device)?);
+    if args.is_table() {
+        return table::run(args, &held, device);
     }
+    let said = args.cache_said.first().map(|share| Setting::new("said", *share));
     let cache = CacheChoice {
         policy: args.cache_policy.first().copied(),
         budget: args.cache_budget.first().map(|n| *n as usize),
+        settings: args.cache.iter().cloned().chain(said).collect(),
     };
-    let played = play_all(&held, &Variation { cache, tosa: None })?;
+    let context = args.context.map(|n| n as usize);
+    let played = play_all(&held, &Variation { cache, tosa: None, context, device })?;
     let report = report(&played, lang);
     if args.show
         && let Some(first) = played.first()
@@ -124,46 +166,11 @@ pub(crate) fn run(args: &SyntheticArgs) -> Result<()> {
     if args.json { crate::cli::print_json(&report) } else { print_table(&report) }
 }
 
-/// What was given, or once the default.
-fn or_default<T>(given: impl ExactSizeIterator<Item = T>) -> Vec<Option<T>> {
-    if given.len() == 0 { vec![None] } else { given.map(Some).collect() }
-}
-
-/// One line for each policy at each budget.
-#[expect(clippy::print_stdout, reason = "the table is the result")]
-fn combinations(args: &SyntheticArgs, held: &Held) -> Result<()> {
-    let policies: Vec<Option<Policy>> = or_default(args.cache_policy.iter().copied());
-    let budgets: Vec<Option<usize>> = or_default(args.cache_budget.iter().map(|n| *n as usize));
-    if !args.json {
-        println!(
-            "{:<28} {:>7} {:>7} {:>7} {:>11} {:>9} {:>9} {:>8} {:>9}",
-            "policy", "budget", "T-F", "correct", "another's", "exercise", "mistakes", "counts", "unknown"
-        );
+impl SyntheticArgs {
+    fn is_table(&self) -> bool {
+        let several = [self.cache_policy.len(), self.cache_budget.len(), self.cache_said.len()].iter().any(|n| *n > 1);
+        self.cache_table || several || !self.cache_part.is_empty()
     }
-    for budget in budgets {
-        for policy in &policies {
-            let cache = CacheChoice { policy: *policy, budget };
-            let report = measure(held, &Variation { cache, tosa: None })?;
-            let policy = policy.map_or_else(|| "default".to_owned(), |p| p.to_string());
-            if args.json {
-                crate::cli::print_json(
-                    &serde_json::json!({ "cache_policy": policy, "cache_budget": budget, "report": report }),
-                )?;
-                continue;
-            }
-            let [own, other] = [0, 1].map(|i| report.rows.get(i).map_or(f64::NAN, |r| r.temporal_f));
-            println!(
-                "{policy:<28} {:>7} {own:>7.3} {:>7.3} {other:>11.3} {:>9.3} {:>9.3} {:>8.3} {:>9}",
-                budget.map_or_else(|| "default".to_owned(), |n| n.to_string()),
-                report.corrective_f,
-                report.exercise_accuracy.unwrap_or(f64::NAN),
-                report.mistake_f1().unwrap_or(f64::NAN),
-                report.count_accuracy.unwrap_or(f64::NAN),
-                report.unknown_sentences
-            );
-        }
-    }
-    Ok(())
 }
 
 /// Scores of a model, varied, on held-out sessions.
@@ -172,49 +179,82 @@ pub(crate) fn measure(held: &Held, vary: &Variation) -> Result<Report> {
 }
 
 fn play_all(held: &Held, vary: &Variation) -> Result<Vec<Played>> {
-    let bar = indicatif::ProgressBar::new(held.sessions as u64);
-    let played =
-        in_parallel(workers(), held.sessions, |index| play(held, vary, held.seed + index as u64), |_| bar.inc(1))?;
+    let bar = progress(held.sessions as u64, "sessions");
+    let play = |coach: &mut Coach, index: usize| play(coach, held, held.seed + index as u64);
+    let played = in_parallel_with(threads(vary), held.sessions, || Coach::new(held, vary), play, |_| bar.inc(1))?;
     bar.finish_and_clear();
     Ok(played)
 }
 
-/// A session of a model folder.
-fn coach(held: &Held, vary: &Variation) -> Result<(CoachSession, usize)> {
-    let mut model = load(&held.model, &Device::Cpu)?;
-    if let Some(tosa) = &vary.tosa {
-        model.eye.encoder_mut().set_tosa(tosa.clone());
-    }
-    let defaults = model.manifest.defaults.clone();
-    let side = model.picture_side;
-    let options = CoachOptions {
-        talkativeness: held.talkativeness.unwrap_or(defaults.talkativeness),
-        cooldown: Duration::from_secs_f64(defaults.cooldown_seconds),
-        max_tokens: defaults.max_tokens,
-        temperature: defaults.temperature,
-        seed: 0,
-        language: held.lang.code().to_owned(),
-        exercise: None,
-        cache: vary.cache.clone(),
-        speculation: Default::default(),
-    };
-    Ok((CoachSession::new(model, options)?, side))
+/// Sessions played at once. All work on a card is one thread's.
+fn threads(vary: &Variation) -> usize {
+    if vary.device.as_ref().is_none_or(Device::is_cpu) { workers() } else { 1 }
 }
 
-fn play(held: &Held, vary: &Variation, seed: u64) -> Result<Played> {
-    let (mut coach, side) = coach(held, vary)?;
-    let (lang, fps) = (held.lang, coach.manifest().frame_rate);
-    let session =
-        Session::generate(seed, &SessionOptions { lang, split: Split::Validation, fps, ..SessionOptions::default() });
-    let mut view = AvatarView::new(side);
+/// A bar with the time that is left.
+fn progress(steps: u64, what: &str) -> indicatif::ProgressBar {
+    let bar = indicatif::ProgressBar::new(steps);
+    let template = format!("{{elapsed_precise}} [{{bar:30}}] {{pos}}/{{len}} {what} (left: {{eta}})");
+    if let Ok(style) = indicatif::ProgressStyle::with_template(&template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// A coach that is loaded once for many sessions.
+struct Coach {
+    session: CoachSession,
+    /// Side of its pictures.
+    side: usize,
+}
+
+impl Coach {
+    fn new(held: &Held, vary: &Variation) -> Result<Self> {
+        let device = vary.device.clone().unwrap_or(Device::Cpu);
+        let mut model = load_for(&held.model, &device, vary.context)?;
+        if let Some(tosa) = &vary.tosa {
+            model.eye.encoder_mut().set_tosa(tosa.clone());
+        }
+        let defaults = model.manifest.defaults.clone();
+        let side = model.picture_side;
+        let options = CoachOptions {
+            talkativeness: held.talkativeness.unwrap_or(defaults.talkativeness),
+            cooldown: Duration::from_secs_f64(defaults.cooldown_seconds),
+            max_tokens: defaults.max_tokens,
+            temperature: defaults.temperature,
+            seed: 0,
+            language: held.lang.code().to_owned(),
+            exercise: None,
+            cache: vary.cache.clone(),
+            speculation: Default::default(),
+        };
+        Ok(Self { session: CoachSession::new(model, options)?, side })
+    }
+
+    /// The session of a seed and its frames as the coach is shown them.
+    fn shown(&self, held: &Held, seed: u64) -> (Session, impl Iterator<Item = Result<Sight>> + use<>) {
+        let (side, fps) = (self.side, self.session.manifest().frame_rate);
+        let options = SessionOptions { lang: held.lang, split: Split::Validation, fps, ..SessionOptions::default() };
+        let session = Session::generate(seed, &options);
+        let mut view = AvatarView::new(side);
+        let sights = session.noisy_bodies().into_iter().enumerate().map(move |(seq, (t, body))| {
+            let t = Duration::from_secs_f64(t);
+            let frame = Frame::from_rgb(seq as u64, t, side, side, view.draw(t, &body))
+                .context("a drawn frame has the wrong size")?;
+            Ok(Sight { frame, view: View::Clear, people: 1, person: 0, body: Some(body) })
+        });
+        (session, sights)
+    }
+}
+
+fn play(coach: &mut Coach, held: &Held, seed: u64) -> Result<Played> {
+    let (session, mut sights) = coach.shown(held, seed);
+    coach.session.reset()?;
     let (mut said, mut decide_ms) = (Vec::new(), Vec::new());
-    for (seq, (t, body)) in session.noisy_bodies().into_iter().enumerate() {
+    loop {
         let begun = Instant::now();
-        let t = Duration::from_secs_f64(t);
-        let frame = Frame::from_rgb(seq as u64, t, side, side, view.draw(t, &body))
-            .context("a drawn frame has the wrong size")?;
-        let sight = Sight { frame, view: View::Clear, people: 1, person: 0, body: Some(body) };
-        let step = coach.observe(&sight, &mut |_| true)?;
+        let Some(sight) = sights.next().transpose()? else { break };
+        let step = coach.session.observe(&sight, &mut |_| true)?;
         match step.feedback {
             Some(feedback) => said.push(Timed::new(feedback.t_ready.as_secs_f64() + held.latency, feedback.text)),
             None => decide_ms.push(begun.elapsed().as_secs_f64() * 1e3),
