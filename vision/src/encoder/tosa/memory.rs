@@ -1,7 +1,7 @@
 //! What one frame of a stream leaves to the next: the updates that layers gave.
 
 use super::{Block, Places};
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 use std::collections::BTreeMap;
 
 /// What a stream of frames carries along. One step beyond the paper, for video: between frames most patches stay what they
@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     held: BTreeMap<usize, Held>,
+    /// Frames that were seen.
+    frames: u64,
     /// For each selective layer and picture the tokens that were worked on in the last frame, rising.
     pub attended: BTreeMap<usize, Vec<Vec<u32>>>,
 }
@@ -27,8 +29,14 @@ struct Held {
 impl Memory {
     /// A new stream begins.
     pub fn clear(&mut self) {
-        self.held.clear();
+        *self = Self::default();
+    }
+
+    /// The next frame begins; its number.
+    pub(super) fn begin(&mut self) -> u64 {
         self.attended.clear();
+        self.frames += 1;
+        self.frames
     }
 
     fn of(&self, index: usize, x: &Tensor) -> Result<Option<&Held>> {
@@ -38,15 +46,15 @@ impl Memory {
 
     /// How far each token of `x: [b, n, d]` is from where it was when layer `index` last worked on it; `None` where the
     /// layer has seen no such frame yet.
-    pub(super) fn changed(&self, index: usize, x: &Tensor) -> Result<Option<Vec<Vec<f32>>>> {
+    pub(crate) fn changed(&self, index: usize, x: &Tensor) -> Result<Option<Vec<Vec<f32>>>> {
         let Some(held) = self.of(index, x)? else { return Ok(None) };
         let (b, n, _) = x.dims3()?;
         let away = (x.reshape(held.input.shape())?.detach() - &held.input)?.sqr()?.sum(D::Minus1)?.sqrt()?;
-        Ok(Some(away.reshape((b, n))?.to_vec2()?))
+        Ok(Some(away.reshape((b, n))?.to_dtype(DType::F32)?.to_vec2()?))
     }
 
     /// The layer over all tokens, remembered.
-    pub(super) fn first<B: Block>(&mut self, index: usize, layer: &B, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn first(&mut self, index: usize, layer: &dyn Block, x: &Tensor) -> Result<Tensor> {
         let (b, n, d) = x.dims3()?;
         let y = layer.forward(x)?;
         let flat = x.reshape((b * n, d))?;
@@ -57,10 +65,10 @@ impl Memory {
     }
 
     /// The layer over the chosen tokens; the others get the update they got last.
-    pub(super) fn selectively<B: Block>(
+    pub(crate) fn selectively(
         &mut self,
         index: usize,
-        layer: &B,
+        layer: &dyn Block,
         x: &Tensor,
         chosen: Vec<Vec<u32>>,
     ) -> Result<Tensor> {
@@ -69,13 +77,10 @@ impl Memory {
         let places = Places::new(b, n, &chosen)?;
         let flat = x.reshape((b * n, d))?;
         let taken = places.take(&flat)?;
-        let update = (layer.forward(&taken)? - &taken)?;
-        let held = Held {
-            input: places.put(&held.input, &taken.detach())?,
-            update: places.put(&held.update, &update.detach())?,
-        };
-        let y = (&flat + &held.update)?.reshape((b, n, d))?;
-        self.held.insert(index, held);
+        let update = places.put(&held.update, &(layer.forward(&taken)? - &taken)?)?;
+        let y = (&flat + &update)?.reshape((b, n, d))?;
+        let input = places.put(&held.input, &taken.detach())?;
+        self.held.insert(index, Held { input, update: update.detach() });
         self.attended.insert(index, chosen);
         Ok(y)
     }
