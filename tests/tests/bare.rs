@@ -37,7 +37,8 @@ fn sight(i: u64, person: u32) -> Sight {
 
 #[test]
 fn any_llava_can_be_streamed_as_it_is() {
-    for (name, begin) in [("clip-llama", "USER: "), ("siglip-qwen2", "<|im_start|>user\n"), ("clip-mistral", "[INST]")] {
+    for (name, begin) in [("clip-llama", "USER: "), ("siglip-qwen2", "<|im_start|>user\n"), ("clip-mistral", "[INST]")]
+    {
         let model = load(&goldens(name), &Device::Cpu).unwrap_or_else(|e| panic!("{name}: {e}"));
         let manifest = model.manifest.clone();
         let prompt = &manifest.prompt.en_unnamed;

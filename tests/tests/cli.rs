@@ -105,7 +105,18 @@ fn doctor_gives_one_json_object() {
     let out = spotter(&["doctor", "--json"]);
     assert!(out.status.success(), "{}", stderr(&out));
     let report: serde_json::Value = serde_json::from_str(&stdout(&out)).unwrap();
-    for field in ["version", "features", "cpu", "threads", "devices", "device_choice", "recordings", "pose_runtime", "model", "display"] {
+    for field in [
+        "version",
+        "features",
+        "cpu",
+        "threads",
+        "devices",
+        "device_choice",
+        "recordings",
+        "pose_runtime",
+        "model",
+        "display",
+    ] {
         assert!(report.get(field).is_some(), "{field} in {report}");
     }
 }

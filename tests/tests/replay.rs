@@ -100,6 +100,9 @@ fn a_person_partly_out_of_view_is_told_and_not_coached() {
         return;
     }
     let text = Folder::new().replay(&clip.to_string_lossy(), &["--json", "--lens", "avatar"]);
-    assert!(text.contains(r#""text":"I can't see all of you. Step back, I can't see your feet.","kind":"view""#), "{text}");
+    assert!(
+        text.contains(r#""text":"I can't see all of you. Step back, I can't see your feet.","kind":"view""#),
+        "{text}"
+    );
     assert!(!text.contains(r#""kind":"coaching""#), "{text}");
 }

@@ -143,7 +143,12 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     writeln!(out, "processor     {} threads, {}", report.threads, report.cpu.join(" "))?;
     writeln!(out, "devices       {}", report.devices.join(" "))?;
     writeln!(out, "computes on   {}", report.device_choice)?;
-    let findings = [("recordings", &report.recordings), ("pose runtime", &report.pose_runtime), ("model", &report.model), ("display", &report.display)];
+    let findings = [
+        ("recordings", &report.recordings),
+        ("pose runtime", &report.pose_runtime),
+        ("model", &report.model),
+        ("display", &report.display),
+    ];
     for (name, finding) in findings {
         let mark = if finding.ok { "" } else { "not found: " };
         writeln!(out, "{name:<13} {mark}{}", finding.detail)?;

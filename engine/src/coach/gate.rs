@@ -100,7 +100,9 @@ pub(super) fn check(manifest: &Manifest, tokenizer: &Tokenizer, decoder: &Decode
         let n = ids(tokenizer, &manifest.prompt.render(language, None))?.len();
         if n == 0 || 2 * n > manifest.context {
             let context = manifest.context;
-            bail!("spotter.toml: prompt ({language}) is {n} tokens long; 1 to half of the context of {context} expected");
+            bail!(
+                "spotter.toml: prompt ({language}) is {n} tokens long; 1 to half of the context of {context} expected"
+            );
         }
     }
     Ok(())
@@ -109,9 +111,7 @@ pub(super) fn check(manifest: &Manifest, tokenizer: &Tokenizer, decoder: &Decode
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokenizers::{
-        models::wordlevel::WordLevelBuilder, pre_tokenizers::whitespace::Whitespace,
-    };
+    use tokenizers::{models::wordlevel::WordLevelBuilder, pre_tokenizers::whitespace::Whitespace};
 
     fn tokenizer() -> Tokenizer {
         let words = ["<unk>", "yes", "no", "please", "?", "<n>", "<f>", "</f>", "</s>"];

@@ -138,9 +138,8 @@ fn sessions_move_projector_decoder_and_heads() {
 fn the_joint_stage_moves_the_tower_as_well() {
     let folder = tempfile::tempdir().unwrap();
     let vars = Variables::seeded(1, &Device::Cpu);
-    let tower = |vars: &Variables| {
-        Tower(Vit::new(&vit_config(), vars.builder().pp("vision_tower")).unwrap(), vit_config())
-    };
+    let tower =
+        |vars: &Variables| Tower(Vit::new(&vit_config(), vars.builder().pp("vision_tower")).unwrap(), vit_config());
     let (streams, eyes) = ([stream()], tower(&vars));
     let before = values(&vars.all());
     let corpus = Corpus { streams: &streams, eyes: &eyes };

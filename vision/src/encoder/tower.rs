@@ -3,7 +3,7 @@
 //! Only the layers that are asked for are loaded and run, so a model that reads the last but one layer never pays for
 //! the last.
 
-use super::tosa::{Block, Outline, Tosa, TosaOptions};
+use super::tosa::{Block, Join, Outline, Tosa, TosaOptions};
 use crate::nn;
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -242,6 +242,17 @@ impl Layer {
         let q = (split(self.q.forward(&x)?)? * (1.0 / (dim as f64).sqrt()))?;
         Ok([q, split(self.k.forward(&x)?)?, split(self.v.forward(&x)?)?])
     }
+
+    /// `x` with attention and the MLP added, and the products of queries and keys.
+    fn attend(&self, x: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
+        // Half types lose the sum of many small weights.
+        let scores = q.matmul(&k.t()?)?.to_dtype(DType::F32)?;
+        let weights = nn::softmax(&scores, 1.0, false)?.to_dtype(v.dtype())?;
+        let mixed = weights.matmul(v)?.transpose(1, 2)?.contiguous()?.reshape(x.shape())?;
+        let x = (x + self.out.forward(&mixed)?)?;
+        let inner = self.act.forward(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
+        Ok(((&x + self.fc2.forward(&inner)?)?, scores))
+    }
 }
 
 impl Block for Layer {
@@ -254,19 +265,15 @@ impl Block for Layer {
         q.matmul(&k.t()?)?.to_dtype(DType::F32)
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(self.forward_scored(x)?.0)
+    fn forward_joined(&self, x: &Tensor, join: Join<'_>) -> Result<Tensor> {
+        let [q, k, v] = self.split(x)?;
+        let (k, v) = join(k, v)?;
+        Ok(self.attend(x, &q, &k, &v)?.0)
     }
 
     fn forward_scored(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let [q, k, v] = self.split(x)?;
-        // Half types lose the sum of many small weights.
-        let scores = q.matmul(&k.t()?)?.to_dtype(DType::F32)?;
-        let weights = nn::softmax(&scores, 1.0, false)?.to_dtype(v.dtype())?;
-        let mixed = weights.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape(x.shape())?;
-        let x = (x + self.out.forward(&mixed)?)?;
-        let inner = self.act.forward(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
-        Ok(((&x + self.fc2.forward(&inner)?)?, scores))
+        self.attend(x, &q, &k, &v)
     }
 }
 

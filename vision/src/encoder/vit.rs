@@ -4,7 +4,7 @@
 
 use super::{
     Encoder, TensorSpec,
-    tosa::{Block, Outline, Tosa, TosaOptions},
+    tosa::{Block, Join, Outline, Tosa, TosaOptions},
     trunk::{Prepare, Trunk},
 };
 use crate::{Frame, nn};
@@ -171,8 +171,9 @@ impl Block for Layer {
         (&q * f64::from(self.scale(&q)))?.matmul(&k.t()?)?.to_dtype(DType::F32)
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward_joined(&self, x: &Tensor, join: Join<'_>) -> Result<Tensor> {
         let [q, k, v] = self.split(x)?;
+        let (k, v) = join(k, v)?;
         self.finish(x, &nn::attention(&q, &k, &v, self.scale(&q), false)?)
     }
 

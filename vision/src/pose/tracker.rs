@@ -130,7 +130,13 @@ impl PoseTracker {
         };
         self.roi = found.next.is_sane(frame).then_some(found.next);
         let body = self.filter.next(frame.t, &found.body, found.next.side);
-        Ok(Some(Pose { body, raw: found.body, presence: found.presence, people: self.people.max(1), person: self.person }))
+        Ok(Some(Pose {
+            body,
+            raw: found.body,
+            presence: found.presence,
+            people: self.people.max(1),
+            person: self.person,
+        }))
     }
 
     fn count_is_due(&self, t: Duration) -> bool {

@@ -58,8 +58,14 @@ pub struct Abilities {
 /// What the FFmpeg that was linked can read.
 pub fn abilities() -> Abilities {
     use codec::Id;
-    let wanted =
-        [("H.264", Id::H264), ("HEVC", Id::HEVC), ("VP9", Id::VP9), ("AV1", Id::AV1), ("GIF", Id::GIF), ("MJPEG", Id::MJPEG)];
+    let wanted = [
+        ("H.264", Id::H264),
+        ("HEVC", Id::HEVC),
+        ("VP9", Id::VP9),
+        ("AV1", Id::AV1),
+        ("GIF", Id::GIF),
+        ("MJPEG", Id::MJPEG),
+    ];
     let (codecs, missing): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(_, id)| decoder::find(*id).is_some());
     let names = |list: Vec<(&'static str, Id)>| list.into_iter().map(|(name, _)| name).collect();
     let v = ffmpeg::format::version();

@@ -71,7 +71,9 @@ impl Shape {
         let selective = tosa.selective(self.depth).len() as u64;
         let k = self.kept(tosa);
         let standard = self.depth as u64 - selective;
-        let skipping = if k < self.tokens { self.layer(k) + selector } else { layer };
+        // With `reuse` the chosen tokens also attend to those that are skipped.
+        let wider = if tosa.reuse { 2 * k * (self.tokens - k) * self.width } else { 0 };
+        let skipping = if k < self.tokens { self.layer(k) + selector + wider } else { layer };
         Cost {
             layer,
             selector,

@@ -1,13 +1,13 @@
-//! What one frame of a stream leaves to the next: the updates that layers gave.
+//! What one frame of a stream leaves to the next: the updates that layers gave, and the keys and values they saw.
 
 use super::{Block, Places};
 use candle_core::{D, DType, Result, Tensor};
 use std::collections::BTreeMap;
 
 /// What a stream of frames carries along. One step beyond the paper, for video: between frames most patches stay what they
-/// are, so a token that is skipped gets the update that the layer gave it when it last worked on it, instead of none, and
-/// tokens that moved since then go first. What is skipped is old by a frame or two, not missing. It costs a copy and no
-/// multiply-accumulate; a batch of unrelated pictures has no use for it.
+/// are, so a token that is skipped gets the update that the layer gave it when it last worked on it, instead of none; those
+/// that are worked on also attend to its last key and value; and tokens that moved since then go first. What is skipped is
+/// old by a frame or two, not missing. A batch of unrelated pictures has no use for it.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     held: BTreeMap<usize, Held>,
@@ -24,6 +24,14 @@ struct Held {
     input: Tensor,
     /// What the layer added to it then.
     update: Tensor,
+    /// Its key and its value then, all heads.
+    keys: Tensor,
+    values: Tensor,
+}
+
+/// Keys or values `[b, heads, m, width]` as rows of tokens, `[b, m, d]`.
+fn rows(x: &Tensor) -> Result<Tensor> {
+    x.transpose(1, 2)?.contiguous()?.flatten_from(2)
 }
 
 impl Memory {
@@ -56,10 +64,15 @@ impl Memory {
     /// The layer over all tokens, remembered.
     pub(super) fn first(&mut self, index: usize, layer: &dyn Block, x: &Tensor) -> Result<Tensor> {
         let (b, n, d) = x.dims3()?;
-        let y = layer.forward(x)?;
-        let flat = x.reshape((b * n, d))?;
-        let update = (y.reshape((b * n, d))? - &flat)?;
-        self.held.insert(index, Held { input: flat.detach(), update: update.detach() });
+        let flat = |t: &Tensor| -> Result<Tensor> { Ok(t.reshape((b * n, d))?.detach()) };
+        let mut seen = None;
+        let y = layer.forward_joined(x, &mut |keys, values| {
+            seen = Some((flat(&rows(&keys)?)?, flat(&rows(&values)?)?));
+            Ok((keys, values))
+        })?;
+        if let Some((keys, values)) = seen {
+            self.held.insert(index, Held { input: flat(x)?, update: flat(&(&y - x)?)?, keys, values });
+        }
         self.attended.insert(index, vec![(0..n as u32).collect(); b]);
         Ok(y)
     }
@@ -77,10 +90,20 @@ impl Memory {
         let places = Places::new(b, n, &chosen)?;
         let flat = x.reshape((b * n, d))?;
         let taken = places.take(&flat)?;
-        let update = places.put(&held.update, &(layer.forward(&taken)? - &taken)?)?;
+        let mut seen = None;
+        let worked = layer.forward_joined(&taken, &mut |keys, values| {
+            let (heads, width) = (keys.dim(1)?, keys.dim(3)?);
+            let split = |t: &Tensor| t.reshape((b, n, heads, width))?.transpose(1, 2)?.contiguous();
+            let (keys, values) = (places.put(&held.keys, &rows(&keys)?)?, places.put(&held.values, &rows(&values)?)?);
+            seen = Some((keys.detach(), values.detach()));
+            Ok((split(&keys)?, split(&values)?))
+        })?;
+        let update = places.put(&held.update, &(worked - &taken)?)?;
         let y = (&flat + &update)?.reshape((b, n, d))?;
         let input = places.put(&held.input, &taken.detach())?;
-        self.held.insert(index, Held { input, update: update.detach() });
+        if let Some((keys, values)) = seen {
+            self.held.insert(index, Held { input, update: update.detach(), keys, values });
+        }
         self.attended.insert(index, chosen);
         Ok(y)
     }

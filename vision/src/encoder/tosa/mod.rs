@@ -26,6 +26,9 @@ use rank::Draw;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Keys and values `[b, heads, m, width]` on their way to attention, and what is attended to in their place.
+pub type Join<'a> = &'a mut dyn FnMut(Tensor, Tensor) -> Result<(Tensor, Tensor)>;
+
 /// A transformer layer that tokens may skip. Tokens are `[b, n, d]`, contiguous.
 pub trait Block {
     /// Attention heads.
@@ -37,11 +40,20 @@ pub trait Block {
     /// Those of the device.
     fn scores(&self, x: &Tensor) -> Result<Tensor>;
 
-    /// The layer with norm, attention, MLP and both residuals.
+    /// The layer with norm, attention, MLP and both residuals; its tokens attend to what `join` makes of their keys and values,
+    /// which may be those of more tokens.
+    ///
+    /// # Errors
+    /// Those of the device and of `join`.
+    fn forward_joined(&self, x: &Tensor, join: Join<'_>) -> Result<Tensor>;
+
+    /// The layer whose tokens attend to each other.
     ///
     /// # Errors
     /// Those of the device.
-    fn forward(&self, x: &Tensor) -> Result<Tensor>;
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_joined(x, &mut |keys, values| Ok((keys, values)))
+    }
 
     /// Both at once, without computing the products twice.
     ///

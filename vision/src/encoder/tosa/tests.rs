@@ -329,6 +329,9 @@ fn an_oracle_pays_for_its_maps() {
     // Queries, keys and their products of three layers over all tokens.
     assert_eq!(shape.oracle(&options), 3 * (2 * 65 * 192 * 192 + 65 * 65 * 192));
     assert_eq!(shape.oracle(&TosaOptions { ratio: 1.0, ..options.clone() }), 0);
+    // In a stream the 33 chosen tokens also attend to the 32 others, in three layers.
+    let reuse = TosaOptions { reuse: true, ..options.clone() };
+    assert_eq!(shape.cost(&reuse).selective - shape.cost(&options).selective, 3 * 2 * 33 * 32 * 192);
     // Without class tokens nothing is protected.
     assert_eq!(shape.kept(&options), 33);
     assert_eq!(Shape { tokens: 64, ..shape }.kept(&options), 32);
@@ -380,6 +383,19 @@ fn a_stream_reuses_what_layers_gave() {
     let mut other = Memory::default();
     run(all, &random((1, 37, 16), 5), Some(&tosa), Some(&mut other)).unwrap();
     assert!(off(&run(all, &moved, Some(&tosa), Some(&mut other)).unwrap(), &dense) > off(&kept, &dense) * 4.0);
+    // CLIP and SigLIP towers remember as well.
+    for class_token in [true, false] {
+        let mut tower = other(class_token);
+        let tosa = tower.tosa().unwrap().varied(0.5, true, Ranking::Selector);
+        let picture = random((1, 3, 24, 24), 7);
+        tower.set_tosa(None);
+        let whole = tower.forward(&picture).unwrap();
+        tower.set_tosa(Some(tosa));
+        let mut memory = Memory::default();
+        for _ in 0..3 {
+            assert!(off(&tower.follow(&picture, Some(&mut memory)).unwrap(), &whole) < 1e-4);
+        }
+    }
     // A batch of another shape begins anew, and change ranks nothing where there is no stream.
     let two = random((2, 37, 16), 6);
     let anew = run(all, &two, Some(&tosa), Some(&mut memory)).unwrap();

@@ -175,7 +175,8 @@ fn rows(
 ) -> Result<Vec<Row>> {
     let options = TosaOptions { ratio, ..setup.options.clone() };
     let times = times(args, setup, input, ways, &options)?;
-    let (cost, shape) = (setup.shape.cost(&options), setup.shape);
+    let shape = setup.shape;
+    let dense_macs = shape.cost(&options).dense;
     let dense_ms = times.first().copied().unwrap_or(f64::NAN);
     let row = |ratio: f64, way: &'static str, macs: u64, ms: f64| Row {
         size: setup.name.clone(),
@@ -186,15 +187,17 @@ fn rows(
         way,
         tokens: shape.tokens,
         macs,
-        dense_macs: cost.dense,
+        dense_macs,
         dense_ms,
         ms,
         speedup: dense_ms / ms,
         #[cfg(feature = "training")]
         quality: None,
     };
-    let mut all = vec![row(1.0, "dense", cost.dense, dense_ms)];
+    let mut all = vec![row(1.0, "dense", dense_macs, dense_ms)];
     for (way, ms) in ways.iter().zip(times.iter().skip(1)) {
+        let options = TosaOptions { reuse: way.reuse, ..options.clone() };
+        let cost = shape.cost(&options);
         let without = cost.selective - shape.selectors(&options);
         let macs = match way.ranking {
             Ranking::Selector => cost.selective,
