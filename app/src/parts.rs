@@ -35,7 +35,7 @@ use std::{
 pub(crate) const MODEL: &str = "spotter-mini";
 
 /// Larger recordings are scaled down while they are decoded: pose, coach and window need no more.
-const MAX_SIDE: usize = 1280;
+pub(crate) const MAX_SIDE: usize = 1280;
 
 /// What the encoder looks through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -122,13 +122,25 @@ fn prepared(
         LensChoice::Avatar => LensKind::Avatar,
         LensChoice::None => LensKind::None,
     };
-    let (lens, name): (Box<dyn Lens>, _) = match kind {
-        LensKind::None => (Box::new(NoLens), "none"),
-        LensKind::Avatar => (avatar_lens(side)?, "avatar"),
+    let name = match kind {
+        LensKind::None => "none",
+        LensKind::Avatar => "avatar",
     };
+    let lens = lens(kind, side)?;
     let talkativeness = choice.talkativeness.unwrap_or(talkativeness);
     let cooldown = choice.cooldown.unwrap_or(cooldown);
     Ok(Prepared { parts: Parts { lens, coach }, lens: name, talkativeness, cooldown })
+}
+
+/// What a model with pictures of `side` pixels looks through.
+///
+/// # Errors
+/// Pose models that can't be used.
+pub(crate) fn lens(kind: LensKind, side: usize) -> anyhow::Result<Box<dyn Lens>> {
+    match kind {
+        LensKind::None => Ok(Box::new(NoLens)),
+        LensKind::Avatar => avatar_lens(side),
+    }
 }
 
 /// The folder of a model: a path, or the name of one that ships.

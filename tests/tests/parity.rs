@@ -137,8 +137,7 @@ fn pictures_are_prepared_as_transformers_does() {
     for case in CASES {
         let g = golden(case);
         for (name, conversation) in &g.conversations {
-            let pixels =
-                g.plan.preprocess.as_ref().unwrap().batch(&g.frames(conversation.images), &Device::Cpu).unwrap();
+            let pixels = g.plan.prepare.batch(&g.frames(conversation.images), &Device::Cpu).unwrap();
             let off = difference(&pixels, &g.tensors[&format!("{name}.pixel_values")]);
             println!("{case:<14} pixels of {name:<8} {off:.2e}");
             // One step of a byte is 1 / 255 / 0.26: both round the resampled value to bytes, not always the same way.

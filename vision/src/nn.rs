@@ -8,6 +8,7 @@ mod pick;
 pub use pick::pick_rows;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 
 /// Contiguous f32 data behind a tensor of the CPU.
 fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {
@@ -22,11 +23,37 @@ fn fused(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
+/// Whether candle's own fused operation does as well: on a card, and in half types, where a composed one would round its
+/// sums. It drops gradients, so none may have to pass.
+fn ready_made(tensors: &[&Tensor]) -> bool {
+    let half = |t: &Tensor| matches!(t.dtype(), DType::F16 | DType::BF16);
+    tensors.iter().all(|t| !t.track_op() && (half(t) || !t.device().is_cpu()))
+}
+
+/// Numbers from which on rows are shared out among cores.
+const SHARED: usize = 1 << 17;
+
+/// Calls `f` with the number of each row of `x`, the row, and its place in `y`; rows of `d` numbers. Each row is worked on
+/// by itself, so that the number of cores changes no bit.
+fn rows(x: &[f32], y: &mut [f32], d: usize, f: impl Fn(usize, &[f32], &mut [f32]) + Sync) {
+    let d = d.max(1);
+    if y.len() < SHARED {
+        return x.chunks_exact(d).zip(y.chunks_exact_mut(d)).enumerate().for_each(|(i, (x, y))| f(i, x, y));
+    }
+    let least = (SHARED / 4).div_ceil(d);
+    let pairs = x.par_chunks_exact(d).zip(y.par_chunks_exact_mut(d)).with_min_len(least);
+    pairs.enumerate().for_each(|(i, (x, y))| f(i, x, y));
+}
+
 /// Softmax over the last dimension. With `causal`, row `i` of the last two dimensions `[n, m]` sees columns
 /// `0 ..= i + m - n` only. Scores are multiplied by `scale` first.
 pub fn softmax(x: &Tensor, scale: f32, causal: bool) -> Result<Tensor> {
     if fused(x) {
         return x.contiguous()?.apply_op1(Softmax { scale, causal });
+    }
+    if ready_made(&[x]) && !causal {
+        let x = if scale == 1.0 { x.contiguous()? } else { (x * f64::from(scale))? };
+        return candle_nn::ops::softmax_last_dim(&x);
     }
     let x = (x * f64::from(scale))?;
     let x = if causal { x.broadcast_add(&causal_mask(&x)?)? } else { x };
@@ -75,7 +102,7 @@ impl CustomOp1 for Softmax {
         let dims = layout.dims();
         let (m, n) = (dims[dims.len() - 1], if dims.len() > 1 { dims[dims.len() - 2] } else { 1 });
         let mut y = vec![0f32; x.len()];
-        for (row, (x, y)) in x.chunks_exact(m).zip(y.chunks_exact_mut(m)).enumerate() {
+        rows(x, &mut y, m, |row, x, y| {
             let width = self.width(row, n, m);
             let (x, y) = (&x[..width], &mut y[..width]);
             let max = x.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
@@ -84,7 +111,7 @@ impl CustomOp1 for Softmax {
             }
             let inverse = 1.0 / y.iter().sum::<f32>();
             y.iter_mut().for_each(|y| *y *= inverse);
-        }
+        });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
@@ -128,6 +155,9 @@ impl CustomOp2 for SoftmaxBackward {
 
 /// Layer normalisation of the last dimension of `x: [.., d]` with `weight` and `bias: [d]`.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
+    if ready_made(&[x, weight, bias]) {
+        return candle_nn::ops::layer_norm(&x.contiguous()?, weight, bias, eps);
+    }
     let normal = if fused(x) {
         x.contiguous()?.apply_op1(Normalise { centre: true, eps })?
     } else {
@@ -189,6 +219,18 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     y.reshape(shape)
 }
 
+/// A weight `[out, in]` laid out as a product on the processor reads it: a copy whose transpose is contiguous. The product
+/// packs any other layout anew each time, on one core, which a few tokens feel most. Variables stay what they are.
+///
+/// # Errors
+/// Those of the device.
+pub fn laid_out(weight: Tensor) -> Result<Tensor> {
+    if weight.track_op() || !weight.device().is_cpu() {
+        return Ok(weight);
+    }
+    weight.t()?.contiguous()?.t()
+}
+
 /// Mean binary cross-entropy of logits against truths of 0 or 1 of the same shape.
 pub fn binary_cross_entropy(logits: &Tensor, truth: &Tensor) -> Result<Tensor> {
     // max(x, 0) - x y + ln(1 + exp(-|x|))
@@ -218,10 +260,10 @@ impl CustomOp1 for Normalise {
         let x = f32s(storage, layout, self.name())?;
         let d = layout.dims()[layout.dims().len() - 1];
         let mut y = vec![0f32; x.len()];
-        for (x, y) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)) {
+        rows(x, &mut y, d, |_, x, y| {
             let (mean, inverse) = moments(x, self.centre, self.eps);
             y.iter_mut().zip(x).for_each(|(y, x)| *y = (x - mean) * inverse);
-        }
+        });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
@@ -289,9 +331,9 @@ impl CustomOp3 for Affine {
             bail!("affine: {:?} with {} weights", lx.shape(), w.len());
         }
         let mut y = vec![0f32; x.len()];
-        for (x, y) in x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len())) {
+        rows(x, &mut y, w.len(), |_, x, y| {
             y.iter_mut().zip(x).zip(w).zip(b).for_each(|(((y, x), w), b)| *y = x * w + b);
-        }
+        });
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
@@ -344,10 +386,8 @@ impl CustomOp2 for AddBias {
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, b: &CpuStorage, lb: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, b) = (f32s(x, lx, self.name())?, f32s(b, lb, self.name())?);
-        let mut y = x.to_vec();
-        for row in y.chunks_exact_mut(b.len()) {
-            row.iter_mut().zip(b).for_each(|(y, b)| *y += b);
-        }
+        let mut y = vec![0f32; x.len()];
+        rows(x, &mut y, b.len(), |_, x, y| y.iter_mut().zip(x).zip(b).for_each(|((y, x), b)| *y = x + b));
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 

@@ -1,6 +1,9 @@
 //! The seam between the pipeline and a streaming model.
 
-use spotter_engine::{coach::Step, speculate::Stats};
+use spotter_engine::{
+    coach::{Attended, Step},
+    speculate::Stats,
+};
 use spotter_vision::lens::Sight;
 use std::time::Duration;
 
@@ -35,6 +38,11 @@ pub(crate) trait Coach: Send {
 
     /// Part of the last [`Coach::observe`] spent in the vision encoder, where the model can tell.
     fn encode_time(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The patches of the last frame that the vision encoder worked on, where it skips some.
+    fn attended(&self) -> Option<Attended> {
         None
     }
 

@@ -215,6 +215,7 @@ impl Speaker {
         let elapsed = utterance.begun.elapsed();
         let decided = utterance.first.map_or(elapsed, |first| first - utterance.begun);
         let encode = coach.encode_time().unwrap_or_default().min(decided);
+        self.monitor.set_attended(coach.attended());
         if utterance.first.is_some() {
             self.monitor.set_speculation(coach.speculation());
         }

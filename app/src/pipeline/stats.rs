@@ -1,7 +1,7 @@
 //! What the pipeline counts and how long its stages take.
 
 use serde::Serialize;
-use spotter_engine::speculate::Stats;
+use spotter_engine::{coach::Attended, speculate::Stats};
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -90,6 +90,7 @@ struct Inner {
     /// Wall clock of the first and the last frame.
     wall: Option<(Instant, Instant)>,
     speculation: Option<Stats>,
+    attended: Option<Attended>,
 }
 
 /// Counts and times, written by the stages and read by whoever shows them.
@@ -137,6 +138,17 @@ impl Monitor {
     /// The same, where the coach has a drafter.
     pub(crate) fn speculation(&self) -> Option<Stats> {
         self.lock().speculation.clone()
+    }
+
+    /// The patches of the last frame that the encoder worked on; `None` where it skips none.
+    pub(crate) fn set_attended(&self, attended: Option<Attended>) {
+        self.lock().attended = attended;
+    }
+
+    /// The same, for the window.
+    #[cfg(feature = "desktop")]
+    pub(crate) fn attended(&self) -> Option<Attended> {
+        self.lock().attended.clone()
     }
 
     /// Adds a time of a stage.

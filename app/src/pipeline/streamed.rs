@@ -2,7 +2,7 @@
 
 use super::Coach;
 use spotter_engine::{
-    coach::{Step, session::CoachSession},
+    coach::{Attended, Step, session::CoachSession},
     speculate::Stats,
 };
 use spotter_vision::lens::Sight;
@@ -46,6 +46,10 @@ impl Coach for StreamedCoach {
 
     fn set_exercise(&mut self, exercise: Option<String>) -> anyhow::Result<()> {
         Ok(self.session.set_exercise(exercise)?)
+    }
+
+    fn attended(&self) -> Option<Attended> {
+        self.session.attended()
     }
 
     fn speculation(&self) -> Option<Stats> {

@@ -15,6 +15,27 @@ pub(crate) enum Theme {
     System,
 }
 
+/// Which patches that the encoder works on the window shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Patches {
+    #[default]
+    Off,
+    /// Of all layers that skip some.
+    Summed,
+    /// Of one layer.
+    Layer(usize),
+}
+
+impl std::fmt::Display for Patches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Summed => f.write_str("summed"),
+            Self::Layer(n) => write!(f, "{n}"),
+        }
+    }
+}
+
 /// A setting.
 pub(crate) struct Key {
     /// In the file.
@@ -45,7 +66,7 @@ macro_rules! key {
 }
 
 /// Every setting, in the order in which they are shown.
-pub(crate) static KEYS: [Key; 12] = [
+pub(crate) static KEYS: [Key; 13] = [
     key!(lang, "SPOTTER_LANG", "language of the coach: en or ko", language, |v: &Language| v.code().to_owned()),
     key!(model, "SPOTTER_MODEL", "model folder, or the name of one that ships", some_path, show_path),
     key!(talkativeness, "SPOTTER_TALKATIVENESS", "more speaks more, -20 to 20; 0 is as trained", bias, show_option),
@@ -56,12 +77,27 @@ pub(crate) static KEYS: [Key; 12] = [
     key!(data, "SPOTTER_DATA", "folder with what Spotter keeps", some_path, show_path),
     key!(theme, "SPOTTER_THEME", "dark, light or system", theme, show_theme),
     key!(text_scale, "SPOTTER_TEXT_SCALE", "size of all text, 0.5 to 3", scale, f32::to_string),
+    key!(
+        patches,
+        "SPOTTER_PATCHES",
+        "show patches the encoder works on: off, summed or a layer",
+        patches,
+        Patches::to_string
+    ),
     key!(voice, "SPOTTER_VOICE", "speak aloud", flag, bool::to_string),
     key!(volume, "SPOTTER_VOLUME", "loudness of the voice, 0 to 1", share, f32::to_string),
 ];
 
 fn language(text: &str) -> Result<Language, &'static str> {
     Language::from_str(text, false).map_err(|_| "en or ko")
+}
+
+fn patches(text: &str) -> Result<Patches, &'static str> {
+    match text.trim() {
+        "off" => Ok(Patches::Off),
+        "summed" => Ok(Patches::Summed),
+        number => number.parse().map(Patches::Layer).map_err(|_| "off, summed or the number of a layer"),
+    }
 }
 
 fn theme(text: &str) -> Result<Theme, &'static str> {

@@ -7,7 +7,7 @@ mod file;
 mod keys;
 
 pub(crate) use file::{path, write};
-pub(crate) use keys::{KEYS, Key, Theme};
+pub(crate) use keys::{KEYS, Key, Patches, Theme};
 
 use crate::cli::Language;
 use anyhow::anyhow;
@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) data: Option<PathBuf>,
     pub(crate) theme: Theme,
     pub(crate) text_scale: f32,
+    /// Which patches that the encoder works on are shown.
+    pub(crate) patches: Patches,
     pub(crate) voice: bool,
     /// 0 to 1.
     pub(crate) volume: f32,
@@ -50,6 +52,7 @@ impl Default for Settings {
             data: None,
             theme: Theme::Dark,
             text_scale: 1.0,
+            patches: Patches::Off,
             voice: true,
             volume: 0.8,
         }

@@ -3,6 +3,7 @@
 use super::{
     Play, Reopen, Take,
     front::{Command, Front, Screen, World},
+    heat,
     picture::{Screen as Texture, skeleton},
     set_look,
 };
@@ -15,7 +16,7 @@ use crate::{
         threads::{self, Pace, Running},
     },
     sessions::{Memory, Stamp, Store, review},
-    settings,
+    settings::{self, Patches},
     timeline::{Session, Sink as _, Sinks},
 };
 use anyhow::{Context as _, anyhow};
@@ -294,7 +295,7 @@ impl App {
         });
     }
 
-    fn picture_ui(&self, ui: &Ui, area: Rect, mirror: bool) {
+    fn picture_ui(&self, ui: &Ui, area: Rect, mirror: bool, show: Patches) {
         let painter = ui.painter_at(area);
         painter.rect_filled(area, 0.0, Color32::from_rgb(12, 12, 14));
         let shown = self.picture.draw(&painter, area, mirror);
@@ -304,7 +305,12 @@ impl App {
         let side = area.height() * INSET;
         // between the count above and the cue below
         let corner = area.right_center() - vec2(side + 14.0, side * 0.3);
-        self.inset.draw(&painter, Rect::from_min_size(corner, vec2(side, side)), false);
+        let inset = self.inset.draw(&painter, Rect::from_min_size(corner, vec2(side, side)), false);
+        // the encoder sees what is in the inset, or the picture itself
+        let seen = inset.map(|at| (at, false)).or_else(|| shown.map(|at| (at, mirror)));
+        if let (Some((at, mirror)), Some(attended)) = (seen, self.monitor.attended().filter(|_| show != Patches::Off)) {
+            heat::draw(&painter, &attended, show, at, mirror);
+        }
     }
 
     fn session_is_live(&self) -> bool {
@@ -362,7 +368,8 @@ impl eframe::App for App {
             picture: &|_, _| {},
         };
         let mirror = world.camera && front.settings.mirror;
-        let picture = |ui: &Ui, area: Rect| self.picture_ui(ui, area, mirror);
+        let show = front.settings.patches;
+        let picture = |ui: &Ui, area: Rect| self.picture_ui(ui, area, mirror, show);
         let commands = front.ui(ui, &World { picture: &picture, ..world });
         self.front = front;
         for command in commands {

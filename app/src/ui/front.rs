@@ -1,6 +1,6 @@
 //! What the window shows, apart from where it comes from: screens, keys, and what the user asked for.
 
-use super::{help, hud, look_back, panels, preferences, state::State};
+use super::{heat, help, hud, look_back, panels, preferences, state::State};
 use crate::{
     pipeline::stats::Monitor,
     sessions::{Past, Review},
@@ -124,6 +124,9 @@ impl Front {
             let area = ui.available_rect_before_wrap();
             (world.picture)(ui, area);
             hud::ui(ui, area, &self.state, world);
+            let attended = world.monitor.and_then(Monitor::attended);
+            let looked = world.monitor.is_some_and(|m| m.counts().observed > 0);
+            heat::key_ui(ui, area, attended.as_ref(), self.settings.patches, looked);
         });
     }
 
@@ -154,6 +157,11 @@ impl Front {
         }
         if plain(Key::L) {
             self.side = !self.side;
+        }
+        if plain(Key::P) {
+            let attended = world.monitor.and_then(Monitor::attended);
+            let next = heat::next(attended.as_ref(), self.settings.patches);
+            commands.push(Command::Setting("patches", next.to_string()));
         }
         if plain(Key::M) {
             commands.push(Command::Mute(!world.muted));

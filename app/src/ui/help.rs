@@ -3,12 +3,13 @@
 use eframe::egui::{self, RichText, Ui};
 
 /// Each key and what it does.
-pub(super) const KEYS: [(&str, &str); 10] = [
+pub(super) const KEYS: [(&str, &str); 11] = [
     ("Space", "pause, or go on"),
     ("E", "end the session and look back on it"),
     ("R", "play again, or begin another session"),
     ("M", "mute, or speak again"),
     ("L", "times of the stages, and everything that was said"),
+    ("P", "patches that the encoder works on: all layers, each layer, off"),
     ("S", "settings"),
     ("+  -", "larger or smaller text"),
     ("H or F1", "these keys"),

@@ -49,7 +49,7 @@ fn words(ui: &mut Ui, area: Rect, at: Align2, text: &str, size: f32, colour: Col
 }
 
 /// A dark plate at an edge of the picture, as large as what is on it.
-fn plate(ui: &mut Ui, name: &str, area: Rect, at: Align2, add: impl FnOnce(&mut Ui)) {
+pub(super) fn plate(ui: &mut Ui, name: &str, area: Rect, at: Align2, add: impl FnOnce(&mut Ui)) {
     let inner = area.shrink(EDGE);
     let layout = match (at.x(), at.y()) {
         (Align::Min, _) => Layout::top_down(Align::Min),

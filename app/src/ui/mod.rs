@@ -5,6 +5,7 @@
 
 mod app;
 mod front;
+mod heat;
 mod help;
 mod hud;
 mod look_back;

@@ -4,7 +4,10 @@ use super::{
     front::{Command, Front, World},
     theme::palette,
 };
-use crate::settings::Theme;
+use crate::{
+    pipeline::stats::Monitor,
+    settings::{Patches, Theme},
+};
 use eframe::egui::{self, ComboBox, RichText, Slider, Ui};
 use spotter_datasets::synthetic::Exercise;
 
@@ -16,6 +19,7 @@ pub(super) fn ui(ui: &mut Ui, front: &mut Front, world: &World<'_>, commands: &m
         session_ui(ui, front, world, commands);
         ui.add_space(12.0);
         look_ui(ui, front, commands);
+        patches_ui(ui, front, world, commands);
         ui.add_space(12.0);
         voice_ui(ui, front, world, commands);
         ui.add_space(12.0);
@@ -63,6 +67,25 @@ fn look_ui(ui: &mut Ui, front: &Front, commands: &mut Vec<Command>) {
     if ui.checkbox(&mut mirror, "show the camera as a mirror does").changed() {
         commands.push(Command::Setting("mirror", mirror.to_string()));
     }
+}
+
+/// The patches that the encoder works on; the layers that can be shown are those of the last frame.
+fn patches_ui(ui: &mut Ui, front: &Front, world: &World<'_>, commands: &mut Vec<Command>) {
+    let layers = world.monitor.and_then(Monitor::attended).map(|a| a.layers).unwrap_or_default();
+    let each = layers.iter().map(|(layer, _)| Patches::Layer(*layer));
+    let shown = front.settings.patches;
+    let name = |show: Patches| match show {
+        Patches::Off => "off".to_owned(),
+        Patches::Summed => "all layers".to_owned(),
+        Patches::Layer(n) => format!("layer {n}"),
+    };
+    ComboBox::from_label("show the patches that the encoder works on").selected_text(name(shown)).show_ui(ui, |ui| {
+        for show in [Patches::Off, Patches::Summed].into_iter().chain(each) {
+            if ui.selectable_label(shown == show, name(show)).clicked() {
+                commands.push(Command::Setting("patches", show.to_string()));
+            }
+        }
+    });
 }
 
 fn voice_ui(ui: &mut Ui, front: &Front, world: &World<'_>, commands: &mut Vec<Command>) {

@@ -11,7 +11,7 @@ use crate::{
         workout::{Bout, Goal},
     },
     sessions::{Memory, Stamp, review},
-    settings::Settings,
+    settings::{Patches, Settings},
     timeline::Sink as _,
 };
 use eframe::egui::{Key, Rect, Ui};
@@ -20,7 +20,7 @@ use egui_kittest::{
     kittest::{NodeT as _, Queryable as _},
 };
 use spotter_datasets::synthetic::Exercise;
-use spotter_engine::coach::{Feedback, Kind};
+use spotter_engine::coach::{Attended, Feedback, Kind};
 use spotter_vision::{lens::View, pose::Missing, reps::Phase};
 use std::time::Duration;
 
@@ -258,6 +258,37 @@ fn times_are_shown_beside_the_picture() {
     harness.get_by_label("frame to decision");
     harness.get_by_label("0 dropped, 0 skipped, 0 stale");
     assert_eq!(harness.query_all_by_label("12.0").count(), 2);
+}
+
+#[test]
+fn patches_that_are_worked_on_are_told_and_chosen_with_a_key() {
+    let mut desk = desk(begun(), 5);
+    desk.front.settings.patches = Patches::Summed;
+    desk.monitor.count(|c| c.observed = 1);
+    // A model that skips nothing says so.
+    let mut harness = harness(desk);
+    harness.get_by_label_contains("it skips no tokens");
+    let layers = vec![(1, vec![0, 1, 2]), (3, vec![2, 5, 6])];
+    harness.state().monitor.set_attended(Some(Attended { side: 3, window: [0.0, 0.0, 1.0, 1.0], layers }));
+    harness.run();
+    harness.get_by_label_contains("2 layers work on 3 of 9");
+    let mut press = |shown: Patches, expected: &str| {
+        harness.state_mut().front.settings.patches = shown;
+        harness.key_press(Key::P);
+        harness.run();
+        let asked: Vec<Command> = harness.state_mut().asked.drain(..).collect();
+        assert_eq!(asked, [Command::Setting("patches", expected.into())]);
+    };
+    press(Patches::Summed, "1");
+    press(Patches::Layer(1), "3");
+    press(Patches::Layer(3), "off");
+    press(Patches::Off, "summed");
+    harness.state_mut().front.settings.patches = Patches::Layer(3);
+    harness.run();
+    harness.get_by_label("patches: layer 3 works on 3 of 9");
+    harness.state_mut().front.settings.patches = Patches::Off;
+    harness.run();
+    assert!(harness.query_by_label_contains("patches").is_none());
 }
 
 #[test]

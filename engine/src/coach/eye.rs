@@ -1,12 +1,12 @@
 //! From a frame to embeddings of the decoder, with the frame before in mind.
 
+use super::Attended;
 use crate::model::LlavaEncoder;
 use candle_core::{Result, Tensor};
 use spotter_vision::{
     Frame,
     encoder::{Encoder as _, tosa::Memory},
 };
-use std::collections::BTreeMap;
 
 /// Sees the frames of one stream.
 pub struct Eye {
@@ -14,12 +14,14 @@ pub struct Eye {
     /// Pooled tokens of the last frame.
     before: Option<Tensor>,
     memory: Memory,
+    /// Width and height of the last frame.
+    size: (usize, usize),
 }
 
 impl Eye {
     /// Of a stream that has not begun.
     pub fn new(encoder: LlavaEncoder) -> Self {
-        Self { encoder, before: None, memory: Memory::default() }
+        Self { encoder, before: None, memory: Memory::default(), size: (1, 1) }
     }
 
     /// Embeddings of a frame, `[1, k, width]`.
@@ -27,6 +29,7 @@ impl Eye {
         let now = self.encoder.follow(frame, &mut self.memory)?;
         let seen = self.encoder.project(&now, self.before.as_ref())?;
         self.before = Some(now);
+        self.size = (frame.width, frame.height);
         Ok(seen)
     }
 
@@ -64,8 +67,8 @@ impl Eye {
         &mut self.encoder
     }
 
-    /// For each layer that skips tokens, those of the last frame that it worked on; empty where none are skipped.
-    pub fn attended(&self) -> &BTreeMap<usize, Vec<Vec<u32>>> {
-        &self.memory.attended
+    /// The patches of the last frame that layers worked on which skip tokens; `None` where the tower skips none.
+    pub fn attended(&self) -> Option<Attended> {
+        self.encoder.attended(&self.memory, self.size)
     }
 }

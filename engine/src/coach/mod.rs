@@ -101,6 +101,18 @@ pub struct SpeculationChoice {
     pub method: Option<Method>,
 }
 
+/// Which patches of a frame the layers of a tower worked on that skip tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attended {
+    /// Patches along a side.
+    pub side: usize,
+    /// Where the patches lie in the frame, in shares of it: left, top, right, bottom. Below 0 or above 1 where bars were added.
+    pub window: [f32; 4],
+    /// Each such layer with its patches, rows from the top, rising; class tokens are no patches. Empty where every layer works
+    /// on all.
+    pub layers: Vec<(usize, Vec<u32>)>,
+}
+
 /// One step of the coach: a frame was seen.
 #[derive(Clone, Debug)]
 pub struct Step {

@@ -7,7 +7,7 @@
 //! entries are dropped between frames and utterances only.
 
 use super::{
-    CacheChoice, CoachOptions, Feedback, Kind, Step,
+    Attended, CacheChoice, CoachOptions, Feedback, Kind, Step,
     context::empty_cache,
     eye::Eye,
     gate::{Gate, ids},
@@ -202,6 +202,11 @@ impl CoachSession {
     /// What drafting did so far, where there is a drafter.
     pub fn speculation(&self) -> Option<Stats> {
         self.speculator.as_ref().map(Speculator::stats)
+    }
+
+    /// The patches of the last frame that the tower worked on; `None` where it skips none.
+    pub fn attended(&self) -> Option<Attended> {
+        self.model.eye.attended()
     }
 
     /// Entries in the context.

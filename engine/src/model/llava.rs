@@ -5,58 +5,27 @@ use super::{
     cache::KvCache,
     decoder::Decoder,
     layers::Mode,
-    llava_config::VisionConfig,
     plan::Plan,
     projector::{Projector, TokenGrid, VisionManifest, join_change},
 };
+use crate::coach::Attended;
 use candle_core::{DType, Device, Error, Result, Tensor};
 use candle_nn::VarBuilder;
 use spotter_vision::{
     Frame,
     encoder::{
-        Encoder, VisionTower,
-        clip::Clip,
-        siglip::Siglip,
+        Encoder, Prepare, Trunk,
         tosa::{Memory, Tosa},
-        vit::Vit,
     },
-    preprocess::Preprocess,
 };
-
-/// The vision towers that a checkpoint may name.
-pub enum Tower {
-    /// `clip_vision_model`.
-    Clip(Clip),
-    /// `siglip_vision_model`.
-    Siglip(Siglip),
-    /// `spotter_vit`.
-    Spotter(Vit),
-}
-
-impl Tower {
-    fn new(plan: &Plan, vb: VarBuilder) -> Result<Self> {
-        let depth = plan.config.vision_depth;
-        Ok(match &plan.config.vision {
-            VisionConfig::Clip(cfg) => Self::Clip(Clip::new(cfg, depth, vb)?),
-            VisionConfig::Siglip(cfg) => Self::Siglip(Siglip::new(cfg, depth, vb)?),
-            VisionConfig::Spotter(cfg) => Self::Spotter(Vit::new(cfg, vb)?),
-        })
-    }
-
-    fn follow(&self, pixels: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor> {
-        match self {
-            Self::Clip(tower) => tower.follow(pixels, memory),
-            Self::Siglip(tower) => tower.follow(pixels, memory),
-            Self::Spotter(tower) => tower.follow(pixels, memory),
-        }
-    }
-}
 
 /// From frames to tokens of the language model's width: preprocessing, tower, pooling, change, projector.
 pub struct LlavaEncoder {
-    preprocess: Option<Preprocess>,
-    tower: Tower,
+    prepare: Prepare,
+    tower: Box<dyn Trunk>,
     grid: TokenGrid,
+    /// Share of a picture's side that whole patches cover.
+    whole: f32,
     vision: VisionManifest,
     projector: Projector,
     width: usize,
@@ -88,28 +57,34 @@ impl LlavaEncoder {
     }
 
     fn prepare(&self, frames: &[Frame]) -> Result<Tensor> {
-        Ok(match (&self.preprocess, &self.tower) {
-            (_, Tower::Spotter(vit)) => vit.prepare(frames)?,
-            (Some(preprocess), _) => preprocess.batch(frames, &self.device).map_err(Error::wrap)?,
-            (None, _) => candle_core::bail!("the vision tower has no preprocessing"),
-        })
+        self.prepare.batch(frames, &self.device).map_err(Error::wrap)
+    }
+
+    /// The vision tower.
+    pub fn tower(&self) -> &dyn Trunk {
+        self.tower.as_ref()
     }
 
     /// Lets the tower's layers skip tokens, in another way or no longer.
     pub fn set_tosa(&mut self, tosa: Option<Tosa>) {
-        match &mut self.tower {
-            Tower::Clip(tower) => tower.set_tosa(tosa),
-            Tower::Siglip(tower) => tower.set_tosa(tosa),
-            Tower::Spotter(tower) => tower.set_tosa(tosa),
-        }
+        self.tower.set_tosa(tosa);
     }
 
-    /// How Spotter's own tower skips tokens, if it does.
+    /// How the tower skips tokens, if it does.
     pub fn tosa(&self) -> Option<&Tosa> {
-        match &self.tower {
-            Tower::Spotter(tower) => tower.tosa(),
-            Tower::Clip(_) | Tower::Siglip(_) => None,
-        }
+        self.tower.tosa()
+    }
+
+    /// The patches that a frame of `width` x `height` pixels left in a stream's memory; `None` where the tower skips none.
+    pub fn attended(&self, memory: &Memory, (width, height): (usize, usize)) -> Option<Attended> {
+        self.tosa()?;
+        let [left, top, right, bottom] = self.prepare.window(width, height);
+        // Pixels that make no whole patch are not looked at.
+        let (right, bottom) = (left + (right - left) * self.whole, top + (bottom - top) * self.whole);
+        let (class, side) = (u32::from(self.grid.class), self.grid.side);
+        let patches = |tokens: &Vec<u32>| tokens.iter().filter_map(|t| t.checked_sub(class)).collect();
+        let layers = memory.attended.iter().filter_map(|(layer, all)| Some((*layer, patches(all.first()?))));
+        Some(Attended { side, window: [left, top, right, bottom], layers: layers.collect() })
     }
 
     /// What [`look`](Self::look) gave to `[b, tokens, width]`; `before` is what it gave for the frame before.
@@ -152,9 +127,10 @@ impl Llava {
         let (dtype, device) = (vb.dtype(), vb.device().clone());
         let from = plan.vision.joined(cfg.vision.hidden_size());
         let encoder = LlavaEncoder {
-            preprocess: plan.preprocess.clone(),
-            tower: Tower::new(plan, vb.pp(&layout.vision))?,
+            prepare: plan.prepare.clone(),
+            tower: cfg.vision.build(cfg.vision_depth, vb.pp(&layout.vision))?,
             grid: plan.grid(),
+            whole: cfg.vision.whole(),
             vision: plan.vision.clone(),
             projector: Projector::new(from, cfg.text.width, cfg.projector_bias, vb.pp(&layout.projector))?,
             width: cfg.text.width,

@@ -4,9 +4,16 @@ use super::{
     config::{ConfigError, DecoderConfig, HfDecoderConfig},
     projector::TokenGrid,
 };
+use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use spotter_vision::encoder::{TowerConfig, clip, siglip, vit::VitConfig};
+use spotter_vision::encoder::{
+    TensorSpec, TowerConfig, Trunk,
+    clip::{self, Clip},
+    siglip::{self, Siglip},
+    tosa::TosaOptions,
+    vit::{Vit, VitConfig},
+};
 
 /// The file, field by field.
 #[allow(missing_docs, reason = "the fields are those of the file; LlavaConfig documents them")]
@@ -63,6 +70,15 @@ impl VisionConfig {
         }
     }
 
+    /// Share of a picture's side that whole patches cover.
+    pub fn whole(&self) -> f32 {
+        let (patch, image) = match self {
+            Self::Clip(cfg) | Self::Siglip(cfg) => (cfg.patch_size, cfg.image_size),
+            Self::Spotter(cfg) => (cfg.patch_size, cfg.image_size),
+        };
+        (self.grid(false).side * patch) as f32 / image.max(1) as f32
+    }
+
     /// How its tokens lie; `keep_class` is the strategy `full`.
     pub fn grid(&self, keep_class: bool) -> TokenGrid {
         let side = match self {
@@ -71,6 +87,52 @@ impl VisionConfig {
         };
         let class = self.has_class_token();
         TokenGrid { side, class, keep_class: class && keep_class }
+    }
+
+    /// How its layers skip tokens; `None` where they do not.
+    pub fn tosa(&self) -> Option<&TosaOptions> {
+        match self {
+            Self::Clip(cfg) | Self::Siglip(cfg) => cfg.tosa.as_ref(),
+            Self::Spotter(cfg) => cfg.tosa.as_ref(),
+        }
+    }
+
+    /// The same tower skipping tokens in another way, or not at all.
+    pub fn with_tosa(mut self, tosa: Option<TosaOptions>) -> Self {
+        match &mut self {
+            Self::Clip(cfg) | Self::Siglip(cfg) => cfg.tosa = tosa,
+            Self::Spotter(cfg) => cfg.tosa = tosa,
+        }
+        self
+    }
+
+    /// The tower up to a layer, from the tensors under `vb`.
+    ///
+    /// # Errors
+    /// Options or tensors that do not fit.
+    pub fn build(&self, depth: usize, vb: VarBuilder) -> candle_core::Result<Box<dyn Trunk>> {
+        Ok(match self {
+            Self::Clip(cfg) => Box::new(Clip::new(cfg, depth, vb)?),
+            Self::Siglip(cfg) => Box::new(Siglip::new(cfg, depth, vb)?),
+            Self::Spotter(cfg) => Box::new(Vit::new(cfg, vb)?),
+        })
+    }
+
+    /// Where the layers lie among the tower's tensors, selectors beside them.
+    pub fn layers(&self) -> &'static str {
+        match self {
+            Self::Clip(_) | Self::Siglip(_) => "encoder.layers",
+            Self::Spotter(_) => "layers",
+        }
+    }
+
+    /// What [`build`](Self::build) reads; `prefix` ends in a dot or is empty.
+    pub fn tensors(&self, depth: usize, prefix: &str) -> Vec<TensorSpec> {
+        match self {
+            Self::Clip(cfg) => Clip::tensors(cfg, depth, prefix),
+            Self::Siglip(cfg) => Siglip::tensors(cfg, depth, prefix),
+            Self::Spotter(cfg) => Vit::tensors(cfg, prefix),
+        }
     }
 
     /// Layers to run for a `vision_feature_layer`.
@@ -192,8 +254,12 @@ impl LlavaConfig {
                 "default",
             ));
         }
+        let vision_depth = vision.depth(hf.vision_feature_layer.as_ref())?;
+        if let Some(problem) = vision.tosa().and_then(|t| t.problem(vision_depth)) {
+            return Err(ConfigError::new("vision_config.tosa", "options that fit the layers that are run", problem));
+        }
         Ok(Self {
-            vision_depth: vision.depth(hf.vision_feature_layer.as_ref())?,
+            vision_depth,
             text,
             vision,
             keep_class,

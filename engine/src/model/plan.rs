@@ -4,7 +4,7 @@ use super::{
     config::{ConfigError, DecoderConfig},
     llava::Llava,
     llava_config::{HfLlavaConfig, LlavaConfig, VisionConfig},
-    projector::{Projector, TokenGrid, VisionManifest},
+    projector::{Pooling, Projector, TokenGrid, VisionManifest},
 };
 use crate::{
     device::Choice,
@@ -14,7 +14,7 @@ use crate::{
 };
 use serde::Deserialize;
 use spotter_vision::{
-    encoder::{TensorSpec, clip::Clip, siglip::Siglip, vit::Vit},
+    encoder::{Prepare, TensorSpec},
     preprocess::{HfImageProcessor, Preprocess},
 };
 use std::path::Path;
@@ -89,8 +89,8 @@ pub struct Plan {
     pub layout: Layout,
     /// What becomes of a picture's tokens.
     pub vision: VisionManifest,
-    /// From a frame to the tower's input; `None` for Spotter's own tower, which takes pictures as they are.
-    pub preprocess: Option<Preprocess>,
+    /// From frames to the tower's input.
+    pub prepare: Prepare,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
 }
@@ -114,8 +114,8 @@ impl Plan {
         let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"))?;
         tokenizer.check(config.text.vocab, config.image_token)?;
         let checkpoint = Checkpoint::open(folder)?;
-        let preprocess = read_preprocess(&checkpoint, &config)?;
-        let plan = Self { layout: Layout::of(&checkpoint), checkpoint, config, vision, preprocess, tokenizer };
+        let prepare = read_prepare(&checkpoint, &config)?;
+        let plan = Self { layout: Layout::of(&checkpoint), checkpoint, config, vision, prepare, tokenizer };
         plan.check_change()?;
         plan.checkpoint.require(&plan.parts().all())?;
         Ok(plan)
@@ -141,11 +141,7 @@ impl Plan {
         let (embedding, layers) =
             decoder_tensors(&cfg.text, &format!("{}.", layout.body), &format!("{}.", layout.head));
         Parts {
-            vision: match &cfg.vision {
-                VisionConfig::Clip(tower) => Clip::tensors(tower, cfg.vision_depth, &vision),
-                VisionConfig::Siglip(tower) => Siglip::tensors(tower, cfg.vision_depth, &vision),
-                VisionConfig::Spotter(vit) => Vit::tensors(vit, &vision),
-            },
+            vision: cfg.vision.tensors(cfg.vision_depth, &vision),
             projector: Projector::tensors(
                 self.vision.joined(cfg.vision.hidden_size()),
                 cfg.text.width,
@@ -165,6 +161,17 @@ impl Plan {
     /// The tower's tokens before pooling.
     pub fn grid(&self) -> TokenGrid {
         self.config.vision.grid(self.config.keep_class)
+    }
+
+    /// The tower's tokens that are read behind it, of all that leave it.
+    pub fn read(&self) -> std::ops::Range<usize> {
+        let grid = self.grid();
+        let (class, patches) = (usize::from(grid.class), grid.side.pow(2));
+        match self.vision.pooling {
+            Pooling::Cls => 0..1,
+            Pooling::None if grid.keep_class => 0..class + patches,
+            Pooling::None | Pooling::Average(_) => class..class + patches,
+        }
     }
 
     /// How the image token is written.
@@ -195,24 +202,24 @@ fn read_vision(folder: &Path) -> Result<VisionManifest, WeightsError> {
 }
 
 /// `preprocessor_config.json`, or the part of `processor_config.json` that newer files keep it in.
-fn read_preprocess(checkpoint: &Checkpoint, config: &LlavaConfig) -> Result<Option<Preprocess>, WeightsError> {
+fn read_prepare(checkpoint: &Checkpoint, config: &LlavaConfig) -> Result<Prepare, WeightsError> {
     #[derive(Deserialize)]
     struct Processor {
         image_processor: Option<HfImageProcessor>,
     }
     let side = config.vision.image_size();
-    let default = match config.vision {
+    let default = match &config.vision {
         VisionConfig::Clip(_) => Preprocess::clip(side),
         VisionConfig::Siglip(_) => Preprocess::siglip(side),
-        VisionConfig::Spotter(_) => return Ok(None),
+        VisionConfig::Spotter(cfg) => return Ok(Prepare::Patches(cfg.clone())),
     };
     let own: Option<HfImageProcessor> = checkpoint.json_if_present("preprocessor_config.json")?;
     let nested =
         || checkpoint.json_if_present::<Processor>("processor_config.json").map(|p| p.and_then(|p| p.image_processor));
-    match own.map_or_else(nested, |own| Ok(Some(own)))? {
-        Some(hf) => Ok(Some(default.with_settings(&hf)?)),
-        None => Ok(Some(default)),
-    }
+    Ok(Prepare::Pixels(match own.map_or_else(nested, |own| Ok(Some(own)))? {
+        Some(hf) => default.with_settings(&hf)?,
+        None => default,
+    }))
 }
 
 /// What a [`super::Decoder`] reads: embedding (and head), layers (and last norm). Prefixes end in a dot.

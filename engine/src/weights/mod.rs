@@ -17,6 +17,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Selectors, and the tower that was trained with them, beside the weights of a checkpoint.
+pub const SELECTORS: &str = "selectors.safetensors";
+
 /// A folder with a model.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
@@ -45,7 +48,7 @@ impl Checkpoint {
             ));
         }
         let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
-        let (files, index) = if single.is_file() {
+        let (mut files, index) = if single.is_file() {
             (vec![single], None)
         } else if index.is_file() {
             let parsed: Index = read_json(&index)?;
@@ -70,6 +73,13 @@ impl Checkpoint {
                     ));
                 }
             }
+        }
+        // What training added to a checkpoint that is left as it came; its tensors come last and win.
+        let added = folder.join(SELECTORS);
+        if added.is_file() {
+            let header = read_header(&added)?;
+            tensors.extend(header.into_iter().map(|(name, info)| (name, TensorInfo { file: files.len(), ..info })));
+            files.push(added);
         }
         Ok(Self { folder: folder.to_path_buf(), files, tensors })
     }

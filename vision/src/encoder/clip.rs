@@ -1,11 +1,12 @@
 //! CLIP's vision tower ("Learning Transferable Visual Models From Natural Language Supervision", Radford et al. 2021),
 //! with the names of the Hugging Face checkpoints.
 
-use super::tosa::{Memory, Tosa};
-use super::tower::{
-    Activation, LayerNorm, Layers, PatchEmbedding, TensorSpec, TowerConfig, VisionTower, add_positions,
+use super::{
+    tosa::{Block, Tosa},
+    tower::{Activation, LayerNorm, Layers, PatchEmbedding, TensorSpec, TowerConfig, add_positions},
+    trunk::Trunk,
 };
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
 /// What a `vision_config` leaves out: the base tower, ViT-B/32 at 224 pixels.
@@ -20,6 +21,7 @@ pub fn default_config() -> TowerConfig {
         num_channels: 3,
         hidden_act: Activation::QuickGelu,
         layer_norm_eps: 1e-5,
+        tosa: None,
     }
 }
 
@@ -32,7 +34,7 @@ pub struct Clip {
     norm: LayerNorm,
     layers: Layers,
     tosa: Option<Tosa>,
-    config: TowerConfig,
+    device: Device,
 }
 
 impl Clip {
@@ -46,8 +48,8 @@ impl Clip {
             positions: embeddings.pp("position_embedding").get((cfg.patches() + 1, cfg.hidden_size), "weight")?,
             norm: LayerNorm::new(cfg, vb.pp("pre_layrnorm"))?, // spelled so in every checkpoint
             layers: Layers::new(cfg, depth, vb.pp("encoder").pp("layers"))?,
-            tosa: None,
-            config: cfg.clone(),
+            tosa: Layers::tosa(cfg, depth, 1, &vb.pp("encoder").pp("layers"))?,
+            device: vb.device().clone(),
         })
     }
 
@@ -66,24 +68,36 @@ impl Clip {
     }
 }
 
-impl VisionTower for Clip {
-    fn follow(&self, pixels: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor> {
+impl Trunk for Clip {
+    fn embed(&self, pixels: &Tensor) -> Result<Tensor> {
         let patches = self.patches.forward(pixels)?;
         let (b, _, width) = patches.dims3()?;
         let class = self.class.reshape((1, 1, width))?.expand((b, 1, width))?;
         let tokens = add_positions(&Tensor::cat(&[&class, &patches], 1)?, &self.positions)?;
-        self.layers.forward(&self.norm.forward(&tokens.contiguous()?)?, self.tosa.as_ref(), memory)
+        self.norm.forward(&tokens.contiguous()?)
     }
 
-    fn set_tosa(&mut self, tosa: Option<Tosa>) {
-        self.tosa = tosa;
+    fn blocks(&self) -> Vec<&dyn Block> {
+        self.layers.blocks()
+    }
+
+    fn finish(&self, tokens: &Tensor) -> Result<Tensor> {
+        Ok(tokens.clone())
     }
 
     fn has_class_token(&self) -> bool {
         true
     }
 
-    fn config(&self) -> &TowerConfig {
-        &self.config
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn tosa(&self) -> Option<&Tosa> {
+        self.tosa.as_ref()
+    }
+
+    fn set_tosa(&mut self, tosa: Option<Tosa>) {
+        self.tosa = tosa;
     }
 }

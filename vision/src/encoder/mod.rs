@@ -4,9 +4,11 @@ pub mod clip;
 pub mod siglip;
 pub mod tosa;
 mod tower;
+mod trunk;
 pub mod vit;
 
-pub use tower::{TensorSpec, TowerConfig, VisionTower};
+pub use tower::{TensorSpec, TowerConfig};
+pub use trunk::{Prepare, Trunk};
 
 use crate::Frame;
 use candle_core::{Result, Tensor};

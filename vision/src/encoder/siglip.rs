@@ -1,9 +1,12 @@
 //! SigLIP's vision tower ("Sigmoid Loss for Language Image Pre-Training", Zhai et al. 2023), with the names of the
 //! Hugging Face checkpoints. It has no class token, and LLaVA does not use its pooling head.
 
-use super::tosa::{Memory, Tosa};
-use super::tower::{Activation, Layers, PatchEmbedding, TensorSpec, TowerConfig, VisionTower, add_positions};
-use candle_core::{Result, Tensor};
+use super::{
+    tosa::{Block, Tosa},
+    tower::{Activation, Layers, PatchEmbedding, TensorSpec, TowerConfig, add_positions},
+    trunk::Trunk,
+};
+use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
 /// What a `vision_config` leaves out: the base tower at 224 pixels.
@@ -18,6 +21,7 @@ pub fn default_config() -> TowerConfig {
         num_channels: 3,
         hidden_act: Activation::GeluTanh,
         layer_norm_eps: 1e-6,
+        tosa: None,
     }
 }
 
@@ -28,7 +32,7 @@ pub struct Siglip {
     positions: Tensor,
     layers: Layers,
     tosa: Option<Tosa>,
-    config: TowerConfig,
+    device: Device,
 }
 
 impl Siglip {
@@ -39,8 +43,8 @@ impl Siglip {
             patches: PatchEmbedding::new(cfg, true, embeddings.pp("patch_embedding"))?,
             positions: embeddings.pp("position_embedding").get((cfg.patches(), cfg.hidden_size), "weight")?,
             layers: Layers::new(cfg, depth, vb.pp("encoder").pp("layers"))?,
-            tosa: None,
-            config: cfg.clone(),
+            tosa: Layers::tosa(cfg, depth, 0, &vb.pp("encoder").pp("layers"))?,
+            device: vb.device().clone(),
         })
     }
 
@@ -57,21 +61,32 @@ impl Siglip {
     }
 }
 
-impl VisionTower for Siglip {
-    fn follow(&self, pixels: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor> {
-        let tokens = add_positions(&self.patches.forward(pixels)?, &self.positions)?;
-        self.layers.forward(&tokens.contiguous()?, self.tosa.as_ref(), memory)
+impl Trunk for Siglip {
+    fn embed(&self, pixels: &Tensor) -> Result<Tensor> {
+        add_positions(&self.patches.forward(pixels)?, &self.positions)?.contiguous()
     }
 
-    fn set_tosa(&mut self, tosa: Option<Tosa>) {
-        self.tosa = tosa;
+    fn blocks(&self) -> Vec<&dyn Block> {
+        self.layers.blocks()
+    }
+
+    fn finish(&self, tokens: &Tensor) -> Result<Tensor> {
+        Ok(tokens.clone())
     }
 
     fn has_class_token(&self) -> bool {
         false
     }
 
-    fn config(&self) -> &TowerConfig {
-        &self.config
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn tosa(&self) -> Option<&Tosa> {
+        self.tosa.as_ref()
+    }
+
+    fn set_tosa(&mut self, tosa: Option<Tosa>) {
+        self.tosa = tosa;
     }
 }

@@ -3,7 +3,8 @@
 //! Only the layers that are asked for are loaded and run, so a model that reads the last but one layer never pays for
 //! the last.
 
-use super::tosa::{self, Block, Memory, Tosa};
+use super::tosa::{Block, Join, Outline, Tosa, TosaOptions};
+use crate::nn;
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,9 @@ pub struct TowerConfig {
     pub hidden_act: Activation,
     /// Added under the root of the norms.
     pub layer_norm_eps: f64,
+    /// Layers that work on some tokens only; left out, all work on all.
+    #[serde(default)]
+    pub tosa: Option<TosaOptions>,
 }
 
 impl TowerConfig {
@@ -119,22 +123,6 @@ impl TowerConfig {
     }
 }
 
-/// A vision tower of either kind.
-pub trait VisionTower {
-    /// Pictures `[b, 3, image_size, image_size]`, normalised, to tokens `[b, tokens, hidden_size]`.
-    fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        self.follow(pixels, None)
-    }
-    /// The same for a frame of a stream, which leaves `memory` to the next.
-    fn follow(&self, pixels: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor>;
-    /// Lets its layers skip tokens, or no longer.
-    fn set_tosa(&mut self, tosa: Option<Tosa>);
-    /// A token for the whole picture stands before the patches.
-    fn has_class_token(&self) -> bool;
-    /// The numbers it was built from.
-    fn config(&self) -> &TowerConfig;
-}
-
 #[derive(Clone, Debug)]
 struct Linear {
     weight: Tensor,
@@ -143,13 +131,12 @@ struct Linear {
 
 impl Linear {
     fn new(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self { weight: vb.get((output, input), "weight")?, bias: vb.get(output, "bias")? })
+        Ok(Self { weight: nn::laid_out(vb.get((output, input), "weight")?)?, bias: vb.get(output, "bias")? })
     }
 
     /// `x [b, n, in]`, contiguous.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (b, n, input) = x.dims3()?;
-        x.reshape((b * n, input))?.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)?.reshape((b, n, ()))
+        nn::linear(x, &self.weight, Some(&self.bias))
     }
 }
 
@@ -171,7 +158,7 @@ impl LayerNorm {
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        candle_nn::ops::layer_norm(x, &self.weight, &self.bias, self.eps)
+        nn::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 }
 
@@ -189,7 +176,7 @@ pub(super) struct PatchEmbedding {
 impl PatchEmbedding {
     pub(super) fn new(cfg: &TowerConfig, bias: bool, vb: VarBuilder) -> Result<Self> {
         let shape = (cfg.hidden_size, cfg.num_channels, cfg.patch_size, cfg.patch_size);
-        let weight = vb.get(shape, "weight")?.flatten_from(1)?;
+        let weight = nn::laid_out(vb.get(shape, "weight")?.flatten_from(1)?)?;
         let bias = if bias { Some(vb.get(cfg.hidden_size, "bias")?) } else { None };
         Ok(Self { weight, bias, patch: cfg.patch_size, side: cfg.side(), image: cfg.image_size })
     }
@@ -255,6 +242,17 @@ impl Layer {
         let q = (split(self.q.forward(&x)?)? * (1.0 / (dim as f64).sqrt()))?;
         Ok([q, split(self.k.forward(&x)?)?, split(self.v.forward(&x)?)?])
     }
+
+    /// `x` with attention and the MLP added, and the products of queries and keys.
+    fn attend(&self, x: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
+        // Half types lose the sum of many small weights.
+        let scores = q.matmul(&k.t()?)?.to_dtype(DType::F32)?;
+        let weights = nn::softmax(&scores, 1.0, false)?.to_dtype(v.dtype())?;
+        let mixed = weights.matmul(v)?.transpose(1, 2)?.contiguous()?.reshape(x.shape())?;
+        let x = (x + self.out.forward(&mixed)?)?;
+        let inner = self.act.forward(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
+        Ok(((&x + self.fc2.forward(&inner)?)?, scores))
+    }
 }
 
 impl Block for Layer {
@@ -267,19 +265,15 @@ impl Block for Layer {
         q.matmul(&k.t()?)?.to_dtype(DType::F32)
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(self.forward_scored(x)?.0)
+    fn forward_joined(&self, x: &Tensor, join: Join<'_>) -> Result<Tensor> {
+        let [q, k, v] = self.split(x)?;
+        let (k, v) = join(k, v)?;
+        Ok(self.attend(x, &q, &k, &v)?.0)
     }
 
     fn forward_scored(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let [q, k, v] = self.split(x)?;
-        // Half types lose the sum of many small weights.
-        let scores = q.matmul(&k.t()?)?.to_dtype(DType::F32)?;
-        let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(v.dtype())?;
-        let mixed = weights.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape(x.shape())?;
-        let x = (x + self.out.forward(&mixed)?)?;
-        let inner = self.act.forward(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
-        Ok(((&x + self.fc2.forward(&inner)?)?, scores))
+        self.attend(x, &q, &k, &v)
     }
 }
 
@@ -292,8 +286,14 @@ impl Layers {
         Ok(Self((0..depth).map(|i| Layer::new(cfg, vb.pp(i))).collect::<Result<_>>()?))
     }
 
-    pub(super) fn forward(&self, x: &Tensor, tosa: Option<&Tosa>, memory: Option<&mut Memory>) -> Result<Tensor> {
-        tosa::run(&self.0, x, tosa, memory)
+    pub(super) fn blocks(&self) -> Vec<&dyn Block> {
+        self.0.iter().map(|layer| layer as &dyn Block).collect()
+    }
+
+    /// The selectors that a configuration asks for, under `vb` beside the layers.
+    pub(super) fn tosa(cfg: &TowerConfig, depth: usize, class_tokens: usize, vb: &VarBuilder) -> Result<Option<Tosa>> {
+        let of = Outline { depth, heads: cfg.num_attention_heads, class_tokens };
+        cfg.tosa.as_ref().map(|options| Tosa::new(options, of, vb)).transpose()
     }
 
     /// What [`Self::new`] reads under `prefix`.
@@ -316,6 +316,11 @@ impl Layers {
                 all.push(TensorSpec::new(prefix, &format!("{i}.{name}.weight"), weight));
                 all.push(TensorSpec::new(prefix, &format!("{i}.{name}.bias"), &[output]));
             }
+        }
+        if let Some(options) = &cfg.tosa {
+            // Shapes do not depend on class tokens.
+            let of = Outline { depth, heads: cfg.num_attention_heads, class_tokens: 0 };
+            all.extend(Tosa::tensors(options, of, prefix));
         }
         all
     }

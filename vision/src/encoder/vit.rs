@@ -4,10 +4,11 @@
 
 use super::{
     Encoder, TensorSpec,
-    tosa::{self, Block, Memory, Tosa, TosaOptions},
+    tosa::{Block, Join, Outline, Tosa, TosaOptions},
+    trunk::{Prepare, Trunk},
 };
 use crate::{Frame, nn};
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Error, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,10 @@ impl VitConfig {
         (self.image_size / self.patch_size.max(1)).pow(2)
     }
 
+    fn outline(&self) -> Outline {
+        Outline { depth: self.num_hidden_layers, heads: self.num_attention_heads, class_tokens: 1 }
+    }
+
     /// The reason why no model has this shape, if so.
     pub fn problem(&self) -> Option<String> {
         let Self { image_size, patch_size, hidden_size, num_attention_heads, .. } = self;
@@ -79,7 +84,7 @@ impl Linear {
     fn new(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         let init = Init::Randn { mean: 0.0, stdev: (1.0 / inputs as f64).sqrt() * 0.7 };
         Ok(Self {
-            weight: vb.get_with_hints((outputs, inputs), "weight", init)?,
+            weight: nn::laid_out(vb.get_with_hints((outputs, inputs), "weight", init)?)?,
             bias: vb.get_with_hints(outputs, "bias", Init::Const(0.0))?,
         })
     }
@@ -163,18 +168,21 @@ impl Block for Layer {
 
     fn scores(&self, x: &Tensor) -> Result<Tensor> {
         let [q, k, _] = self.split(x)?;
-        (&q * f64::from(self.scale(&q)))?.matmul(&k.t()?)
+        (&q * f64::from(self.scale(&q)))?.matmul(&k.t()?)?.to_dtype(DType::F32)
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward_joined(&self, x: &Tensor, join: Join<'_>) -> Result<Tensor> {
         let [q, k, v] = self.split(x)?;
+        let (k, v) = join(k, v)?;
         self.finish(x, &nn::attention(&q, &k, &v, self.scale(&q), false)?)
     }
 
     fn forward_scored(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let [q, k, v] = self.split(x)?;
-        let scores = (&q * f64::from(self.scale(&q)))?.matmul(&k.t()?)?;
-        Ok((self.finish(x, &nn::softmax(&scores, 1.0, false)?.matmul(&v)?)?, scores))
+        // Half types lose the sum of many small weights.
+        let scores = (&q * f64::from(self.scale(&q)))?.matmul(&k.t()?)?.to_dtype(DType::F32)?;
+        let mixed = nn::softmax(&scores, 1.0, false)?.to_dtype(v.dtype())?.matmul(&v)?;
+        Ok((self.finish(x, &mixed)?, scores))
     }
 }
 
@@ -208,9 +216,7 @@ impl Vit {
                 .collect::<Result<_>>()?,
             norm: LayerNorm::new(config, vb.pp("norm"))?,
             tosa: match &config.tosa {
-                Some(options) => {
-                    Some(Tosa::new(options, config.num_hidden_layers, config.num_attention_heads, &vb.pp("layers"))?)
-                }
+                Some(options) => Some(Tosa::new(options, config.outline(), &vb.pp("layers"))?),
                 None => None,
             },
             device: vb.device().clone(),
@@ -240,7 +246,7 @@ impl Vit {
         }
         map("norm", &[d]);
         if let Some(options) = &config.tosa {
-            all.extend(Tosa::tensors(options, depth, config.num_attention_heads, &format!("{prefix}layers.")));
+            all.extend(Tosa::tensors(options, config.outline(), &format!("{prefix}layers.")));
         }
         all
     }
@@ -248,11 +254,6 @@ impl Vit {
     /// The shape it was built with.
     pub fn config(&self) -> &VitConfig {
         &self.config
-    }
-
-    /// Where it computes.
-    pub fn device(&self) -> &Device {
-        &self.device
     }
 
     /// Patches of pictures one after another, bytes as they are.
@@ -290,61 +291,50 @@ impl Vit {
         Self::patches(config, Self::cut(config, rgb)?, device)
     }
 
-    /// Patches `[b, patches, patch * patch * 3]` to tokens `[b, 1 + patches, d]`, the class token first.
-    pub fn forward(&self, patches: &Tensor) -> Result<Tensor> {
-        self.follow(patches, None)
+    /// The class tokens alone: `[b, d]`.
+    pub fn class_tokens(&self, patches: &Tensor) -> Result<Tensor> {
+        self.forward(patches)?.narrow(1, 0, 1)?.squeeze(1)
     }
+}
 
-    /// The same for a frame of a stream, which leaves `memory` to the next.
-    pub fn follow(&self, patches: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor> {
-        let x = self.embed(patches)?;
-        self.finish(&tosa::run(&self.layers, &x, self.tosa.as_ref(), memory)?)
-    }
-
-    /// Tokens that left the last layer to those that leave the tower.
-    pub fn finish(&self, tokens: &Tensor) -> Result<Tensor> {
-        self.norm.forward(tokens)
-    }
-
-    /// How it skips tokens, if it does.
-    pub fn tosa(&self) -> Option<&Tosa> {
-        self.tosa.as_ref()
-    }
-
-    /// Patches to the tokens that enter the first layer, `[b, 1 + patches, d]`.
-    pub fn embed(&self, patches: &Tensor) -> Result<Tensor> {
+impl Trunk for Vit {
+    /// Patches `[b, patches, patch * patch * 3]` to `[b, 1 + patches, d]`, the class token first.
+    fn embed(&self, patches: &Tensor) -> Result<Tensor> {
         let b = patches.dim(0)?;
         let x = self.patch.forward(patches)?;
         let class = self.class.broadcast_as((b, 1, self.config.hidden_size))?;
         Tensor::cat(&[&class, &x], 1)?.broadcast_add(&self.positions)
     }
 
-    /// Skips tokens in another way, or not at all; for measurements.
-    pub fn set_tosa(&mut self, tosa: Option<Tosa>) {
+    fn blocks(&self) -> Vec<&dyn Block> {
+        self.layers.iter().map(|layer| layer as &dyn Block).collect()
+    }
+
+    fn finish(&self, tokens: &Tensor) -> Result<Tensor> {
+        self.norm.forward(tokens)
+    }
+
+    fn has_class_token(&self) -> bool {
+        true
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn tosa(&self) -> Option<&Tosa> {
+        self.tosa.as_ref()
+    }
+
+    fn set_tosa(&mut self, tosa: Option<Tosa>) {
         self.tosa = tosa;
-    }
-
-    /// Layers, for training selectors.
-    pub fn blocks(&self) -> &[impl Block] {
-        &self.layers
-    }
-
-    /// The class tokens alone: `[b, d]`.
-    pub fn class_tokens(&self, patches: &Tensor) -> Result<Tensor> {
-        self.forward(patches)?.narrow(1, 0, 1)?.squeeze(1)
-    }
-
-    /// Patches of frames, as [`forward`](Self::forward) takes them.
-    pub fn prepare(&self, frames: &[Frame]) -> Result<Tensor> {
-        let fitted: Vec<_> = frames.iter().map(|f| f.fit_square(self.config.image_size)).collect();
-        let bytes: Vec<&[u8]> = fitted.iter().map(AsRef::as_ref).collect();
-        Self::patchify(&self.config, &bytes, &self.device)
     }
 }
 
 impl Encoder for Vit {
     fn encode(&self, frames: &[Frame]) -> Result<Tensor> {
-        self.forward(&self.prepare(frames)?)?.to_dtype(DType::F32)
+        let patches = Prepare::Patches(self.config.clone()).batch(frames, &self.device).map_err(Error::wrap)?;
+        self.forward(&patches)?.to_dtype(DType::F32)
     }
 
     fn shape(&self) -> (usize, usize) {

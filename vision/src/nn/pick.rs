@@ -11,16 +11,22 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Resu
 /// An index is past the last row.
 pub fn pick_rows(x: &Tensor, index: &[u32]) -> Result<Tensor> {
     let (n, _) = x.dims2()?;
+    if let Some(from) = index.iter().find(|from| **from as usize >= n) {
+        bail!("row {from} of {n}");
+    }
+    let rows = Tensor::new(index, x.device())?;
+    if !x.track_op() {
+        return x.contiguous()?.index_select(&rows, 0);
+    }
     // Where each row went; `index.len()` is a row of zeros.
     let mut back = vec![index.len() as u32; n];
     for (to, from) in index.iter().enumerate().rev() {
-        match back.get_mut(*from as usize) {
-            Some(place) => *place = to as u32,
-            None => bail!("row {from} of {n}"),
+        if let Some(place) = back.get_mut(*from as usize) {
+            *place = to as u32;
         }
     }
     let back = Tensor::new(back, x.device())?;
-    x.contiguous()?.apply_op2(&Tensor::new(index, x.device())?, PickRows { back })
+    x.contiguous()?.apply_op2(&rows, PickRows { back })
 }
 
 struct PickRows {

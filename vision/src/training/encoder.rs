@@ -1,69 +1,28 @@
-//! Trains the encoder on single pictures: where the joints are (also hidden ones, also in depth), what is done, what is wrong.
+//! Trains the encoder on single pictures.
 //!
 //! Joints are a dense target: a few hundred thousand drawn pictures teach the class token the posture, which is what
 //! the coach needs to follow a movement.
 
-use super::{AdamW, AdamWSettings, Variables, data_parallel, prefetch};
-use crate::{
-    body::JOINTS,
-    encoder::{
-        tosa::Tosa,
-        vit::{Vit, VitConfig},
-    },
-    nn,
+use super::{
+    AdamW, AdamWSettings, Variables, data_parallel,
+    heads::{Heads, Marks, Sample, SampleSource, Scores, Truth, task},
+    prefetch,
 };
-use candle_core::{D, Device, Error, Result, Tensor};
-use candle_nn::Init;
+use crate::encoder::vit::{Vit, VitConfig};
+use candle_core::{Device, Error, Result, Tensor};
 use std::{path::PathBuf, sync::Mutex};
 
-/// A picture with its truth.
-pub struct Sample {
-    /// `image_size * image_size * 3` bytes.
-    pub rgb: Vec<u8>,
-    /// Joints in picture coordinates from -1 to 1; z at the same scale.
-    pub joints: [[f32; 3]; JOINTS],
-    /// Class of what is done.
-    pub exercise: u32,
-    /// Phase of the repetition, 0 to 1; its turning point is at 0.5.
-    pub phase: f32,
-    /// What is wrong with the repetition, one bit a class.
-    pub mistakes: u32,
-}
-
 /// Samples ready for a device.
-pub(super) struct Batch {
-    pub(super) cut: Vec<u8>,
-    joints: Vec<f32>,
-    exercise: Vec<u32>,
-    phase: Vec<f32>,
-    mistakes: Vec<f32>,
+struct Batch {
+    cut: Vec<u8>,
+    truth: Truth,
 }
 
 impl Batch {
-    fn new(config: &VitConfig, classes: usize, samples: &[Sample]) -> Result<Self> {
+    fn new(config: &VitConfig, mistakes: usize, samples: &[Sample]) -> Result<Self> {
         let rgb: Vec<&[u8]> = samples.iter().map(|s| s.rgb.as_slice()).collect();
-        let turn = |s: &Sample| (s.phase * std::f32::consts::TAU).sin_cos();
-        Ok(Self {
-            cut: Vit::cut(config, &rgb)?,
-            joints: samples.iter().flat_map(|s| s.joints.as_flattened().iter().copied()).collect(),
-            exercise: samples.iter().map(|s| s.exercise).collect(),
-            phase: samples.iter().flat_map(|s| [turn(s).0, turn(s).1]).collect(),
-            mistakes: samples
-                .iter()
-                .flat_map(|s| (0..classes).map(|i| if s.mistakes >> i & 1 == 1 { 1.0 } else { 0.0 }))
-                .collect(),
-        })
+        Ok(Self { cut: Vit::cut(config, &rgb)?, truth: Truth::new(mistakes, samples) })
     }
-}
-
-/// Where samples come from; one call makes one sample of a seed.
-pub trait SampleSource: Sync {
-    /// Number of classes of `exercise`.
-    fn classes(&self) -> usize;
-    /// Number of bits of `mistakes`.
-    fn mistakes(&self) -> usize;
-    /// `count` samples of `seed`.
-    fn samples(&self, seed: u64, count: usize) -> Vec<Sample>;
 }
 
 /// Settings of a training run.
@@ -102,154 +61,48 @@ pub struct Progress {
     pub mistakes: f64,
 }
 
-/// What a trained encoder scores on samples it never saw.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Scores {
-    /// Mean distance of joints in the picture plane, in per cent of the picture's side.
-    pub joint_error_percent: f64,
-    /// Share of pictures whose exercise is right, from one picture alone.
-    pub exercise_accuracy: f64,
-    /// Mean distance of the phase from the truth, in per cent of a repetition, from one picture alone.
-    pub phase_error_percent: f64,
-    /// F1 over all mistakes, from one picture alone.
-    pub mistake_f1: f64,
-}
-
 /// An encoder with its training heads.
 pub struct EncoderModel {
     vit: Vit,
-    joints: (Tensor, Tensor),
-    exercise: (Tensor, Tensor),
-    phase: (Tensor, Tensor),
-    mistakes: (Tensor, Tensor),
-    config: VitConfig,
+    heads: Heads,
     device: Device,
-}
-
-/// What the heads say.
-struct Outputs {
-    joints: Tensor,
-    exercise: Tensor,
-    phase: Tensor,
-    mistakes: Tensor,
 }
 
 impl EncoderModel {
     /// The variables of the tower lie below `vision_tower`, as in the checkpoint that ships; heads below `heads`.
+    ///
+    /// # Errors
+    /// Saved variables of another shape.
     pub fn new(config: &VitConfig, classes: usize, mistakes: usize, vars: &Variables) -> Result<Self> {
         let vb = vars.builder();
-        let head = |name: &str, n: usize| -> Result<(Tensor, Tensor)> {
-            let vb = vb.pp("heads").pp(name);
-            Ok((vb.get_with_hints((n, config.hidden_size), "weight", Init::Const(0.0))?, vb.get(n, "bias")?))
-        };
-        Ok(Self {
-            vit: Vit::new(config, vb.pp("vision_tower"))?,
-            joints: head("joints", JOINTS * 3)?,
-            exercise: head("exercise", classes)?,
-            phase: head("phase", 2)?,
-            mistakes: head("mistakes", mistakes)?,
-            config: config.clone(),
-            device: vb.device().clone(),
-        })
-    }
-
-    pub(super) fn batch(&self, samples: &[Sample]) -> Result<Batch> {
-        Batch::new(&self.config, self.mistakes.0.dim(0)?, samples)
-    }
-
-    /// The tower.
-    pub fn vit(&self) -> &Vit {
-        &self.vit
-    }
-
-    /// Lets the tower skip tokens, or no longer.
-    pub fn set_tosa(&mut self, tosa: Option<Tosa>) {
-        self.vit.set_tosa(tosa);
+        // The tower comes first: from a seed, variables take their numbers in the order in which they are made.
+        let vit = Vit::new(config, vb.pp("vision_tower"))?;
+        let heads = Heads::new(config.hidden_size, classes, mistakes, vars)?;
+        Ok(Self { vit, heads, device: vb.device().clone() })
     }
 
     /// What the tower makes of a batch, `[b, d]`.
     fn class_tokens(&self, cut: Vec<u8>) -> Result<Tensor> {
-        self.vit.class_tokens(&Vit::patches(&self.config, cut, &self.device)?)
+        self.vit.class_tokens(&Vit::patches(self.vit.config(), cut, &self.device)?)
     }
 
-    fn outputs(&self, class: &Tensor) -> Result<Outputs> {
-        let head = |(w, b): &(Tensor, Tensor)| nn::linear(class, w, Some(b));
-        Ok(Outputs {
-            joints: head(&self.joints)?,
-            exercise: head(&self.exercise)?,
-            phase: head(&self.phase)?,
-            mistakes: head(&self.mistakes)?,
-        })
-    }
-
-    /// Losses of joints, exercise, phase and mistakes.
-    pub fn losses(&self, samples: &[Sample]) -> Result<[Tensor; 4]> {
-        self.batch_losses(self.batch(samples)?)
-    }
-
-    fn batch_losses(&self, mut batch: Batch) -> Result<[Tensor; 4]> {
-        self.losses_of(&self.class_tokens(std::mem::take(&mut batch.cut))?, batch)
-    }
-
-    /// Losses of class tokens `[b, d]` that a tower gave for the pictures of a batch.
-    pub(super) fn losses_of(&self, class: &Tensor, batch: Batch) -> Result<[Tensor; 4]> {
-        let out = self.outputs(class)?;
-        let like = |values: Vec<f32>, out: &Tensor| Tensor::from_vec(values, out.shape(), &self.device);
-        let square = |out: &Tensor, truth: Tensor| (out - truth)?.sqr()?.mean_all();
-        Ok([
-            square(&out.joints, like(batch.joints, &out.joints)?)?,
-            cross_entropy(&out.exercise, &Tensor::new(batch.exercise, &self.device)?)?,
-            square(&out.phase, like(batch.phase, &out.phase)?)?,
-            nn::binary_cross_entropy(&out.mistakes, &like(batch.mistakes, &out.mistakes)?)?,
-        ])
+    fn batch_losses(&self, batch: Batch) -> Result<[Tensor; 4]> {
+        self.heads.losses(&self.class_tokens(batch.cut)?, batch.truth)
     }
 
     /// Scores on `samples`.
+    ///
+    /// # Errors
+    /// Pictures of another size, or those of the device.
     pub fn evaluate(&self, samples: &[Sample]) -> Result<Scores> {
-        let (mut distance, mut right, mut late) = (0f64, 0usize, 0f64);
-        let (mut hits, mut found, mut due) = (0usize, 0usize, 0usize);
+        let mut marks = Marks::default();
         for chunk in samples.chunks(64) {
-            let out = self.outputs(&self.class_tokens(self.batch(chunk)?.cut)?)?;
-            for (sample, joints) in chunk.iter().zip(out.joints.to_vec2::<f32>()?) {
-                for (truth, found) in sample.joints.iter().zip(joints.chunks_exact(3)) {
-                    distance += f64::from((truth[0] - found[0]).hypot(truth[1] - found[1])) * 50.0;
-                }
-            }
-            let best = out.exercise.argmax(D::Minus1)?.to_vec1::<u32>()?;
-            right += chunk.iter().zip(best).filter(|(s, b)| s.exercise == *b).count();
-            for (sample, phase) in chunk.iter().zip(out.phase.to_vec2::<f32>()?) {
-                let away = phase[0].atan2(phase[1]) / std::f32::consts::TAU - sample.phase;
-                late += f64::from((away - away.round()).abs()) * 100.0;
-            }
-            for (sample, mistakes) in chunk.iter().zip(out.mistakes.to_vec2::<f32>()?) {
-                for (i, logit) in mistakes.iter().enumerate() {
-                    let (is, said) = (sample.mistakes >> i & 1 == 1, *logit > 0.0);
-                    hits += usize::from(is && said);
-                    found += usize::from(said);
-                    due += usize::from(is);
-                }
-            }
+            let batch = Batch::new(self.vit.config(), self.heads.mistakes()?, chunk)?;
+            marks.add(&self.heads, &self.class_tokens(batch.cut)?, chunk)?;
         }
-        let n = samples.len().max(1) as f64;
-        Ok(Scores {
-            joint_error_percent: distance / n / JOINTS as f64,
-            exercise_accuracy: right as f64 / n,
-            phase_error_percent: late / n,
-            mistake_f1: 2.0 * hits as f64 / (found + due).max(1) as f64,
-        })
+        Ok(marks.scores())
     }
 }
-
-/// Mean cross-entropy of `logits: [n, classes]` against `truth: [n]`.
-pub fn cross_entropy(logits: &Tensor, truth: &Tensor) -> Result<Tensor> {
-    let max = logits.max_keepdim(1)?.detach();
-    let shifted = logits.broadcast_sub(&max)?;
-    let log_sum = shifted.exp()?.sum_keepdim(1)?.log()?;
-    (log_sum - shifted.gather(&truth.unsqueeze(1)?, 1)?)?.mean_all()
-}
-
-/// Weights of the losses: joints teach the posture; the others say what of it matters.
-pub(super) const WEIGHTS: [f64; 4] = [1.0, 0.02, 0.02, 0.05];
 
 /// Trains until `optimiser.steps`; calls `progress` after each step. Returns scores on `held_out`.
 pub fn train(
@@ -281,8 +134,7 @@ pub fn train(
         let (losses, grads) = data_parallel(workers, |worker| {
             let batch = shares.get(worker).and_then(|s| s.lock().ok()?.take());
             let parts = model.batch_losses(batch.ok_or_else(|| Error::Msg("a share was taken twice".into()))?)?;
-            let weighed = parts.iter().zip(WEIGHTS).map(|(l, w)| l * w).collect::<Result<Vec<_>>>()?;
-            let store = Tensor::stack(&weighed, 0)?.sum_all()?.backward()?;
+            let store = task(&parts)?.backward()?;
             let values = Tensor::stack(&parts, 0)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
             Ok((values, optimiser.gradients(&store)?))
         })?;

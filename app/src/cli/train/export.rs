@@ -6,8 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use std::{collections::HashMap, path::Path};
 use tokenizers::Tokenizer;
 
-/// Writes `config.json`, `tokenizer.json`, `spotter.toml` and `model.safetensors` (half precision) to `to`; with trained
-/// selectors the tower skips tokens.
+/// Writes `config.json`, `tokenizer.json`, `spotter.toml` and `model.safetensors` (half precision) to `to`.
 pub(super) fn export(recipe: &Recipe, out: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to).with_context(|| format!("{}: can't be made", to.display()))?;
     let mut tensors: HashMap<String, Tensor> = HashMap::new();
@@ -23,22 +22,11 @@ pub(super) fn export(recipe: &Recipe, out: &Path, to: &Path) -> Result<()> {
             tensors.insert(name, tensor.to_dtype(DType::F16)?);
         }
     }
-    let mut vision = recipe.vision.clone();
-    // The tower that was trained with skipping brings its selectors.
-    let skipping =
-        ["skipping.safetensors", "selectors.safetensors"].map(|f| out.join(f)).into_iter().find(|f| f.exists());
-    if let Some(skipping) = skipping {
-        vision.tosa = Some(recipe.selectors.tosa.clone());
-        let saved = candle_core::safetensors::load(&skipping, &Device::Cpu)?;
-        for (name, tensor) in saved.into_iter().filter(|(n, _)| n.starts_with("vision_tower.")) {
-            tensors.insert(name, tensor.to_dtype(DType::F16)?);
-        }
-    }
     candle_core::safetensors::save(&tensors, to.join("model.safetensors"))?;
     let from = out.join("tokenizer.json");
     std::fs::copy(&from, to.join("tokenizer.json")).with_context(|| format!("{}: can't be copied", from.display()))?;
     let tokenizer = Tokenizer::from_file(&from).map_err(|e| anyhow!("{}: {e}", from.display()))?;
-    let mut vision = serde_json::to_value(&vision)?;
+    let mut vision = serde_json::to_value(&recipe.vision)?;
     if let Some(fields) = vision.as_object_mut() {
         fields.insert("model_type".into(), "spotter_vit".into());
     }

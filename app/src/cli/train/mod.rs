@@ -1,10 +1,14 @@
 //! `spotter train`: the models that ship, from a recipe.
 
+mod bodies;
 mod coach;
 mod drafter;
 mod encoder;
 mod export;
+mod folder;
+mod frames;
 mod recipe;
+mod skipping;
 mod streams;
 mod vocabulary;
 
@@ -18,7 +22,7 @@ use spotter_engine::{
     training::align::Loss,
 };
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,9 +38,9 @@ enum Part {
     Coach,
     /// All three, on the same sessions.
     Joint,
-    /// The selectors of token selective attention, against the trained tower.
+    /// The selectors of token selective attention, against the tower of a model folder (`--model`) as it is.
     Selectors,
-    /// The tower and its selectors together, while tokens are skipped.
+    /// That tower and its selectors together, while tokens are skipped.
     Skipping,
     /// Nothing: write the trained parts as a model folder.
     Export,
@@ -46,9 +50,13 @@ enum Part {
 
 /// Train a model from a recipe. A run that was stopped is taken up where its last checkpoint was.
 #[derive(Debug, Args)]
-#[command(after_help = "Example, with PART = encoder, words, coach, joint, selectors, skipping in turn:\n  \
+#[command(after_help = "Example, with PART = encoder, words, coach, joint in turn:\n  \
                         spotter train PART   --config assets/recipes/mini.toml --out runs/mini\n  \
-                        spotter train export --config assets/recipes/mini.toml --out runs/mini --to assets/spotter-mini\n\n\
+                        spotter train export --config assets/recipes/mini.toml --out runs/mini --to runs/mini/dense\n\n\
+                        A tower that skips tokens, for any model folder (CLIP, SigLIP or Spotter's own):\n  \
+                        spotter train selectors --model DIR --out runs/tosa\n  \
+                        spotter train skipping  --model DIR --out runs/tosa --to runs/tosa/model\n  \
+                        spotter train export    --model DIR --out runs/tosa --to OTHER --tosa 0.5\n\n\
                         A drafter for a coach, or for any language model (`scripts/setup.sh smollm2` fetches one):\n  \
                         spotter train drafter --config assets/recipes/drafter-mini.toml --out runs/drafter \\\n    \
                         --target assets/spotter-mini --loss kl,tvd,tvd++ --to runs/drafter/folder\n  \
@@ -56,9 +64,9 @@ enum Part {
 pub(crate) struct TrainArgs {
     /// What to train.
     part: Part,
-    /// The recipe.
+    /// The recipe; `selectors`, `skipping` and `export --model` do without.
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    config: Option<PathBuf>,
     /// Folder for checkpoints.
     #[arg(long, value_name = "DIR", default_value = "runs/mini")]
     out: PathBuf,
@@ -71,9 +79,12 @@ pub(crate) struct TrainArgs {
     /// End after so many minutes, preparation included, with fewer steps than the recipe says if need be.
     #[arg(long, value_name = "MINUTES", value_parser = minutes)]
     minutes: Option<Duration>,
-    /// With `export` or `drafter`: the model folder to write. With several losses the one accepted most often.
+    /// With `export`, `selectors`, `skipping` or `drafter`: the model folder to write. With several losses the one accepted
+    /// most often.
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
+    #[command(flatten)]
+    tosa: skipping::TosaTrainArgs,
     /// With `drafter`: a coach's folder, or a language model (GGUF file, or folder with safetensors).
     #[arg(long, value_name = "PATH")]
     target: Option<PathBuf>,
@@ -87,6 +98,13 @@ pub(crate) struct TrainArgs {
     /// With `drafter`: plain text to be read at first, instead of what coach or target say.
     #[arg(long, value_name = "FILE")]
     text: Vec<PathBuf>,
+}
+
+impl TrainArgs {
+    /// The recipe, which most parts need.
+    fn config(&self) -> Result<&Path> {
+        self.config.as_deref().context("--config FILE is missing; a recipe lies at assets/recipes/mini.toml")
+    }
 }
 
 fn minutes(text: &str) -> Result<Duration, String> {
@@ -132,7 +150,7 @@ impl Run {
 /// Trains.
 pub(crate) fn run(args: &TrainArgs) -> Result<()> {
     let recipe = || -> Result<Recipe> {
-        let recipe = Recipe::read(&args.config)?;
+        let recipe = Recipe::read(args.config()?)?;
         std::fs::create_dir_all(&args.out).with_context(|| format!("{}: can't be made", args.out.display()))?;
         Ok(recipe)
     };
@@ -141,8 +159,9 @@ pub(crate) fn run(args: &TrainArgs) -> Result<()> {
         Part::Words => coach::words(&recipe()?, &Run::new(args)?),
         Part::Coach => coach::coach(&recipe()?, &Run::new(args)?),
         Part::Joint => coach::joint(&recipe()?, &Run::new(args)?),
-        Part::Selectors => encoder::selectors(&recipe()?, &Run::new(args)?),
-        Part::Skipping => encoder::skipping(&recipe()?, &Run::new(args)?),
+        Part::Selectors => skipping::selectors(args),
+        Part::Skipping => skipping::skipping(args),
+        Part::Export if args.tosa.model.is_some() => skipping::export(args),
         Part::Export => {
             let to = args.to.as_deref().context("export needs --to DIR, the model folder to write")?;
             export::export(&recipe()?, &args.out, to)

@@ -30,8 +30,10 @@ pub(crate) struct Recipe {
     /// Training of all three.
     pub(crate) joint: JointRecipe,
     /// Training of the selectors.
+    #[serde(default)]
     pub(crate) selectors: SelectorsRecipe,
     /// Training of the tower with skipping.
+    #[serde(default)]
     pub(crate) skipping: SkippingRecipe,
     /// The manifest of the model folder.
     pub(crate) manifest: Manifest,
@@ -58,8 +60,8 @@ pub(crate) struct JointRecipe {
 }
 
 /// Training of the selectors.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct SelectorsRecipe {
     /// Pictures a step.
     pub(crate) batch: usize,
@@ -67,9 +69,16 @@ pub(crate) struct SelectorsRecipe {
     pub(crate) optimiser: OptimiserRecipe,
 }
 
+impl Default for SelectorsRecipe {
+    fn default() -> Self {
+        let optimiser = OptimiserRecipe { learning_rate: 1e-2, weight_decay: 0.0, warmup: 10, steps: 400, clip: 1.0 };
+        Self { batch: 32, tosa: TosaOptions::default(), optimiser }
+    }
+}
+
 /// Training of the tower with skipping.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct SkippingRecipe {
     /// Pictures a step.
     pub(crate) batch: usize,
@@ -77,9 +86,45 @@ pub(crate) struct SkippingRecipe {
     pub(crate) ratios: Vec<f64>,
     /// Weight of the selectors' divergence.
     pub(crate) selector_weight: f64,
-    /// Weight of the squared distance from the dense tower's class token.
+    /// Weight of the squared distance from the dense tower's tokens, relative to their own square.
     pub(crate) distil_weight: f64,
     pub(crate) optimiser: OptimiserRecipe,
+    /// Fitting of heads to the dense tower, where there are none of its own: what the task's loss is taken from.
+    pub(crate) heads: OptimiserRecipe,
+}
+
+impl Default for SkippingRecipe {
+    fn default() -> Self {
+        Self {
+            batch: 32,
+            ratios: vec![0.7, 0.5, 0.9, 0.3, 0.8],
+            selector_weight: 0.1,
+            distil_weight: 1.0,
+            optimiser: OptimiserRecipe { learning_rate: 2e-4, weight_decay: 0.01, warmup: 50, steps: 400, clip: 1.0 },
+            heads: OptimiserRecipe { learning_rate: 1e-2, weight_decay: 0.0, warmup: 10, steps: 300, clip: 1.0 },
+        }
+    }
+}
+
+/// What the training of selectors and of skipping takes from a recipe; without one, the defaults.
+#[derive(Clone, Debug)]
+pub(crate) struct TosaRecipe {
+    pub(crate) seed: u64,
+    pub(crate) recorded: f64,
+    pub(crate) selectors: SelectorsRecipe,
+    pub(crate) skipping: SkippingRecipe,
+}
+
+impl TosaRecipe {
+    /// Reads a recipe, if one is named.
+    pub(crate) fn read(path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path else {
+            let (selectors, skipping) = Default::default();
+            return Ok(Self { seed: 1, recorded: 0.35, selectors, skipping });
+        };
+        let Recipe { seed, recorded, selectors, skipping, .. } = Recipe::read(path)?;
+        Ok(Self { seed, recorded, selectors, skipping })
+    }
 }
 
 /// Training of the coach.

@@ -19,7 +19,7 @@ use spotter_engine::{
 use spotter_vision::{
     Body,
     avatar::{AvatarView, render},
-    encoder::vit::Vit,
+    encoder::{Trunk as _, vit::Vit},
     training::prefetch,
 };
 use std::time::Duration;

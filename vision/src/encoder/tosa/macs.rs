@@ -41,10 +41,26 @@ impl Shape {
         4 * tokens * d * d + 2 * tokens * d * m + 2 * tokens * tokens * d
     }
 
+    /// Tokens that a selective layer works on.
+    pub fn kept(&self, tosa: &TosaOptions) -> u64 {
+        let protected = tosa.protected.unwrap_or(self.tokens.saturating_sub(self.patches) as usize);
+        keep(tosa.ratio, self.tokens as usize, protected) as u64
+    }
+
+    /// Selective layers that do skip.
+    fn choices(&self, tosa: &TosaOptions) -> u64 {
+        if self.kept(tosa) < self.tokens { tosa.selective(self.depth).len() as u64 } else { 0 }
+    }
+
     /// What the selectors of a tower cost; 0 where no token is skipped.
     pub fn selectors(&self, tosa: &TosaOptions) -> u64 {
-        let k = keep(tosa.ratio, self.tokens as usize, tosa.protected) as u64;
-        if k < self.tokens { self.cost(tosa).selector * tosa.selective(self.depth).len() as u64 } else { 0 }
+        self.cost(tosa).selector * self.choices(tosa)
+    }
+
+    /// What an oracle costs instead of selectors: queries, keys and their products of each selective layer, over all tokens.
+    pub fn oracle(&self, tosa: &TosaOptions) -> u64 {
+        let (n, d) = (self.tokens, self.width);
+        (2 * n * d * d + n * n * d) * self.choices(tosa)
     }
 
     /// Cost with and without skipping.
@@ -53,9 +69,11 @@ impl Shape {
         let selector = 2 * tosa.kernel as u64 * self.tokens * self.tokens * self.heads * self.heads;
         let embedding = self.patches * self.patch_numbers * self.width;
         let selective = tosa.selective(self.depth).len() as u64;
-        let k = keep(tosa.ratio, self.tokens as usize, tosa.protected) as u64;
+        let k = self.kept(tosa);
         let standard = self.depth as u64 - selective;
-        let skipping = if k < self.tokens { self.layer(k) + selector } else { layer };
+        // With `reuse` the chosen tokens also attend to those that are skipped.
+        let wider = if tosa.reuse { 2 * k * (self.tokens - k) * self.width } else { 0 };
+        let skipping = if k < self.tokens { self.layer(k) + selector + wider } else { layer };
         Cost {
             layer,
             selector,

@@ -13,14 +13,21 @@ mod tests;
 
 pub use macs::{Cost, Shape};
 pub use memory::Memory;
-pub use rank::{Ranking, Score, keep, top};
+pub use rank::{Ranking, Score, choose, keep, top};
 pub use selector::Selector;
 
-use crate::{encoder::TensorSpec, nn::pick_rows};
+use crate::{
+    encoder::TensorSpec,
+    nn::{self, pick_rows},
+};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use rank::Draw;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// Keys and values `[b, heads, m, width]` on their way to attention, and what is attended to in their place.
+pub type Join<'a> = &'a mut dyn FnMut(Tensor, Tensor) -> Result<(Tensor, Tensor)>;
 
 /// A transformer layer that tokens may skip. Tokens are `[b, n, d]`, contiguous.
 pub trait Block {
@@ -33,11 +40,20 @@ pub trait Block {
     /// Those of the device.
     fn scores(&self, x: &Tensor) -> Result<Tensor>;
 
-    /// The layer with norm, attention, MLP and both residuals.
+    /// The layer with norm, attention, MLP and both residuals; its tokens attend to what `join` makes of their keys and values,
+    /// which may be those of more tokens.
+    ///
+    /// # Errors
+    /// Those of the device and of `join`.
+    fn forward_joined(&self, x: &Tensor, join: Join<'_>) -> Result<Tensor>;
+
+    /// The layer whose tokens attend to each other.
     ///
     /// # Errors
     /// Those of the device.
-    fn forward(&self, x: &Tensor) -> Result<Tensor>;
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_joined(x, &mut |keys, values| Ok((keys, values)))
+    }
 
     /// Both at once, without computing the products twice.
     ///
@@ -58,8 +74,8 @@ pub struct TosaOptions {
     pub kernel: usize,
     /// What a predicted map says of a token.
     pub score: Score,
-    /// Tokens at the beginning that are always worked on: class and register tokens.
-    pub protected: usize,
+    /// Tokens at the beginning that are always worked on: class and register tokens. Left out, the tower's class tokens.
+    pub protected: Option<usize>,
     /// In a stream, give a skipped token the update that the layer last gave it, and prefer tokens that have changed since.
     /// Spotter's own step beyond the paper (see [`Memory`]); without it a skipped token passes unchanged.
     pub reuse: bool,
@@ -67,7 +83,7 @@ pub struct TosaOptions {
 
 impl Default for TosaOptions {
     fn default() -> Self {
-        Self { ratio: 0.7, layers: None, kernel: 1, score: Score::ColSum, protected: 1, reuse: false }
+        Self { ratio: 0.7, layers: None, kernel: 1, score: Score::ColSum, protected: None, reuse: false }
     }
 }
 
@@ -97,13 +113,23 @@ impl TosaOptions {
     }
 }
 
+/// What skipping must know of a tower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// Layers that are run.
+    pub depth: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Class tokens before the patches.
+    pub class_tokens: usize,
+}
+
 /// Token selective attention of a tower.
 #[derive(Clone, Debug)]
 pub struct Tosa {
-    /// How.
-    pub options: TosaOptions,
-    /// Who chooses; controls take the place of the selectors in measurements.
-    pub ranking: Ranking,
+    options: TosaOptions,
+    ranking: Ranking,
+    protected: usize,
     selectors: BTreeMap<usize, Selector>,
 }
 
@@ -112,33 +138,56 @@ impl Tosa {
     ///
     /// # Errors
     /// Options that do not fit the tower, or missing weights.
-    pub fn new(options: &TosaOptions, depth: usize, heads: usize, vb: &VarBuilder) -> Result<Self> {
-        if let Some(problem) = options.problem(depth) {
-            bail!("{problem}");
-        }
-        let selector = |layer: usize| Ok((layer, Selector::new(heads, options.kernel, vb.pp(layer).pp("selector"))?));
-        let selectors = options.selective(depth).into_iter().map(selector).collect::<Result<_>>()?;
-        Ok(Self { options: options.clone(), ranking: Ranking::Selector, selectors })
+    pub fn new(options: &TosaOptions, of: Outline, vb: &VarBuilder) -> Result<Self> {
+        let mut this = Self::control(options, of, Ranking::Selector)?;
+        let selector =
+            |layer: usize| Ok((layer, Selector::new(of.heads, options.kernel, vb.pp(layer).pp("selector"))?));
+        this.selectors = options.selective(of.depth).into_iter().map(selector).collect::<Result<_>>()?;
+        Ok(this)
     }
 
     /// What [`Self::new`] reads; `prefix` ends in a dot.
-    pub fn tensors(options: &TosaOptions, depth: usize, heads: usize, prefix: &str) -> Vec<TensorSpec> {
-        let layers = options.selective(depth).into_iter();
-        layers.flat_map(|i| Selector::tensors(heads, options.kernel, &format!("{prefix}{i}.selector."))).collect()
+    pub fn tensors(options: &TosaOptions, of: Outline, prefix: &str) -> Vec<TensorSpec> {
+        let layers = options.selective(of.depth).into_iter();
+        layers.flat_map(|i| Selector::tensors(of.heads, options.kernel, &format!("{prefix}{i}.selector."))).collect()
     }
 
     /// The same without selectors, for a ranking that asks none.
     ///
     /// # Errors
-    /// Options that do not fit the tower, or a ranking that needs selectors.
-    pub fn control(options: &TosaOptions, depth: usize, ranking: Ranking) -> Result<Self> {
-        if let Some(problem) = options.problem(depth) {
+    /// Options that do not fit the tower.
+    pub fn control(options: &TosaOptions, of: Outline, ranking: Ranking) -> Result<Self> {
+        if let Some(problem) = options.problem(of.depth) {
             bail!("{problem}");
         }
-        if ranking == Ranking::Selector {
-            bail!("a control has no selectors");
-        }
-        Ok(Self { options: options.clone(), ranking, selectors: BTreeMap::new() })
+        let protected = options.protected.unwrap_or(of.class_tokens);
+        Ok(Self { options: options.clone(), ranking, protected, selectors: BTreeMap::new() })
+    }
+
+    /// The same layers and selectors, another share of the tokens, `reuse` and chooser: controls take the place of the
+    /// selectors in measurements.
+    pub fn varied(&self, ratio: f64, reuse: bool, ranking: Ranking) -> Self {
+        Self { options: TosaOptions { ratio, reuse, ..self.options.clone() }, ranking, ..self.clone() }
+    }
+
+    /// How.
+    pub fn options(&self) -> &TosaOptions {
+        &self.options
+    }
+
+    /// Who chooses.
+    pub fn ranking(&self) -> Ranking {
+        self.ranking
+    }
+
+    /// Tokens at the beginning that are always worked on.
+    pub fn protected(&self) -> usize {
+        self.protected
+    }
+
+    /// Tokens that selective layers work on of `n`.
+    pub fn kept(&self, n: usize) -> usize {
+        keep(self.options.ratio, n, self.protected)
     }
 
     /// The selectors by the layer they choose for.
@@ -146,20 +195,16 @@ impl Tosa {
         &self.selectors
     }
 
-    /// For each picture the tokens that `layer` works on, rising. `before` has the products of the layer before it, `x` its
-    /// input, `changed` how far each token is from where it was when the layer last worked on it.
-    fn choose<B: Block>(
-        &self,
-        index: usize,
-        layer: &B,
-        before: &Tensor,
-        x: &Tensor,
-        changed: Option<&[Vec<f32>]>,
-    ) -> Result<Vec<Vec<u32>>> {
-        let (n, p) = (x.dim(1)?, self.options.protected);
-        let k = keep(self.options.ratio, n, p);
+    /// For each picture the tokens that a layer works on, rising. `x` is its input, `changed` how far each token is from
+    /// where it was when the layer last worked on it.
+    fn choose(&self, at: At<'_>, x: &Tensor, changed: Option<&[Vec<f32>]>) -> Result<Vec<Vec<u32>>> {
+        let (n, p) = (x.dim(1)?, self.protected);
+        let k = self.kept(n);
+        let At { layer: index, before, .. } = at;
         let map = match self.ranking {
-            Ranking::Random(seed) => return Ok(rank::random(seed, index, x.dim(0)?, n, k, p)),
+            Ranking::Random(seed) => {
+                return Ok(Draw { seed, frame: at.frame, layer: index }.tokens(x.dim(0)?, n, k, p));
+            }
             Ranking::Change => {
                 let Some(changed) = changed else { bail!("change ranks tokens only in a stream with `reuse`") };
                 return Ok(changed.iter().map(|c| top(c, k, p)).collect());
@@ -167,25 +212,27 @@ impl Tosa {
             Ranking::Selector => {
                 let Some(selector) = self.selectors.get(&index) else { bail!("layer {index} has no selector") };
                 if self.options.score == Score::ColSum {
-                    let scores = selector.column_sums(before)?.to_vec2::<f32>()?;
-                    return Ok(chosen(scores, changed, k, p));
+                    let scores = selector.column_sums(before)?.to_vec2()?;
+                    return Ok(rank::choose(scores, changed, k, p));
                 }
                 selector.map(before)?
             }
-            Ranking::Oracle => candle_nn::ops::softmax_last_dim(&layer.scores(x)?)?,
-            Ranking::Previous => candle_nn::ops::softmax_last_dim(before)?,
+            Ranking::Oracle => nn::softmax(&at.block.scores(x)?.detach(), 1.0, false)?,
+            Ranking::Previous => nn::softmax(&before.detach(), 1.0, false)?,
         };
-        Ok(chosen(self.options.score.tokens(&map)?, changed, k, p))
+        Ok(rank::choose(self.options.score.tokens(&map)?, changed, k, p))
     }
 }
 
-/// The `k` tokens of each picture with the highest scores. What skipping a token costs grows with the attention it receives
-/// and with what has changed about it, so the two are multiplied.
-fn chosen(mut scores: Vec<Vec<f32>>, changed: Option<&[Vec<f32>]>, k: usize, protected: usize) -> Vec<Vec<u32>> {
-    for (scores, changed) in scores.iter_mut().zip(changed.unwrap_or_default()) {
-        scores.iter_mut().zip(changed).for_each(|(s, c)| *s *= c);
-    }
-    scores.iter().map(|s| top(s, k, protected)).collect()
+/// A selective layer in its place.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    block: &'a dyn Block,
+    layer: usize,
+    /// Products of the layer before it.
+    before: &'a Tensor,
+    /// Number of the frame in its stream.
+    frame: u64,
 }
 
 /// Runs layers over tokens `[b, n, d]`; with `tosa` its layers skip tokens. `memory` hears which, and carries from frame to
@@ -193,15 +240,17 @@ fn chosen(mut scores: Vec<Vec<f32>>, changed: Option<&[Vec<f32>]>, k: usize, pro
 ///
 /// # Errors
 /// Those of the device.
-pub fn run<B: Block>(layers: &[B], x: &Tensor, tosa: Option<&Tosa>, mut memory: Option<&mut Memory>) -> Result<Tensor> {
+pub fn run(layers: &[&dyn Block], x: &Tensor, tosa: Option<&Tosa>, mut memory: Option<&mut Memory>) -> Result<Tensor> {
     let n = x.dim(1)?;
+    let frame = memory.as_deref_mut().map_or(0, Memory::begin);
     // Where every token is kept, the dense model is run, bit for bit.
-    let tosa = tosa.filter(|t| keep(t.options.ratio, n, t.options.protected) < n);
+    let tosa = tosa.filter(|t| t.kept(n) < n);
     let selective = tosa.map(|t| t.options.selective(layers.len())).unwrap_or_default();
     let (mut x, mut before) = (x.clone(), None);
     for (index, layer) in layers.iter().enumerate() {
         if let (Some(tosa), Some(scores)) = (tosa, before.take()) {
-            x = skip(tosa, index, layer, &x, &scores, memory.as_deref_mut())?;
+            let at = At { block: *layer, layer: index, before: &scores, frame };
+            x = skip(tosa, at, &x, memory.as_deref_mut())?;
         } else if selective.contains(&(index + 1)) {
             // Only a layer that a selective one follows has to show its products.
             let (next, scores) = layer.forward_scored(&x)?;
@@ -213,33 +262,27 @@ pub fn run<B: Block>(layers: &[B], x: &Tensor, tosa: Option<&Tosa>, mut memory: 
     Ok(x)
 }
 
-/// A selective layer; `before` has the products of the layer before it.
-fn skip<B: Block>(
-    tosa: &Tosa,
-    index: usize,
-    layer: &B,
-    x: &Tensor,
-    before: &Tensor,
-    memory: Option<&mut Memory>,
-) -> Result<Tensor> {
-    let Some(memory) = memory else { return selectively(layer, x, &tosa.choose(index, layer, before, x, None)?) };
+/// A selective layer.
+fn skip(tosa: &Tosa, at: At<'_>, x: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor> {
+    let (block, index) = (at.block, at.layer);
+    let Some(memory) = memory else { return selectively(block, x, &tosa.choose(at, x, None)?) };
     if !tosa.options.reuse {
-        let chosen = tosa.choose(index, layer, before, x, None)?;
-        let y = selectively(layer, x, &chosen)?;
+        let chosen = tosa.choose(at, x, None)?;
+        let y = selectively(block, x, &chosen)?;
         memory.attended.insert(index, chosen);
         return Ok(y);
     }
     // The first frame of a stream is seen whole.
-    let Some(changed) = memory.changed(index, x)? else { return memory.first(index, layer, x) };
-    let chosen = tosa.choose(index, layer, before, x, Some(&changed))?;
-    memory.selectively(index, layer, x, chosen)
+    let Some(changed) = memory.changed(index, x)? else { return memory.first(index, block, x) };
+    let chosen = tosa.choose(at, x, Some(&changed))?;
+    memory.selectively(index, block, x, chosen)
 }
 
 /// The layer over the chosen tokens of each picture alone; the others stay as they are, bit for bit, in their places.
 ///
 /// # Errors
 /// Pictures with different numbers of tokens, a token that is not there, or those of the device.
-pub fn selectively<B: Block>(layer: &B, x: &Tensor, chosen: &[Vec<u32>]) -> Result<Tensor> {
+pub fn selectively(layer: &dyn Block, x: &Tensor, chosen: &[Vec<u32>]) -> Result<Tensor> {
     let (b, n, d) = x.dims3()?;
     let places = Places::new(b, n, chosen)?;
     let flat = x.reshape((b * n, d))?;

@@ -1,6 +1,6 @@
 //! From an attention map to the tokens that are worked on.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 use rand::{SeedableRng as _, seq::index::sample};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ impl Score {
     /// # Errors
     /// Those of the device.
     pub fn tokens(self, map: &Tensor) -> Result<Vec<Vec<f32>>> {
-        self.of(&map.detach())?.to_vec2::<f32>()
+        self.of(&map.detach())?.to_dtype(DType::F32)?.to_vec2()
     }
 
     /// Scores `[b, n]`.
@@ -79,16 +79,38 @@ pub fn top(scores: &[f32], k: usize, protected: usize) -> Vec<u32> {
     chosen
 }
 
-/// As many tokens by chance, others in each layer and picture.
-pub(super) fn random(seed: u64, layer: usize, b: usize, n: usize, k: usize, protected: usize) -> Vec<Vec<u32>> {
-    let protected = protected.min(k);
-    let one = |picture: usize| {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ ((layer as u64) << 32) ^ picture as u64);
-        let drawn = sample(&mut rng, n - protected, k - protected);
-        let mut chosen: Vec<u32> =
-            (0..protected as u32).chain(drawn.into_iter().map(|i| (i + protected) as u32)).collect();
-        chosen.sort_unstable();
-        chosen
-    };
-    (0..b).map(one).collect()
+/// The `k` tokens of each picture with the highest scores, the first `protected` always among them; `changed` says how far each
+/// token is from where its layer last worked on it. What skipping a token costs grows with the attention it receives
+/// and with what has changed about it, so the two are multiplied.
+pub fn choose(mut scores: Vec<Vec<f32>>, changed: Option<&[Vec<f32>]>, k: usize, protected: usize) -> Vec<Vec<u32>> {
+    for (scores, changed) in scores.iter_mut().zip(changed.unwrap_or_default()) {
+        scores.iter_mut().zip(changed).for_each(|(s, c)| *s *= c);
+    }
+    scores.iter().map(|s| top(s, k, protected)).collect()
+}
+
+/// What chance draws from: the same again for the same frame, layer and picture, other tokens for any other.
+#[derive(Clone, Copy)]
+pub(super) struct Draw {
+    pub(super) seed: u64,
+    /// Number of the frame in its stream.
+    pub(super) frame: u64,
+    pub(super) layer: usize,
+}
+
+impl Draw {
+    /// `k` of `n` tokens for each of `b` pictures, the first `protected` always among them. Rising.
+    pub(super) fn tokens(self, b: usize, n: usize, k: usize, protected: usize) -> Vec<Vec<u32>> {
+        let protected = protected.min(k);
+        let one = |picture: usize| {
+            let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ self.frame.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            rng.set_stream(((self.layer as u64) << 32) | picture as u64);
+            let drawn = sample(&mut rng, n - protected, k - protected);
+            let mut chosen: Vec<u32> =
+                (0..protected as u32).chain(drawn.into_iter().map(|i| (i + protected) as u32)).collect();
+            chosen.sort_unstable();
+            chosen
+        };
+        (0..b).map(one).collect()
+    }
 }

@@ -16,8 +16,9 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// `conv1.*` and `conv2.*` under `vb`.
+    /// `conv1.*` and `conv2.*` under `vb`, in f32 whatever the tower computes in: an order of many small sums.
     pub(super) fn new(heads: usize, kernel: usize, vb: VarBuilder) -> Result<Self> {
+        let vb = vb.to_dtype(DType::F32);
         let conv = |name: &str| -> Result<(Tensor, Tensor)> {
             let init = Init::Randn { mean: 0.0, stdev: (1.0 / (heads * kernel) as f64).sqrt() };
             let weight = vb.pp(name).get_with_hints((heads, heads, kernel), "weight", init)?;
@@ -51,7 +52,7 @@ impl Selector {
     /// # Errors
     /// Those of the device.
     pub fn map(&self, scores: &Tensor) -> Result<Tensor> {
-        candle_nn::ops::softmax_last_dim(&self.logits(scores)?)
+        nn::softmax(&self.logits(scores)?, 1.0, false)
     }
 
     /// Attention that each token receives under the predicted map, as a mean over heads: `[b, n]`. On the processor no map is

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::encoder::{
+    Trunk,
     clip::{self, Clip},
-    tower::VisionTower as _,
+    siglip::{self, Siglip},
     vit::{Vit, VitConfig},
 };
 use candle_core::{DType, Device, Shape as Dims};
@@ -52,6 +53,9 @@ fn config(ratio: f64, kernel: usize) -> VitConfig {
     }
 }
 
+/// Of the towers in these tests.
+const OF: Outline = Outline { depth: 4, heads: 2, class_tokens: 1 };
+
 fn random(shape: impl Into<Dims>, seed: u64) -> Tensor {
     let shape = shape.into();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -78,7 +82,7 @@ fn all_tokens_give_the_dense_model_bit_for_bit() {
     // Also where every token goes the long way.
     let x = random((2, 37, 16), 2);
     let all: Vec<Vec<u32>> = vec![(0..37).collect(); 2];
-    let layer = &plain.blocks()[1];
+    let layer = plain.blocks()[1];
     assert_eq!(rows(&selectively(layer, &x, &all).unwrap()), rows(&layer.forward(&x).unwrap()));
     // And skipping does change something.
     let (vit, plain) = dense(0.5);
@@ -90,7 +94,7 @@ fn skipped_tokens_pass_unchanged() {
     let (vit, _) = dense(0.5);
     let x = random((2, 37, 16), 3);
     let chosen = vec![vec![0, 3, 4, 30], vec![0, 1, 2, 36]];
-    let y = selectively(&vit.blocks()[1], &x, &chosen).unwrap();
+    let y = selectively(vit.blocks()[1], &x, &chosen).unwrap();
     let (before, after) = (rows(&x), rows(&y));
     for (picture, chosen) in chosen.iter().enumerate() {
         for token in 0..37u32 {
@@ -98,8 +102,8 @@ fn skipped_tokens_pass_unchanged() {
             assert_eq!(before[at] == after[at], !chosen.contains(&token), "picture {picture}, token {token}");
         }
     }
-    assert!(selectively(&vit.blocks()[1], &x, &[vec![0]]).is_err());
-    assert!(selectively(&vit.blocks()[1], &x, &[vec![0], vec![99]]).is_err());
+    assert!(selectively(vit.blocks()[1], &x, &[vec![0]]).is_err());
+    assert!(selectively(vit.blocks()[1], &x, &[vec![0], vec![99]]).is_err());
 }
 
 #[test]
@@ -112,10 +116,10 @@ fn the_order_of_tokens_does_not_matter() {
     order.iter().enumerate().for_each(|(to, from)| back[*from as usize] = to as u32);
     let tensor = |i: &[u32]| Tensor::new(i, &Device::Cpu).unwrap();
     let shuffled = x.index_select(&tensor(&order), 1).unwrap();
-    let tosa = Tosa::new(config(0.4, 1).tosa.as_ref().unwrap(), 4, 2, &vb().pp("layers")).unwrap();
+    let tosa = Tosa::new(config(0.4, 1).tosa.as_ref().unwrap(), OF, &vb().pp("layers")).unwrap();
     let go = |x: &Tensor| {
         let mut memory = Memory::default();
-        let y = run(vit.blocks(), x, Some(&tosa), Some(&mut memory)).unwrap();
+        let y = run(&vit.blocks(), x, Some(&tosa), Some(&mut memory)).unwrap();
         (y, memory.attended.into_values().map(|chosen| chosen[0].clone()).collect::<Vec<_>>())
     };
     let (plain, sets) = go(&x);
@@ -139,11 +143,25 @@ fn the_class_token_always_stays_and_the_numbers_are_those_of_the_formula() {
         let scores: Vec<f32> = (0..50).map(|_| rng.random()).collect();
         let chosen = rank::top(&scores, keep(0.01, 50, 1), 1);
         assert!(chosen[0] == 0 && chosen.windows(2).all(|p| p[0] < p[1]));
-        assert_eq!(rank::random(seed, 1, 1, 50, 2, 1)[0][0], 0);
+        assert_eq!(Draw { seed, frame: 0, layer: 1 }.tokens(1, 50, 2, 1)[0][0], 0);
     }
     for (n, expected) in [(2, [2, 2, 2, 2]), (50, [2, 26, 46, 50]), (197, [3, 99, 178, 197]), (577, [7, 289, 520, 577])]
     {
         assert_eq!([0.01, 0.5, 0.9, 1.0].map(|r| keep(r, n, 1)), expected, "{n} tokens");
+    }
+    // The same through a whole tower, for what a stream remembers.
+    let (mut vit, _) = dense(0.01);
+    for seed in 0..20 {
+        for ratio in [0.01, 0.5, 0.9] {
+            let tosa = vit.tosa().unwrap().varied(ratio, false, Ranking::Selector);
+            vit.set_tosa(Some(tosa));
+            let mut memory = Memory::default();
+            vit.follow(&random((2, 36, 48), seed), Some(&mut memory)).unwrap();
+            for chosen in memory.attended.values().flatten() {
+                assert!(chosen[0] == 0 && chosen.len() == keep(ratio, 37, 1), "seed {seed}, ratio {ratio}: {chosen:?}");
+            }
+            assert_eq!(memory.attended.len(), 2);
+        }
     }
     // 0.1 * 30 is above 3 in floating point.
     assert_eq!(keep(0.1, 30, 0), 3);
@@ -222,8 +240,9 @@ fn one_sweep_equals_the_map() {
     }
 }
 
-#[test]
-fn towers_of_others_skip_too_and_controls_differ() {
+/// A small tower of others, which skips half of its tokens.
+fn other(class_token: bool) -> Box<dyn Trunk> {
+    let default = if class_token { clip::default_config() } else { siglip::default_config() };
     let cfg = crate::encoder::TowerConfig {
         hidden_size: 16,
         intermediate_size: 32,
@@ -231,26 +250,91 @@ fn towers_of_others_skip_too_and_controls_differ() {
         num_attention_heads: 2,
         image_size: 24,
         patch_size: 4,
-        ..clip::default_config()
+        tosa: Some(TosaOptions { ratio: 0.5, ..TosaOptions::default() }),
+        ..default
     };
-    let mut tower = Clip::new(&cfg, 4, vb()).unwrap();
-    let pictures = random((2, 3, 24, 24), 5);
-    let plain = rows(&tower.forward(&pictures).unwrap());
-    let options = TosaOptions { ratio: 0.5, ..TosaOptions::default() };
-    let mut seen = vec![plain];
-    for tosa in [
-        Tosa::new(&options, 4, 2, &vb().pp("t")).unwrap(),
-        Tosa::control(&options, 4, Ranking::Oracle).unwrap(),
-        Tosa::control(&options, 4, Ranking::Previous).unwrap(),
-        Tosa::control(&options, 4, Ranking::Random(1)).unwrap(),
-    ] {
-        tower.set_tosa(Some(tosa));
-        let out = rows(&tower.forward(&pictures).unwrap());
-        assert!(!seen.contains(&out), "every ranking chooses otherwise");
-        seen.push(out);
+    if class_token {
+        Box::new(Clip::new(&cfg, 4, vb()).unwrap())
+    } else {
+        Box::new(Siglip::new(&cfg, 4, vb()).unwrap())
     }
-    tower.set_tosa(Some(Tosa::control(&TosaOptions { ratio: 1.0, ..options }, 4, Ranking::Oracle).unwrap()));
-    assert_eq!(rows(&tower.forward(&pictures).unwrap()), seen[0]);
+}
+
+#[test]
+fn towers_of_others_skip_too_and_controls_differ() {
+    for class_token in [true, false] {
+        let mut tower = other(class_token);
+        let tosa = tower.tosa().cloned().unwrap();
+        assert_eq!(tosa.protected(), usize::from(class_token), "class tokens alone are protected");
+        let pictures = random((2, 3, 24, 24), 5);
+        tower.set_tosa(None);
+        let plain = rows(&tower.forward(&pictures).unwrap());
+        let mut seen = vec![plain];
+        for ranking in [Ranking::Selector, Ranking::Oracle, Ranking::Previous, Ranking::Random(1)] {
+            tower.set_tosa(Some(tosa.varied(0.5, false, ranking)));
+            let out = rows(&tower.forward(&pictures).unwrap());
+            assert!(!seen.contains(&out), "every ranking chooses otherwise");
+            seen.push(out);
+        }
+        let mut memory = Memory::default();
+        tower.follow(&pictures, Some(&mut memory)).unwrap();
+        let kept = 18 + usize::from(class_token);
+        assert!(memory.attended.values().flatten().all(|chosen| chosen.len() == kept));
+        tower.set_tosa(Some(tosa.varied(1.0, false, Ranking::Oracle)));
+        assert_eq!(rows(&tower.forward(&pictures).unwrap()), seen[0]);
+    }
+}
+
+#[test]
+fn chance_draws_anew_for_every_frame_of_a_stream() {
+    let (mut vit, _) = dense(0.4);
+    let chance = vit.tosa().unwrap().varied(0.4, false, Ranking::Random(7));
+    vit.set_tosa(Some(chance));
+    let picture = random((1, 36, 48), 1);
+    let stream = || {
+        let mut memory = Memory::default();
+        let mut frame = || {
+            vit.follow(&picture, Some(&mut memory)).unwrap();
+            memory.attended.clone()
+        };
+        [frame(), frame(), frame()]
+    };
+    let [first, second, third] = stream();
+    assert!(first != second && second != third && first != third, "{first:?}");
+    assert_ne!(first[&1], first[&3], "and for every layer");
+    assert_eq!(stream(), [first, second, third], "a stream can be seen again");
+    // Pictures of a batch are drawn for one by one.
+    let both = Draw { seed: 1, frame: 1, layer: 1 }.tokens(2, 50, 20, 1);
+    assert_ne!(both[0], both[1]);
+}
+
+#[test]
+fn half_types_choose_in_f32() {
+    // What a card does, on the processor: products and maps of a half-precision tower, selectors and scores in f32.
+    let half = VarBuilder::from_backend(Box::new(Chance), DType::BF16, Device::Cpu);
+    let tosa = Tosa::new(config(0.5, 1).tosa.as_ref().unwrap(), OF, &half.pp("layers")).unwrap();
+    let products = random((1, 2, 37, 37), 3);
+    let sums = tosa.selectors()[&1].column_sums(&products).unwrap();
+    assert_eq!(sums.dtype(), DType::F32);
+    for score in [Score::ColSum, Score::ClsRow, Score::RowEntropy] {
+        let map = nn::softmax(&products, 1.0, false).unwrap().to_dtype(DType::BF16).unwrap();
+        assert_eq!(score.tokens(&map).unwrap()[0].len(), 37);
+    }
+}
+
+#[test]
+fn an_oracle_pays_for_its_maps() {
+    let shape = Shape { tokens: 65, patches: 64, patch_numbers: 768, width: 192, mlp: 768, heads: 6, depth: 6 };
+    let options = TosaOptions { ratio: 0.5, ..TosaOptions::default() };
+    // Queries, keys and their products of three layers over all tokens.
+    assert_eq!(shape.oracle(&options), 3 * (2 * 65 * 192 * 192 + 65 * 65 * 192));
+    assert_eq!(shape.oracle(&TosaOptions { ratio: 1.0, ..options.clone() }), 0);
+    // In a stream the 33 chosen tokens also attend to the 32 others, in three layers.
+    let reuse = TosaOptions { reuse: true, ..options.clone() };
+    assert_eq!(shape.cost(&reuse).selective - shape.cost(&options).selective, 3 * 2 * 33 * 32 * 192);
+    // Without class tokens nothing is protected.
+    assert_eq!(shape.kept(&options), 33);
+    assert_eq!(Shape { tokens: 64, ..shape }.kept(&options), 32);
 }
 
 #[test]
@@ -269,9 +353,10 @@ fn options_that_fit_no_tower_are_named() {
 #[test]
 fn a_stream_reuses_what_layers_gave() {
     let (vit, _) = dense(0.4);
-    let all = vit.blocks();
+    let blocks = vit.blocks();
+    let all = blocks.as_slice();
     let options = TosaOptions { reuse: true, ..config(0.4, 1).tosa.unwrap() };
-    let tosa = Tosa::new(&options, 4, 2, &vb().pp("layers")).unwrap();
+    let tosa = Tosa::new(&options, OF, &vb().pp("layers")).unwrap();
     let off = |a: &Tensor, b: &Tensor| {
         (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
     };
@@ -291,17 +376,30 @@ fn a_stream_reuses_what_layers_gave() {
     let dense = run(all, &moved, None, None).unwrap();
     let kept = run(all, &moved, Some(&tosa), Some(&mut memory)).unwrap();
     assert!(memory.attended[&1][0].contains(&20));
-    let plain = Tosa { options: TosaOptions { reuse: false, ..options.clone() }, ..tosa.clone() };
+    let plain = tosa.varied(0.4, false, Ranking::Selector);
     let skipped = run(all, &moved, Some(&plain), None).unwrap();
     assert!(off(&kept, &dense) < off(&skipped, &dense) / 4.0, "{} {}", off(&kept, &dense), off(&skipped, &dense));
     // The planted bug: a memory of another picture is no help.
     let mut other = Memory::default();
     run(all, &random((1, 37, 16), 5), Some(&tosa), Some(&mut other)).unwrap();
     assert!(off(&run(all, &moved, Some(&tosa), Some(&mut other)).unwrap(), &dense) > off(&kept, &dense) * 4.0);
+    // CLIP and SigLIP towers remember as well.
+    for class_token in [true, false] {
+        let mut tower = other(class_token);
+        let tosa = tower.tosa().unwrap().varied(0.5, true, Ranking::Selector);
+        let picture = random((1, 3, 24, 24), 7);
+        tower.set_tosa(None);
+        let whole = tower.forward(&picture).unwrap();
+        tower.set_tosa(Some(tosa));
+        let mut memory = Memory::default();
+        for _ in 0..3 {
+            assert!(off(&tower.follow(&picture, Some(&mut memory)).unwrap(), &whole) < 1e-4);
+        }
+    }
     // A batch of another shape begins anew, and change ranks nothing where there is no stream.
     let two = random((2, 37, 16), 6);
     let anew = run(all, &two, Some(&tosa), Some(&mut memory)).unwrap();
     assert!(off(&anew, &run(all, &two, None, None).unwrap()) < 1e-5);
-    let change = Tosa::control(&options, 4, Ranking::Change).unwrap();
+    let change = Tosa::control(&options, OF, Ranking::Change).unwrap();
     assert!(run(all, &x, Some(&change), None).is_err());
 }

@@ -59,7 +59,7 @@ struct Job<'a> {
 /// Trains a drafter, or some stage of it.
 pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let begun = Instant::now();
-    let recipe = DrafterRecipe::read(&args.config)?;
+    let recipe = DrafterRecipe::read(args.config()?)?;
     let path = args.target.as_deref().context("a drafter needs --target PATH, the model it drafts for")?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("{}: can't be made", args.out.display()))?;
     let run = Run::new(args)?;
