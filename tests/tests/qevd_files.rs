@@ -5,7 +5,10 @@ use spotter_datasets::qevd::{
     CLIP_FILES, ClipCounts, INDEX_FILE, Predictions, Protocol, ZONE_SHIFT, load, load_clips, read_any_predictions,
     write_timestamps,
 };
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 const T0: f64 = 1_000_000_000.0 + ZONE_SHIFT;
 
@@ -188,11 +191,11 @@ fn malformed_clips_give_errors_and_no_panic() {
         json!([{"video_path": "a.mp4", "split": "train", "feedback": ["Hold on!"]}]),
         json!([{"video_path": "a.mp4", "split": "train", "high_level": asked, "fine_grain": asked}]),
     ];
-    let write = |i: usize| fs::write(folder.path().join(CLIP_FILES[i]), files[i].to_string()).unwrap();
-    (0..3).for_each(write);
-    for i in 0..3 {
-        let path = folder.path().join(CLIP_FILES[i]);
-        let refused = mutated(&path, &files[i], 700, 31 + i as u64, || match load_clips(folder.path()) {
+    let paths = CLIP_FILES.map(|name| folder.path().join(name));
+    let write = |(path, good): (&PathBuf, &Value)| fs::write(path, good.to_string()).unwrap();
+    paths.iter().zip(&files).for_each(write);
+    for (i, (path, good)) in paths.iter().zip(&files).enumerate() {
+        let refused = mutated(path, good, 700, 31 + i as u64, || match load_clips(folder.path()) {
             Ok(clips) => {
                 assert!(ClipCounts::of(&clips).clips >= 1);
                 false
@@ -203,7 +206,7 @@ fn malformed_clips_give_errors_and_no_panic() {
             }
         });
         assert!((250..700).contains(&refused), "{i}: {refused}");
-        write(i);
+        write((path, good));
     }
 }
 

@@ -5,10 +5,11 @@ use spotter_datasets::metric::timing::{TOLERANCE, matches};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 260.0;
+const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 44.0;
 const RIGHT: f64 = 12.0;
-const TOP: f64 = 12.0;
+/// Room for the name of the axis, also in a phone's larger letters.
+const TOP: f64 = 32.0;
 const BOTTOM: f64 = 40.0;
 
 /// Text that may stand in HTML.
@@ -47,7 +48,7 @@ impl Axes {
         let _ = write!(
             axes.svg,
             "<text class=\"name\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
-             <text class=\"name\" x=\"{LEFT}\" y=\"10\">{}</text>",
+             <text class=\"name\" x=\"{LEFT}\" y=\"18\">{}</text>",
             (LEFT + WIDTH - RIGHT) / 2.0,
             HEIGHT - 6.0,
             escaped(x_name),

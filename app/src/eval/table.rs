@@ -20,9 +20,9 @@ fn ranged(value: Option<Estimate>) -> String {
 }
 
 const TIMES: [Column; 5] = [
+    ("T-F [95 %]", |r| ranged(r.temporal_f)),
     ("P", |r| number(r.precision)),
     ("R", |r| number(r.recall)),
-    ("T-F [95 %]", |r| ranged(r.temporal_f)),
     ("corr. T-F [95 %]", |r| ranged(r.corrective_f)),
     ("/min", |r| r.predictions_per_minute.map_or_else(|| "-".into(), |v| format!("{v:.1}"))),
 ];
