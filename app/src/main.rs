@@ -3,7 +3,9 @@
 mod assets;
 mod audio;
 mod cli;
+mod digest;
 mod eval;
+mod hub;
 mod memory;
 mod parallel;
 mod parts;

@@ -12,7 +12,7 @@ use spotter_engine::coach::{
     CacheChoice, CoachOptions, SpeculationChoice,
     load::{load, load_drafter},
     manifest::LensKind,
-    session::CoachSession,
+    session::{CoachSession, StreamModel},
 };
 use spotter_engine::{
     device::{self, DeviceRequest},
@@ -28,6 +28,7 @@ use spotter_vision::{
 };
 use std::{
     path::{Path, PathBuf},
+    sync::Once,
     time::Duration,
 };
 
@@ -64,6 +65,30 @@ pub(crate) struct CoachChoice {
     pub(crate) lens: LensChoice,
     pub(crate) cache: CacheChoice,
     pub(crate) speculation: SpeculationChoice,
+    /// Share of the tokens that selective layers work on, instead of the model's own.
+    pub(crate) tosa_ratio: Option<f64>,
+    /// Of several cards the one to use, counted round.
+    pub(crate) card: usize,
+}
+
+/// A coach by itself, with what its model wants.
+pub(crate) struct LoadedCoach {
+    pub(crate) coach: Box<dyn Coach>,
+    wanted: LensKind,
+    side: usize,
+    talkativeness: f32,
+    pub(crate) cooldown: Duration,
+    device: Device,
+}
+
+impl LoadedCoach {
+    /// Waits for what its device still does: streams of a card belong to threads, and the next thread must not be ahead.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(crate) fn settle(&self) -> anyhow::Result<()> {
+        Ok(self.device.synchronize()?)
+    }
 }
 
 /// A coach and its lens, and what was settled for them.
@@ -79,12 +104,27 @@ pub(crate) struct Prepared {
 /// # Errors
 /// A model folder, script or pose model that can't be used.
 pub(crate) fn prepare(choice: &CoachChoice) -> anyhow::Result<Prepared> {
+    let loaded = load_coach(choice)?;
+    let (lens, name) = lens(choice, &loaded)?;
+    let LoadedCoach { coach, talkativeness, cooldown, .. } = loaded;
+    Ok(Prepared { parts: Parts { lens, coach }, lens: name, talkativeness, cooldown })
+}
+
+/// Loads a coach without its lens.
+///
+/// # Errors
+/// A model folder or script that can't be used.
+pub(crate) fn load_coach(choice: &CoachChoice) -> anyhow::Result<LoadedCoach> {
     if let Some(script) = &choice.script {
+        let cooldown = choice.cooldown.unwrap_or(Duration::from_secs(1));
+        let talkativeness = choice.talkativeness.unwrap_or(0.0);
         let coach = Box::new(ScriptedCoach::read(script)?);
-        return prepared(choice, coach, LensKind::None, 160, 0.0, Duration::from_secs(1));
+        let (wanted, device) = (LensKind::None, Device::Cpu);
+        return Ok(LoadedCoach { coach, wanted, side: 160, talkativeness, cooldown, device });
     }
     let folder = model_folder(choice.model.as_deref())?;
-    let mut model = load(&folder, &device()).with_context(|| format!("model {}", folder.display()))?;
+    let device = card(choice.card);
+    let mut model = load(&folder, &device).with_context(|| format!("model {}", folder.display()))?;
     let (defaults, lens) = (model.manifest.defaults.clone(), model.manifest.lens);
     let options = CoachOptions {
         talkativeness: choice.talkativeness.unwrap_or(defaults.talkativeness),
@@ -97,8 +137,11 @@ pub(crate) fn prepare(choice: &CoachChoice) -> anyhow::Result<Prepared> {
         cache: choice.cache.clone(),
         speculation: choice.speculation.clone(),
     };
+    if let Some(ratio) = choice.tosa_ratio {
+        set_tosa_ratio(&mut model, ratio, &folder)?;
+    }
     if let Some(DrafterKind::Model(path)) = &choice.speculation.drafter {
-        let drafter = load_drafter(Path::new(path), &model.tokenizer, &device());
+        let drafter = load_drafter(Path::new(path), &model.tokenizer, &device);
         model.drafter = Some(drafter.with_context(|| format!("drafter {path}"))?);
     }
     let side = model.picture_side;
@@ -106,19 +149,16 @@ pub(crate) fn prepare(choice: &CoachChoice) -> anyhow::Result<Prepared> {
     let session = CoachSession::new(model, options).with_context(|| format!("model {}", folder.display()))?;
     let name = folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned());
     let coach = Box::new(StreamedCoach::new(session, name));
-    prepared(choice, coach, lens, side, talkativeness, cooldown)
+    Ok(LoadedCoach { coach, wanted: lens, side, talkativeness, cooldown, device })
 }
 
-fn prepared(
-    choice: &CoachChoice,
-    coach: Box<dyn Coach>,
-    wanted: LensKind,
-    side: usize,
-    talkativeness: f32,
-    cooldown: Duration,
-) -> anyhow::Result<Prepared> {
+/// A lens for a coach, and its name.
+///
+/// # Errors
+/// Pose models that can't be used.
+pub(crate) fn lens(choice: &CoachChoice, coach: &LoadedCoach) -> anyhow::Result<(Box<dyn Lens>, &'static str)> {
     let kind = match choice.lens {
-        LensChoice::Auto => wanted,
+        LensChoice::Auto => coach.wanted,
         LensChoice::Avatar => LensKind::Avatar,
         LensChoice::None => LensKind::None,
     };
@@ -126,17 +166,27 @@ fn prepared(
         LensKind::None => "none",
         LensKind::Avatar => "avatar",
     };
-    let lens = lens(kind, side)?;
-    let talkativeness = choice.talkativeness.unwrap_or(talkativeness);
-    let cooldown = choice.cooldown.unwrap_or(cooldown);
-    Ok(Prepared { parts: Parts { lens, coach }, lens: name, talkativeness, cooldown })
+    Ok((lens_of(kind, coach.side)?, name))
+}
+
+/// Lets the selective layers of a tower work on another share of the tokens.
+fn set_tosa_ratio(model: &mut StreamModel, ratio: f64, folder: &Path) -> anyhow::Result<()> {
+    let encoder = model.eye.encoder_mut();
+    let Some(mut tosa) = encoder.tosa().cloned() else {
+        let error = anyhow::anyhow!("--tosa-ratio {ratio}: the model {} has no selectors", folder.display());
+        let hint = "its config.json has no vision_config.tosa; `spotter train selectors` trains some";
+        return Err(Hinted::new(error, hint).into());
+    };
+    tosa.options.ratio = ratio;
+    encoder.set_tosa(Some(tosa));
+    Ok(())
 }
 
 /// What a model with pictures of `side` pixels looks through.
 ///
 /// # Errors
 /// Pose models that can't be used.
-pub(crate) fn lens(kind: LensKind, side: usize) -> anyhow::Result<Box<dyn Lens>> {
+pub(crate) fn lens_of(kind: LensKind, side: usize) -> anyhow::Result<Box<dyn Lens>> {
     match kind {
         LensKind::None => Ok(Box::new(NoLens)),
         LensKind::Avatar => avatar_lens(side),
@@ -166,17 +216,58 @@ pub(crate) fn model_folder(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 /// The fastest device this build can use.
 pub(crate) fn device() -> Device {
-    if cfg!(feature = "cuda")
-        && let Ok(device) = Device::new_cuda(0)
-    {
-        return device;
+    card(0)
+}
+
+/// The fastest device this build can use; where there are several cards, the one of a number, counted round.
+pub(crate) fn card(number: usize) -> Device {
+    let found = if cfg!(feature = "cuda") {
+        cards().and_then(|n| open(Device::new_cuda, number.checked_rem(n).unwrap_or(0)))
+    } else if cfg!(feature = "metal") {
+        open(Device::new_metal, 0)
+    } else {
+        return Device::Cpu;
+    };
+    let told = |text: String| {
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| tracing::info!("{text}"));
+    };
+    match found {
+        Ok(device) => {
+            told(format!("computing on {:?}", device.location()));
+            device
+        }
+        Err(reason) => {
+            told(format!("computing on the processor: {reason}"));
+            Device::Cpu
+        }
     }
-    if cfg!(feature = "metal")
-        && let Ok(device) = Device::new_metal(0)
-    {
-        return device;
+}
+
+/// Number of CUDA cards.
+#[cfg(feature = "cuda")]
+fn cards() -> Result<usize, String> {
+    use candle_core::cuda_backend::cudarc::driver::CudaContext;
+    // Where the driver's library is absent, the binding panics.
+    match std::panic::catch_unwind(CudaContext::device_count) {
+        Ok(Ok(n)) if n > 0 => Ok(n as usize),
+        Ok(Ok(_)) => Err("there is no CUDA card".into()),
+        Ok(Err(e)) => Err(format!("CUDA cards can't be counted: {e}")),
+        Err(_) => Err("the CUDA driver is not installed".into()),
     }
-    Device::Cpu
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cards() -> Result<usize, String> {
+    Err("built without the feature cuda".into())
+}
+
+fn open(device: fn(usize) -> candle_core::Result<Device>, number: usize) -> Result<Device, String> {
+    match std::panic::catch_unwind(|| device(number)) {
+        Ok(Ok(device)) => Ok(device),
+        Ok(Err(e)) => Err(format!("card {number}: {}", e.to_string().lines().next().unwrap_or("can't be opened"))),
+        Err(_) => Err(format!("card {number}: its driver is not installed")),
+    }
 }
 
 /// The device that is asked for; of itself, the fastest this build can use.

@@ -4,7 +4,7 @@
 //! 0.7. No timing score means anything unless it stands beside this one.
 
 use crate::metric::{Timed, timing::Timing};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a metronome says: QEVD's matching asks only that it is not blank.
 const TICK: &str = "Keep going.";
@@ -45,7 +45,7 @@ pub fn score_silent(stretches: &[Stretch<'_>]) -> Timing {
 }
 
 /// A metronome with its score.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metronome {
     /// Seconds between ticks.
     pub period: f64,

@@ -66,13 +66,13 @@ impl Config {
         if self.is_roberta() { self.pad_token_id.unwrap_or(1) + 1 } else { 0 }
     }
 
-    /// The layer that the reference implementation chose for the models of this size.
+    /// The layer that the reference implementation chose for the models of this kind and size.
     fn usual_layer(&self) -> usize {
-        match (self.is_roberta(), self.num_hidden_layers) {
-            (true, 24) => 17,
-            (true, 12) => 10,
-            (false, 24) => 18,
-            (false, 12) => 9,
+        match (self.model_type.as_str(), self.num_hidden_layers) {
+            ("roberta" | "xlm-roberta", 24) => 17,
+            ("roberta", 12) => 10,
+            ("bert", 24) => 18,
+            ("bert" | "xlm-roberta", 12) => 9,
             (_, layers) => layers,
         }
     }
@@ -197,11 +197,17 @@ impl BertScore {
         })
     }
 
+    /// The layer that is compared.
+    pub fn layer(&self) -> usize {
+        self.layers.len()
+    }
+
     /// States of a text's tokens at length 1, `[n, d]`, and which tokens are words.
     fn states(&self, text: &str) -> std::result::Result<(Tensor, Vec<bool>), BertError> {
         let text = text.trim();
-        // Byte-level pieces know the beginning of a word by the space before it.
-        let spaced = if self.config.is_roberta() && !text.is_empty() { format!(" {text}") } else { text.to_owned() };
+        // Byte-level pieces know the beginning of a word by the space before it; XLM-RoBERTa's put a mark there themselves.
+        let spaced =
+            if self.config.model_type == "roberta" && !text.is_empty() { format!(" {text}") } else { text.to_owned() };
         let most = self.config.max_position_embeddings - self.config.first_position();
         let (ids, special) = self.tokenizer.encode_marked(&spaced, most)?;
         let n = ids.len();
@@ -238,5 +244,32 @@ impl BertScore {
         let recall = mean(alike.max(0)?.to_vec1()?, &truth.1);
         let sum = precision + recall;
         Ok(if sum == 0.0 { 0.0 } else { 2.0 * precision * recall / sum })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+
+    #[test]
+    fn the_layers_of_the_reference_implementation() {
+        // bert_score 0.3.13, model2layers.
+        for (model_type, layers, expected) in [
+            ("roberta", 24, 17),
+            ("roberta", 12, 10),
+            ("xlm-roberta", 24, 17),
+            ("xlm-roberta", 12, 9),
+            ("bert", 24, 18),
+            ("bert", 12, 9),
+            ("bert", 3, 3),
+        ] {
+            let config: Config = serde_json::from_value(serde_json::json!({
+                "model_type": model_type, "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": layers,
+                "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 16, "type_vocab_size": 1,
+                "layer_norm_eps": 1e-5,
+            }))
+            .unwrap();
+            assert_eq!(config.usual_layer(), expected, "{model_type} of {layers} layers");
+        }
     }
 }

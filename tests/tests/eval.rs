@@ -49,12 +49,16 @@ fn shards_and_a_killed_run_give_the_report_of_an_unbroken_one() {
         "spotter-mini",
         "the same words on another session",
         "metronome, best of all",
+        "metronome, every 3.0 s",
+        "metronome at the model's rate",
         "most frequent phrase",
         "silent",
     ] {
         assert!(table.lines().any(|l| l.starts_with(row)), "{row} in {table}");
     }
-    assert!(table.contains("truths: fitcoach2024") && table.contains("4 sessions"));
+    assert!(
+        table.contains("\nfitcoach2024: ") && table.contains(" transitions + ") && table.contains("4 sessions of ")
+    );
 
     eval(&first, &["--shard", "1/2"]);
     eval(&second, &["--shard", "2/2"]);
@@ -63,7 +67,7 @@ fn shards_and_a_killed_run_give_the_report_of_an_unbroken_one() {
     let half = command(&["eval", "merge", "--out", text(&at("half")), text(&first)]).output().unwrap();
     assert!(String::from_utf8_lossy(&half.stderr).contains("sessions 2, 4 of 4 are in no part"));
 
-    // Killed as soon as its first session is there, and taken up again.
+    // Killed as soon as its first session was played, and taken up again.
     let killed = at("killed");
     let mut child = command(&["eval", text(&data), "--lens", "none", "--out", text(&killed), "--jobs", "1"])
         .stdout(Stdio::null())
@@ -71,15 +75,16 @@ fn shards_and_a_killed_run_give_the_report_of_an_unbroken_one() {
         .spawn()
         .unwrap();
     let begun = Instant::now();
-    while !killed.join("sessions/00000.json").exists() && begun.elapsed() < Duration::from_secs(60) {
+    let first = killed.join("sessions/00000.played.json");
+    while !first.exists() && begun.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(5));
     }
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!killed.join("report.json").exists(), "it was killed in its midst");
-    let early = std::fs::metadata(killed.join("sessions/00000.json")).unwrap().modified().unwrap();
+    let early = std::fs::metadata(&first).unwrap().modified().unwrap();
     eval(&killed, &[]);
-    assert_eq!(early, std::fs::metadata(killed.join("sessions/00000.json")).unwrap().modified().unwrap());
+    assert_eq!(early, std::fs::metadata(&first).unwrap().modified().unwrap(), "it was not played again");
     same(&whole, &killed);
 
     // Its own predictions, read back, score alike.
@@ -94,7 +99,9 @@ fn shards_and_a_killed_run_give_the_report_of_an_unbroken_one() {
 
     // Two runs side by side, and another run is not written over.
     let side = run(&["eval", "compare", text(&whole), text(&again)]);
-    assert!(side.lines().filter(|l| l.starts_with(text(folder.path()))).count() == 2, "{side}");
+    let times = side.split("\n\n").next().unwrap();
+    assert_eq!(times.lines().filter(|l| l.starts_with(text(folder.path()))).count(), 2, "{side}");
+    assert_eq!(times.lines().filter(|l| l.starts_with("metronome at the rate of ")).count(), 2, "{side}");
     let other = command(&["eval", text(&data), "--lens", "none", "--out", text(&whole), "--talkativeness", "1"])
         .output()
         .unwrap();
@@ -122,7 +129,8 @@ fn a_sweep_is_one_table() {
     )
     .unwrap();
     let table = run(&["eval", "sweep", text(&file)]);
-    assert_eq!(table.lines().filter(|l| l.starts_with("cache-policy ")).count(), 4, "{table}");
+    let times = table.split("\n\n").next().unwrap();
+    assert_eq!(times.lines().filter(|l| l.starts_with("cache-policy ")).count(), 4, "{table}");
     let quiet = table.lines().find(|l| l.starts_with("cache-policy keydiff, talkativeness -20")).unwrap();
     assert!(quiet.trim_end().ends_with("0.0"), "a coach that never wants to speak is silent: {quiet}");
 }

@@ -2,9 +2,13 @@
 
 use serde_json::{Value, json};
 use spotter_datasets::qevd::{
-    INDEX_FILE, Predictions, Protocol, ZONE_SHIFT, load, load_clips, read_any_predictions, write_timestamps,
+    CLIP_FILES, ClipCounts, INDEX_FILE, Predictions, Protocol, ZONE_SHIFT, load, load_clips, read_any_predictions,
+    write_timestamps,
 };
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 const T0: f64 = 1_000_000_000.0 + ZONE_SHIFT;
 
@@ -131,6 +135,106 @@ fn ten_thousand_malformed_files_give_errors_and_no_panic() {
     assert!(refused > 10_000 && read > 500, "{refused} {read}");
 }
 
+/// Writes `value`, mutated in one to three places and now and then in its bytes, `rounds` times, and hands each file to `read`,
+/// which says whether it was refused; the number that were.
+fn mutated(path: &Path, good: &Value, rounds: usize, seed: u64, mut read: impl FnMut() -> bool) -> usize {
+    let mut dice = Dice(seed);
+    let mut refused = 0;
+    for round in 0..rounds {
+        let mut value = good.clone();
+        for _ in 0..=dice.below(3) {
+            mutate(&mut value, &mut dice);
+        }
+        let mut bytes = value.to_string().into_bytes();
+        if round % 4 == 0 {
+            let i = dice.below(bytes.len());
+            match dice.below(3) {
+                0 => bytes.truncate(i),
+                1 => bytes[i] = dice.below(256) as u8,
+                _ => bytes.insert(i, dice.below(256) as u8),
+            }
+        }
+        fs::write(path, bytes).unwrap();
+        refused += usize::from(read());
+    }
+    refused
+}
+
+#[test]
+fn a_malformed_competition_folder_gives_errors_and_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("QEVD-FIT-COACH-Competition");
+    fs::create_dir(&folder).unwrap();
+    write_timestamps(&folder.join("t.npy"), &[0, 1_000_000_000, 2_000_000_000, 3_000_000_000]).unwrap();
+    let good = json!([{
+        "long_range_video_file": "a/0001.mp4", "video_timestamps": "t.npy", "exercises": ["squats", "lunges"],
+        "exercise_start_timestamps": [0.0, 1.5], "exercise_end_timestamps": [1.0, 2.0],
+    }]);
+    let path = folder.join(INDEX_FILE);
+    let refused = mutated(&path, &good, 2000, 21, || match load(&folder, Protocol::Var2026) {
+        Ok(data) => {
+            assert!(data.competition && data.episodes().all(|e| e.end.is_finite() && e.frames.end <= 4));
+            false
+        }
+        Err(error) => error.problems().iter().all(|problem| problem.contains(INDEX_FILE)),
+    });
+    assert!((800..2000).contains(&refused), "{refused}");
+}
+
+#[test]
+fn malformed_clips_give_errors_and_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let asked = json!({"query": ["why?"], "response": ["so"], "query_type": ["x"]});
+    let files = [
+        json!([{"video_path": "a.mp4", "split": "train", "labels": ["squat - slow"], "labels_descriptive": ["slow"]},
+               {"video_path": "b.mp4", "split": "test", "labels": [], "labels_descriptive": []}]),
+        json!([{"video_path": "a.mp4", "split": "train", "feedback": ["Hold on!"]}]),
+        json!([{"video_path": "a.mp4", "split": "train", "high_level": asked, "fine_grain": asked}]),
+    ];
+    let paths = CLIP_FILES.map(|name| folder.path().join(name));
+    let write = |(path, good): (&PathBuf, &Value)| fs::write(path, good.to_string()).unwrap();
+    paths.iter().zip(&files).for_each(write);
+    for (i, (path, good)) in paths.iter().zip(&files).enumerate() {
+        let refused = mutated(path, good, 700, 31 + i as u64, || match load_clips(folder.path()) {
+            Ok(clips) => {
+                assert!(ClipCounts::of(&clips).clips >= 1);
+                false
+            }
+            Err(error) => {
+                assert!(CLIP_FILES.iter().any(|file| error.to_string().contains(file)), "{error}");
+                true
+            }
+        });
+        assert!((250..700).contains(&refused), "{i}: {refused}");
+        write((path, good));
+    }
+}
+
+#[test]
+fn malformed_predictions_give_errors_and_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
+    let data = load(folder.path(), Protocol::Fitcoach2024).unwrap();
+    let path = folder.path().join("predictions.json");
+    let forms = [
+        json!([{"mini_episode_id": "0006_0", "pred_feedbacks": ["x", ""], "pred_feedback_timestamps": [1.0, T0]},
+               {"mini_episode_id": "0006_1", "pred_feedbacks": [], "pred_feedback_timestamps": []}]),
+        json!([{"video_file": "0006.mp4", "feedbacks": ["5", "a"], "feedback_timestamps": [2.5, T0 + 4.0]}]),
+        json!([{"GT": "5", "Pred": "five"}, {"GT": "a", "Pred": ""}]),
+    ];
+    for (i, form) in forms.iter().enumerate() {
+        let refused = mutated(&path, form, 700, 41 + i as u64, || match read_any_predictions(&path, &[&data]) {
+            Ok(Predictions::Episodes { predictions, .. }) => {
+                assert!(predictions.iter().flat_map(|p| &p.said).all(|said| said.t.is_finite()));
+                false
+            }
+            Ok(Predictions::Pairs(_)) => false,
+            Err(error) => error.to_string().contains("predictions.json"),
+        });
+        assert!((250..700).contains(&refused), "{form}: {refused}");
+    }
+}
+
 #[test]
 fn malformed_frame_times_give_errors_and_no_panic() {
     let folder = tempfile::tempdir().unwrap();
@@ -173,16 +277,28 @@ fn predictions_are_read_in_all_three_forms() {
             let entry =
                 json!({"video_file": "0006.mp4", "feedbacks": ["5", "a", "b", "late"], "feedback_timestamps": times});
             let other = json!({"video_file": "0007.mp4", "feedbacks": [], "feedback_timestamps": []});
+            let twice = read(json!([entry, other, entry]), protocol).unwrap_err().to_string();
+            assert!(twice.contains("entry 2 (0006.mp4), video_file: video 0006 is in entry 0 already"), "{twice}");
             let (predictions, warnings) = episodes(read(json!([entry, other]), protocol).unwrap());
-            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            assert_eq!(warnings.len(), 2, "{warnings:?}");
+            assert!(warnings[0].contains("1 of 4 feedbacks lie outside of all episodes"), "{warnings:?}");
             let got: Vec<(&str, Vec<f64>)> =
                 predictions.iter().map(|p| (p.episode.as_str(), p.said.iter().map(|s| s.t).collect())).collect();
             let second = if shift == 0.0 { 8.25 - 6.0 } else { 8.25 + T0 };
             assert_eq!(got, [("0006_0", vec![2.5 + shift, 4.0 + shift]), ("0006_1", vec![second])]);
         }
     }
-    let entry = json!({"mini_episode_id": "0006_0", "pred_feedbacks": ["x"], "pred_feedback_timestamps": [1.0]});
-    assert_eq!(episodes(read(json!([entry]), Protocol::Var2026).unwrap()).0.len(), 1);
+    // Times of the other protocol come to the same place, with a word.
+    for (protocol, own, other) in
+        [(Protocol::Fitcoach2024, 2.25, T0 + 6.0 + 2.25), (Protocol::Var2026, T0 + 6.0 + 2.25, 2.25)]
+    {
+        let entry =
+            |t: f64| json!([{"mini_episode_id": "0006_1", "pred_feedbacks": ["x"], "pred_feedback_timestamps": [t]}]);
+        let (plain, silent) = episodes(read(entry(own), protocol).unwrap());
+        let (moved, told) = episodes(read(entry(other), protocol).unwrap());
+        assert_eq!((plain[0].said[0].t, moved[0].said[0].t), (own, own));
+        assert!(silent.is_empty() && told.len() == 1 && told[0].starts_with("1 times of predictions are "), "{told:?}");
+    }
     let pairs = read(json!([{"GT": "5", "Pred": "five"}]), Protocol::Var2026).unwrap();
     assert_eq!(pairs, Predictions::Pairs(vec![("5".into(), "five".into())]));
     let error = read(json!([{"GT": 5}, 3]), Protocol::Var2026).unwrap_err().to_string();
@@ -216,9 +332,27 @@ fn short_clips_are_joined_by_their_video() {
     assert_eq!(clips.len(), 2);
     assert_eq!((clips[0].labels[0].as_str(), clips[0].feedback[0].as_str()), (label, "Hold on!"));
     assert_eq!(clips[1].high_level.response, ["so"]);
+    let counts = ClipCounts::of(&clips);
+    assert_eq!((counts.clips, counts.train, counts.test), (2, 1, 1));
+    assert_eq!((counts.labels, counts.classes, counts.exercises, counts.feedbacks), (1, 1, 1, 1));
+    assert_eq!((counts.high_level, counts.fine_grained), (2, 2));
     put("questions.json", json!([{"video_path": "a.mp4", "split": "dev", "high_level": asked(2), "fine_grain": 3}]));
     let error = load_clips(folder.path()).unwrap_err().to_string();
     for part in ["questions.json", "split: is \"dev\"", "high_level.response", "fine_grain: expected"] {
         assert!(error.contains(part), "{part} {error}");
+    }
+    // All files are read, whatever is wrong with the first.
+    put("feedbacks_short_clips.json", json!([{"video_path": "a.mp4", "split": "test", "feedback": "no"}, 3]));
+    let row = json!({"video_path": "a.mp4", "split": "train", "labels": [], "labels_descriptive": []});
+    put("fine_grained_labels.json", json!([row, row]));
+    let problems = load_clips(folder.path()).unwrap_err().problems();
+    for part in [
+        "fine_grained_labels.json: entry 1 (a.mp4), video_path: is that of entry 0 already",
+        "feedbacks_short_clips.json: entry 0 (a.mp4), split: is \"test\", but \"train\" in another file",
+        "feedbacks_short_clips.json: entry 0 (a.mp4), feedback: expected",
+        "feedbacks_short_clips.json: entry 1, entry: expected an object",
+        "questions.json: entry 0 (a.mp4), split: is \"dev\"",
+    ] {
+        assert!(problems.iter().any(|problem| problem.contains(part)), "{part} in {problems:#?}");
     }
 }

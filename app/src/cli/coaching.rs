@@ -15,7 +15,10 @@ use spotter_engine::{
     model::{Policy, cache::Setting},
     speculate::{DrafterKind, Method},
 };
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// A language that the coach speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -108,6 +111,10 @@ pub(crate) struct CoachArgs {
     /// What is drafted: static(N), adaedl(N), max-prob(N), rsd-c(B,B,...) or rsd-s(WIDTH,DEPTH). Left out, the model's own default
     #[arg(long, value_name = "METHOD")]
     draft_method: Option<Method>,
+    /// Share of the picture's tokens that the selective layers of a model with selectors work on, above 0, at most 1. Left
+    /// out, the model's own
+    #[arg(long, value_name = "RATIO", value_parser = ratio)]
+    tosa_ratio: Option<f64>,
     /// Say the lines of a file instead of asking a model: seconds and words on each
     #[arg(long, value_name = "FILE", hide = true, conflicts_with = "model")]
     script: Option<PathBuf>,
@@ -158,6 +165,8 @@ impl CoachArgs {
             lens: self.lens,
             cache: self.cache.choice(),
             speculation: SpeculationChoice { drafter: self.draft.clone(), method: self.draft_method.clone() },
+            tosa_ratio: self.tosa_ratio,
+            card: 0,
         }
     }
 }
@@ -221,11 +230,27 @@ impl CoachArgs {
                 (!self.cache.cache.is_empty())
                     .then(|| self.cache.cache.iter().map(|s| s.to_string()).collect::<Vec<_>>().join(" ")),
             ),
-            ("draft", self.draft.as_ref().map(|d| d.to_string())),
+            ("draft", self.draft.as_ref().map(drafter_name)),
             ("draft method", self.draft_method.as_ref().map(|m| m.to_string())),
+            ("tosa ratio", self.tosa_ratio.map(|r| r.to_string())),
         ];
         given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
+}
+
+/// What drafts, in a word: of a model the name, wherever it lies.
+fn drafter_name(kind: &DrafterKind) -> String {
+    match kind {
+        DrafterKind::Model(path) => {
+            Path::new(path).file_name().map_or_else(|| path.clone(), |name| name.to_string_lossy().into_owned())
+        }
+        other => other.to_string(),
+    }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if ratio > 0.0 && ratio <= 1.0 { Ok(ratio) } else { Err(format!("{ratio} is out of range: above 0, at most 1")) }
 }
 
 fn bias(text: &str) -> Result<f32, String> {

@@ -73,6 +73,67 @@ impl Hinted {
     }
 }
 
+impl Hinted {
+    /// What to do.
+    pub(crate) fn hint(&self) -> &str {
+        &self.hint
+    }
+}
+
+/// Everything that is wrong with what was given; told one a line.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    problems: Vec<String>,
+    hint: Option<String>,
+}
+
+impl Listed {
+    /// Adds a problem.
+    pub(crate) fn push(&mut self, problem: impl Into<String>) {
+        self.problems.push(problem.into());
+    }
+
+    /// Adds an error, with its hint if no other came before.
+    pub(crate) fn error(&mut self, error: &anyhow::Error) {
+        if let Some(hinted) = error.downcast_ref::<Hinted>() {
+            self.hint(hinted.hint());
+        }
+        self.push(format!("{error:#}"));
+    }
+
+    /// A word on what to do, if there is none yet.
+    pub(crate) fn hint(&mut self, hint: &str) {
+        self.hint.get_or_insert_with(|| hint.to_owned());
+    }
+
+    /// What a piece of work gave; its error is added.
+    pub(crate) fn keep<T>(&mut self, result: anyhow::Result<T>) -> Option<T> {
+        result.map_err(|error| self.error(&error)).ok()
+    }
+
+    /// An error if anything was added.
+    ///
+    /// # Errors
+    /// Then.
+    pub(crate) fn into_result(self) -> anyhow::Result<()> {
+        if self.problems.is_empty() { Ok(()) } else { Err(self.into()) }
+    }
+}
+
+impl fmt::Display for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.problems[..] {
+            [one] => f.write_str(one),
+            all => {
+                write!(f, "{} problems", all.len())?;
+                all.iter().try_for_each(|problem| write!(f, "\n  {}", problem.replace('\n', " ")))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Listed {}
+
 impl fmt::Display for Hinted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#}", self.error)
@@ -124,11 +185,16 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Tells an error in one line, with a hint below it where there is one.
+/// Tells an error in one line, or a list of them one a line, with a hint below where there is one.
 #[allow(clippy::print_stderr, reason = "the one place where the program says why it failed")]
 fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(is_broken_pipe) {
         return ExitCode::SUCCESS;
+    }
+    if let Some(listed) = error.downcast_ref::<Listed>() {
+        eprintln!("error: {}", listed.to_string().replace('\r', " "));
+        listed.hint.iter().for_each(|hint| eprintln!("hint: {hint}"));
+        return ExitCode::FAILURE;
     }
     let line = format!("{error:#}").replace(['\n', '\r'], " ");
     eprintln!("error: {line}");

@@ -1,11 +1,12 @@
 //! Plays a session to a coach, through the same stages as `spotter replay`.
 
+use super::{pool::Pool, store::Played};
 use crate::{
     parts::{self, CoachChoice},
     pipeline::{
         Config, Event, Latency,
         sequential::{self, Observer},
-        stats::Monitor,
+        stats::{Monitor, Stage},
     },
 };
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -20,7 +21,8 @@ use spotter_vision::{
 };
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard},
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -35,6 +37,12 @@ pub(crate) struct Player {
     /// The coach is told the exercise and begins anew with each, as QEVD's models do; else it watches the session as
     /// a whole.
     pub(crate) told: bool,
+    /// The control: the coach is shown the video of the next session, while truths and what it is told stay.
+    pub(crate) shuffled: bool,
+    /// Coaches between two sessions.
+    pub(crate) pool: Pool,
+    /// Milliseconds from frame to decision, the median of each stretch that was played.
+    pub(crate) medians: Arc<Mutex<Vec<f64>>>,
 }
 
 /// A video that its episodes are read from one after the other. Episodes may overlap by a message.
@@ -116,8 +124,8 @@ struct Window {
     keep: usize,
 }
 
-fn locked(reel: &Mutex<Reel>) -> MutexGuard<'_, Reel> {
-    reel.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+fn locked<T>(reel: &Mutex<T>) -> MutexGuard<'_, T> {
+    reel.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl FrameSource for Window {
@@ -158,62 +166,101 @@ impl Observer for Heard {
 }
 
 impl Player {
-    /// What is said in each episode, in the time of its truth, and what was odd.
+    /// What is said in each episode, in the time of its truth, and what was odd. `shown` is the session whose video is
+    /// played: the same one, but for the control.
     ///
     /// # Errors
     /// A video or model that can't be used; a stage that failed.
-    pub(crate) fn play(&self, session: &Session) -> Result<(Vec<Vec<Timed>>, Vec<String>)> {
-        let context = || format!("session {} ({})", session.id, session.video.display());
-        let reel = Arc::new(Mutex::new(Reel::open(session).with_context(context)?));
-        let begin = session.frame_times.first().copied().unwrap_or_default();
-        let mut all = Vec::new();
+    pub(crate) fn play(&self, session: &Session, shown: &Session) -> Result<Played> {
+        let context = || format!("session {} ({})", session.id, shown.video.display());
+        let reel = Arc::new(Mutex::new(Reel::open(shown).with_context(context)?));
+        let begin = first_time(session);
+        let (mut said, mut warnings) = (Vec::new(), Vec::new());
         if self.told {
+            let at = |episode: &Episode| frames_of(episode, session, shown);
             for (k, episode) in session.episodes.iter().enumerate() {
-                let keep = session.episodes.get(k + 1).map_or(usize::MAX, |next| next.frames.start);
-                let said = self.stretch(&reel, episode.frames.clone(), keep, Some(&episode.exercise));
-                all.push(said.with_context(context)?);
+                let keep = session.episodes.get(k + 1).map_or(usize::MAX, |next| at(next).start);
+                let heard = self.stretch(&reel, at(episode), keep, Some(&episode.exercise));
+                said.push(heard.with_context(context)?);
             }
         } else {
-            let said = self.stretch(&reel, 0..session.frame_times.len(), usize::MAX, None).with_context(context)?;
-            all = by_episode(&session.episodes, &said, begin);
+            let heard = self.stretch(&reel, 0..shown.frame_times.len(), usize::MAX, None).with_context(context)?;
+            said = by_episode(&session.episodes, &heard, begin);
+            let outside = heard.len().saturating_sub(said.iter().map(Vec::len).sum());
+            if outside > 0 {
+                let (id, all) = (&session.id, heard.len());
+                warnings.push(format!(
+                    "session {id}: {outside} of {all} utterances lie outside of all episodes and are not scored"
+                ));
+            }
         }
-        for (episode, said) in session.episodes.iter().zip(&mut all) {
+        for (episode, said) in session.episodes.iter().zip(&mut said) {
             said.iter_mut().for_each(|said| said.t += begin - episode.origin);
         }
-        let mut warnings = Vec::new();
         let reel = locked(&reel);
-        if reel.ended && reel.next < session.frame_times.len() {
-            let (has, told) = (reel.next, session.frame_times.len());
-            warnings.push(format!("session {}: the video has {has} frames, its time stamps say {told}", session.id));
+        if reel.ended && reel.next < shown.frame_times.len() {
+            let (has, told) = (reel.next, shown.frame_times.len());
+            warnings.push(format!("session {}: the video has {has} frames, its time stamps say {told}", shown.id));
         }
-        Ok((all, warnings))
+        Ok(Played { said, warnings })
     }
 
     /// What is said during some frames, in seconds since the first frame of the video.
     fn stretch(
         &self,
         reel: &Arc<Mutex<Reel>>,
-        frames: std::ops::Range<usize>,
+        frames: Range<usize>,
         keep: usize,
         exercise: Option<&str>,
     ) -> Result<Vec<Timed>> {
-        let choice = CoachChoice { exercise: exercise.map(str::to_owned), ..self.choice.clone() };
-        let prepared = parts::prepare(&choice)?;
-        let config = Config {
-            latency: self.latency,
-            cooldown: prepared.cooldown,
-            language: choice.language.clone(),
-            ..Config::default()
-        };
+        let (parts, cooldown) = self.pool.parts(&self.choice, exercise)?;
+        let config =
+            Config { latency: self.latency, cooldown, language: self.choice.language.clone(), ..Config::default() };
         let info = locked(reel).source.info().clone();
         let window = Window { reel: reel.clone(), info, next: frames.start, end: frames.end, keep };
-        let mut heard = Heard::default();
-        sequential::run(Box::new(window), prepared.parts, &config, &Arc::new(Monitor::default()), &mut heard)?;
+        let (mut heard, monitor) = (Heard::default(), Arc::new(Monitor::default()));
+        sequential::run(Box::new(window), parts, &config, &monitor, &mut heard)?;
+        locked(&self.medians).extend(monitor.quantiles(Stage::FrameToDecision).map(|q| q.p50_ms));
         match heard.failure {
             None => Ok(heard.said),
             Some(failure) => Err(anyhow!(failure)),
         }
     }
+
+    /// A warning where this machine looks slower than the fixed latency says. It depends on the machine, so it is for the log
+    /// and never for the report.
+    pub(crate) fn too_slow(&self) -> Option<String> {
+        let mut medians = locked(&self.medians).clone();
+        medians.sort_by(f64::total_cmp);
+        slower_than(self.latency, medians.get(medians.len() / 2).copied()?)
+    }
+}
+
+fn slower_than(latency: Latency, median_ms: f64) -> Option<String> {
+    let Latency::Fixed { decide, .. } = latency else { return None };
+    let counted = decide.as_secs_f64() * 1e3;
+    (median_ms > counted).then(|| {
+        format!(
+            "from frame to decision this machine takes {median_ms:.0} ms at the median, but {counted:.0} ms are counted: the \
+             times in the report are not this machine's (--latency measured has those; fewer --jobs may be faster)"
+        )
+    })
+}
+
+fn first_time(session: &Session) -> f64 {
+    session.frame_times.first().copied().unwrap_or_default()
+}
+
+/// Frames of `shown` at the time that an episode has in its own session.
+fn frames_of(episode: &Episode, session: &Session, shown: &Session) -> Range<usize> {
+    if std::ptr::eq(session, shown) {
+        return episode.frames.clone();
+    }
+    let time = |frame: usize| session.frame_times.get(frame).map_or(f64::INFINITY, |t| t - first_time(session));
+    let begin = first_time(shown);
+    let frame = |t: f64| shown.frame_times.partition_point(|other| other - begin < t);
+    let start = frame(time(episode.frames.start));
+    start..frame(time(episode.frames.end)).max(start)
 }
 
 /// Cuts what was said in a whole session at the begins of its episodes.
@@ -224,12 +271,20 @@ fn by_episode(episodes: &[Episode], said: &[Timed], begin: f64) -> Vec<Vec<Timed
     episodes.iter().zip(nexts).map(|(e, next)| within(e.start, e.end.min(next))).collect()
 }
 
-/// Whether a session's video is there.
-pub(crate) fn check_video(session: &Session) -> Result<()> {
+/// Whether a session's video is there and its first frame can be read; its size in bytes.
+///
+/// # Errors
+/// Otherwise.
+pub(crate) fn check_video(session: &Session) -> Result<u64> {
+    let (id, video) = (&session.id, session.video.display());
     if !session.video.is_file() {
-        bail!("{}: no such video", session.video.display());
+        bail!("session {id}, long_range_video_file: {video}: no such video");
     }
-    Ok(())
+    let context = || format!("session {id}, long_range_video_file: {video}");
+    if parts::open_source(&session.video).with_context(context)?.next_frame().with_context(context)?.is_none() {
+        bail!("{}: the video has no frame", context());
+    }
+    Ok(std::fs::metadata(&session.video).with_context(context)?.len())
 }
 
 #[cfg(test)]
@@ -245,5 +300,39 @@ mod tests {
         // Red came to the top, green below it.
         assert_eq!(&turned.rgb[..3], [255, 0, 0]);
         assert_eq!(&turned.rgb[6..9], [0, 255, 0]);
+    }
+
+    fn session(id: &str, frame_times: Vec<f64>, frames: Range<usize>) -> Session {
+        let episode = Episode {
+            id: format!("{id}_0"),
+            exercise: "squats".into(),
+            start: 0.0,
+            end: 1.0,
+            origin: 0.0,
+            frames,
+            truth: Vec::new(),
+        };
+        Session { id: id.into(), video: "none.mp4".into(), frame_times, episodes: vec![episode] }
+    }
+
+    #[test]
+    fn the_control_shows_another_video_at_the_same_time() {
+        let own = session("a", (0..100).map(|i| 1000.0 + f64::from(i) * 0.1).collect(), 20..50);
+        // Twice as many frames a second, and it ends early.
+        let other = session("b", (0..80).map(|i| 7000.0 + f64::from(i) * 0.05).collect(), 0..80);
+        assert_eq!(frames_of(&own.episodes[0], &own, &own), 20..50);
+        let seen = frames_of(&own.episodes[0], &own, &other);
+        let seconds = |i: usize| other.frame_times[i] - 7000.0;
+        assert!((seconds(seen.start) - 2.0).abs() < 0.051 && seen.end == 80, "{seen:?}");
+        let late = session("a", own.frame_times.clone(), 90..100);
+        assert!(frames_of(&late.episodes[0], &late, &other).is_empty());
+    }
+
+    #[test]
+    fn a_slow_machine_is_told_of() {
+        let fixed = Latency::REPLAY;
+        assert!(slower_than(fixed, 49.0).is_none() && slower_than(Latency::Measured, 900.0).is_none());
+        let warning = slower_than(fixed, 84.4).unwrap();
+        assert!(warning.contains("84 ms") && warning.contains("50 ms are counted"), "{warning}");
     }
 }

@@ -1,14 +1,15 @@
 //! Plots of a report as SVG, drawn for a page that may be a phone's: they scale with its width.
 
-use super::store::Session;
+use super::{report::Blind, store::Session};
 use spotter_datasets::metric::timing::{TOLERANCE, matches};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 260.0;
+const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 44.0;
 const RIGHT: f64 = 12.0;
-const TOP: f64 = 12.0;
+/// Room for the name of the axis, also in a phone's larger letters.
+const TOP: f64 = 32.0;
 const BOTTOM: f64 = 40.0;
 
 /// Text that may stand in HTML.
@@ -47,7 +48,7 @@ impl Axes {
         let _ = write!(
             axes.svg,
             "<text class=\"name\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
-             <text class=\"name\" x=\"{LEFT}\" y=\"10\">{}</text>",
+             <text class=\"name\" x=\"{LEFT}\" y=\"18\">{}</text>",
             (LEFT + WIDTH - RIGHT) / 2.0,
             HEIGHT - 6.0,
             escaped(x_name),
@@ -76,10 +77,12 @@ fn tick(value: f64) -> String {
 }
 
 /// Temporal F against ticks a minute: the curve of blind metronomes, and coaches as points.
-pub(crate) fn talkativeness(metronomes: &[[f64; 3]], coaches: &[(String, f64, f64)]) -> String {
-    let most = metronomes.iter().map(|m| m[1]).chain(coaches.iter().map(|c| c.1)).fold(1.0, f64::max);
+pub(crate) fn talkativeness(metronomes: &[Blind], coaches: &[(String, f64, f64)]) -> String {
+    let most =
+        metronomes.iter().map(|m| m.predictions_per_minute).chain(coaches.iter().map(|c| c.1)).fold(1.0, f64::max);
     let mut axes = Axes::new("temporal F against talkativeness", "utterances a minute", "T-F", most, 1.0);
-    let points: Vec<String> = metronomes.iter().map(|m| format!("{:.1},{:.1}", axes.x(m[1]), axes.y(m[2]))).collect();
+    let point = |m: &Blind| format!("{:.1},{:.1}", axes.x(m.predictions_per_minute), axes.y(m.temporal_f));
+    let points: Vec<String> = metronomes.iter().map(point).collect();
     let _ = write!(axes.svg, "<polyline class=\"blind\" points=\"{}\"/>", points.join(" "));
     for (i, (name, rate, f)) in coaches.iter().enumerate() {
         let (x, y) = (axes.x(*rate), axes.y(*f));
@@ -163,12 +166,15 @@ pub(crate) fn timeline(session: &Session) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use spotter_datasets::{baseline::Metronome, metric::timing::Timing};
 
     #[test]
     fn nothing_and_odd_numbers_still_make_a_picture() {
+        let metronome = Metronome { period: 1.0, phase: 1.0, timing: Timing::default() };
+        let blind = Blind { metronome, predictions_per_minute: f64::NAN, temporal_f: 0.5 };
         for svg in [
             talkativeness(&[], &[]),
-            talkativeness(&[[1.0, f64::NAN, 0.5]], &[("<m>".into(), 3.0, 2.0)]),
+            talkativeness(&[blind], &[("<m>".into(), 3.0, 2.0)]),
             histogram(&[], &[], 1.0),
             histogram(&[0, 0], &[1, 5], 1.0),
         ] {

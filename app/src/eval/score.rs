@@ -69,7 +69,7 @@ impl TextMetrics {
             end,
             offset: episode.origin - begin,
             pairs: self.pairs(&matched(&episode.truth, &said))?,
-            phrase: truths.map(|truth| self.pair(&truth.text, &self.phrase)).collect::<Result<_>>()?,
+            phrase: self.pairs(&truths.map(|truth| (truth.text.clone(), self.phrase.clone())).collect::<Vec<_>>())?,
             truth: episode.truth.clone(),
             said,
         })

@@ -1,14 +1,19 @@
 //! What is kept of a run: its description, and a file for each finished session.
 
+use super::judge::JudgeName;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use spotter_datasets::{metric::Timed, qevd::Protocol};
+use spotter_datasets::{
+    metric::Timed,
+    qevd::{Counts, Protocol},
+};
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// What decides the outcome of a run: two parts of one run have it in common.
+/// What decides the outcome of a run: two parts of one run have it in common. It has no paths, so that parts from machines
+/// where data lie elsewhere are still of one run; what the files hold is in the hashes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RunInfo {
     /// Spotter's version.
@@ -17,24 +22,29 @@ pub(crate) struct RunInfo {
     pub(crate) protocol: Protocol,
     /// Names of the folders.
     pub(crate) data: Vec<String>,
+    /// Hash of what is read from them: index and frame times.
+    pub(crate) data_hash: String,
     /// Number of sessions of all shards.
     pub(crate) sessions: usize,
-    /// Truths under `fitcoach2024` and `var2026`; `None` where the files can't be read under that protocol.
-    pub(crate) truths: [Option<usize>; 2],
+    /// Under `fitcoach2024` and `var2026`; `None` where the files can't be read under that protocol.
+    pub(crate) counts: [Option<Counts>; 2],
     /// The model or prediction file.
     pub(crate) source: String,
+    /// Hash of its files; of a model also of its drafter and the sizes of the videos.
+    pub(crate) source_hash: String,
     /// Options that change what is said.
     pub(crate) options: Vec<(String, String)>,
     /// Name of the METEOR that was computed.
     pub(crate) meteor: String,
-    /// Encoder of BERTScore.
+    /// Encoder of BERTScore, its layer and its hash.
     pub(crate) bert: Option<String>,
-    /// Judge, its prompt, and the number of seeds.
-    pub(crate) judge: Option<String>,
+    pub(crate) judge: Option<JudgeName>,
     /// The most frequent truth.
     pub(crate) phrase: String,
     /// Matched pairs alone were given: times can't be scored.
     pub(crate) pairs_only: bool,
+    /// The data have no truths: nothing can be scored.
+    pub(crate) truthless: bool,
     /// What was odd about the data.
     pub(crate) warnings: Vec<String>,
 }
@@ -49,6 +59,14 @@ pub(crate) struct Pair {
     pub(crate) bert: Option<f64>,
     /// One answer of the judge for each seed; `None` where it could not be understood.
     pub(crate) judge: Vec<Option<f64>>,
+}
+
+/// What was said in a session, before it is scored: kept by itself, so that a judge who is gone loses nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Played {
+    /// For each episode, in the time of its truth.
+    pub(crate) said: Vec<Vec<Timed>>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// An episode; times are those of its truth.
@@ -147,6 +165,23 @@ impl Store {
 
     pub(crate) fn get(&self, index: usize) -> Result<Session> {
         read(&self.path(index))
+    }
+
+    fn played_path(&self, index: usize) -> PathBuf {
+        self.0.join("sessions").join(format!("{index:05}.played.json"))
+    }
+
+    /// Whether a session was played.
+    pub(crate) fn has_played(&self, index: usize) -> bool {
+        self.played_path(index).exists()
+    }
+
+    pub(crate) fn put_played(&self, index: usize, played: &Played) -> Result<()> {
+        write_whole(&self.played_path(index), &json(played)?)
+    }
+
+    pub(crate) fn get_played(&self, index: usize) -> Result<Played> {
+        read(&self.played_path(index))
     }
 
     /// A file of the report.

@@ -60,6 +60,22 @@ pub enum QevdError {
         /// In order of the file.
         problems: Vec<Problem>,
     },
+    /// Several files are wrong.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<QevdError>),
+}
+
+impl QevdError {
+    /// Everything that is wrong, each by itself, with its file.
+    pub fn problems(&self) -> Vec<String> {
+        match self {
+            Self::Entries { path, problems } => {
+                problems.iter().map(|problem| format!("{}: {problem}", path.display())).collect()
+            }
+            Self::Several(errors) => errors.iter().flat_map(Self::problems).collect(),
+            other => vec![other.to_string()],
+        }
+    }
 }
 
 fn list(problems: &[Problem]) -> String {

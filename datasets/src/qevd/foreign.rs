@@ -7,12 +7,13 @@
 
 use super::{
     error::QevdError,
-    loader::{Dataset, Session},
+    loader::{Dataset, Session, stem},
     predictions::{Prediction, read_predictions},
+    protocol::Protocol,
     schema::{Fields, read_array},
 };
 use crate::metric::Timed;
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 /// Smaller times are no UNIX seconds of a recording, but media time.
 const EARLIEST_CLOCK: f64 = 1e8;
@@ -31,7 +32,8 @@ pub enum Predictions {
     Pairs(Vec<(String, String)>),
 }
 
-/// Reads a prediction file; its form is told from the fields of its first entry.
+/// Reads a prediction file; its form is told from the fields of its first entry. Times that follow the other protocol are
+/// brought to that of the data, with a warning.
 ///
 /// # Errors
 /// Everything that is wrong with the entries, at once; or the one thing that is wrong with the file.
@@ -44,7 +46,31 @@ pub fn read_any_predictions(path: &Path, data: &[&Dataset]) -> Result<Prediction
     if has("video_file") {
         return videos(path, &entries, data);
     }
-    Ok(Predictions::Episodes { predictions: read_predictions(path)?, warnings: Vec::new() })
+    let mut predictions = read_predictions(path)?;
+    let warnings = converted(&mut predictions, data).into_iter().collect();
+    Ok(Predictions::Episodes { predictions, warnings })
+}
+
+/// Brings times on the clock to the begin of their episode under `fitcoach2024`, and times since that begin to the clock
+/// under `var2026`; says how many there were.
+fn converted(predictions: &mut [Prediction], data: &[&Dataset]) -> Option<String> {
+    let on_clock = data.first()?.protocol == Protocol::Fitcoach2024;
+    let starts: HashMap<&str, f64> = data.iter().flat_map(|d| d.episodes()).map(|e| (e.id.as_str(), e.start)).collect();
+    let mut moved = 0;
+    for prediction in predictions {
+        // The competition's own times are small: there is no clock to take them for.
+        let start = starts.get(prediction.episode.as_str()).copied().filter(|start| *start >= EARLIEST_CLOCK);
+        let Some(start) = start else { continue };
+        for said in prediction.said.iter_mut().filter(|said| (said.t >= EARLIEST_CLOCK) == on_clock) {
+            said.t += if on_clock { -start } else { start };
+            moved += 1;
+        }
+    }
+    let (found, brought) = match on_clock {
+        true => ("UNIX seconds, as var2026 has them", "seconds since the episode's first frame"),
+        false => ("seconds since the episode's first frame, as fitcoach2024 has them", "UNIX seconds"),
+    };
+    (moved > 0).then(|| format!("{moved} times of predictions are {found}; they were brought to {brought}"))
 }
 
 fn pairs(path: &Path, entries: &[serde_json::Value]) -> Result<Vec<(String, String)>, QevdError> {
@@ -59,19 +85,36 @@ fn pairs(path: &Path, entries: &[serde_json::Value]) -> Result<Vec<(String, Stri
 
 fn videos(path: &Path, entries: &[serde_json::Value], data: &[&Dataset]) -> Result<Predictions, QevdError> {
     let (mut predictions, mut warnings, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+    let mut seen: HashMap<String, usize> = HashMap::new();
     for (i, value) in entries.iter().enumerate() {
         let mut fields = Fields::new(i, value, "video_file");
         let video: String = fields.take("video_file", "the path of a video");
+        let name = stem(&video);
+        if let Some(name) = &name
+            && let Some(first) = seen.insert(name.clone(), i)
+        {
+            fields.wrong("video_file", format!("video {name} is in entry {first} already; expected once"));
+        }
         let texts: Vec<String> = fields.take("feedbacks", "an array of strings");
         let times: Vec<f64> = fields.take("feedback_timestamps", "an array of seconds");
         if fields.problems.is_empty() {
             fields.same_length("feedback_timestamps", times.len(), "feedbacks", texts.len());
         }
         if fields.problems.is_empty() {
-            let name = Path::new(&video).file_stem().map(|stem| stem.to_string_lossy().into_owned());
             let mut sessions = data.iter().flat_map(|d| &d.sessions);
             match sessions.find(|session| Some(&session.id) == name.as_ref()) {
-                Some(session) => predictions.extend(cut(session, &times, &texts)),
+                Some(session) => {
+                    let within = cut(session, &times, &texts);
+                    let scored: usize = within.iter().map(|p| p.said.len()).sum();
+                    let outside = times.len().saturating_sub(scored);
+                    if outside > 0 {
+                        warnings.push(format!(
+                            "prediction {video}: {outside} of {} feedbacks lie outside of all episodes and are not scored",
+                            times.len()
+                        ));
+                    }
+                    predictions.extend(within);
+                }
                 None => warnings.push(format!("prediction {video} belongs to no session and is left out")),
             }
         }

@@ -9,8 +9,10 @@ use super::{
     writer::INDEX_FILE,
 };
 use crate::metric::Timed;
+use serde::{Deserialize, Serialize};
 use std::{
-    ops::Range,
+    collections::HashMap,
+    ops::{AddAssign, Range},
     path::{Path, PathBuf},
 };
 
@@ -46,11 +48,40 @@ pub struct Session {
     pub episodes: Vec<Episode>,
 }
 
+/// What a protocol reads out of the files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Sessions.
+    pub sessions: usize,
+    /// Messages of the coach.
+    pub events: usize,
+    /// Those that announce an exercise, or the end.
+    pub transitions: usize,
+    /// All the others.
+    pub regular: usize,
+    /// Those that are scored: all within an episode.
+    pub truths: usize,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.sessions += other.sessions;
+        self.events += other.events;
+        self.transitions += other.transitions;
+        self.regular += other.regular;
+        self.truths += other.truths;
+    }
+}
+
 /// A loaded folder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
     /// The protocol it was loaded under.
     pub protocol: Protocol,
+    /// It is the competition variant, which has no truths.
+    pub competition: bool,
+    /// What was read.
+    pub counts: Counts,
     /// In order of the file.
     pub sessions: Vec<Session>,
     /// What looks wrong but follows the protocol; to be shown.
@@ -77,21 +108,41 @@ impl Dataset {
 pub fn load(folder: &Path, protocol: Protocol) -> Result<Dataset, QevdError> {
     let path = folder.join(INDEX_FILE);
     let competition = protocol == Protocol::Var2026 && folder.to_string_lossy().to_lowercase().contains("competition");
-    let mut dataset = Dataset { protocol, sessions: Vec::new(), warnings: Vec::new() };
+    let (counts, sessions, warnings) = (Counts::default(), Vec::new(), Vec::new());
+    let mut dataset = Dataset { protocol, competition, counts, sessions, warnings };
     let mut problems: Vec<Problem> = Vec::new();
+    let mut seen: HashMap<String, usize> = HashMap::new();
     for (i, value) in read_array(&path)?.iter().enumerate() {
         let mut fields = Fields::new(i, value, "long_range_video_file");
         let record = record(&mut fields, competition);
-        if fields.problems.is_empty() {
-            let loader = Loader { folder, protocol, competition, record, number: i };
-            dataset.sessions.extend(loader.session(&mut fields, &mut dataset.warnings));
+        if let Some(id) = stem(&record.long_range_video_file)
+            && let Some(first) = seen.insert(id.clone(), i)
+        {
+            fields.wrong("long_range_video_file", format!("session {id} is in entry {first} already; expected once"));
         }
+        let loader = Loader { folder, protocol, competition, record, number: i };
+        let session = loader.session(&mut fields, &mut dataset);
+        dataset.sessions.extend(session);
         problems.append(&mut fields.problems);
     }
     if !problems.is_empty() {
         return Err(QevdError::Entries { path, problems });
     }
+    dataset.counts.sessions = dataset.sessions.len();
+    dataset.counts.truths = dataset.truths();
+    let outside = dataset.counts.regular.saturating_sub(dataset.counts.truths);
+    if outside > 0 {
+        let (folder, protocol) = (folder.file_name().unwrap_or_default().to_string_lossy(), protocol.name());
+        dataset.warnings.push(format!(
+            "{folder}: {outside} messages lie outside of all episodes and are not scored, as {protocol} has it"
+        ));
+    }
     Ok(dataset)
+}
+
+/// Name of a file without folder and ending.
+pub(super) fn stem(path: &str) -> Option<String> {
+    Path::new(path).file_stem().map(|stem| stem.to_string_lossy().into_owned())
 }
 
 struct Loader<'a> {
@@ -103,18 +154,22 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// The session, or problems noted in `fields`.
-    fn session(&self, fields: &mut Fields<'_>, warnings: &mut Vec<String>) -> Option<Session> {
-        let video = self.folder.join(&self.record.long_range_video_file);
-        let Some(id) = video.file_stem().map(|stem| stem.to_string_lossy().into_owned()) else {
+    /// The session, or problems noted in `fields`; `dataset` gets counts and warnings.
+    fn session(&self, fields: &mut Fields<'_>, dataset: &mut Dataset) -> Option<Session> {
+        let sound = fields.problems.is_empty();
+        let id = stem(&self.record.long_range_video_file);
+        if id.is_none() && sound {
             fields.wrong("long_range_video_file", "expected the path of a video");
-            return None;
-        };
-        let frame_times = self.frame_times(fields)?;
+        }
+        // Looked at even where something else is wrong, so that all is told at once.
+        let frame_times =
+            if self.record.video_timestamps.is_empty() && !sound { None } else { self.frame_times(fields) };
+        let (id, frame_times) = (id?, frame_times.filter(|_| sound)?);
+        let video = self.folder.join(&self.record.long_range_video_file);
         let episodes = if self.competition {
             self.competition_episodes(&id, &frame_times, fields)
         } else {
-            self.episodes(&id, &frame_times, fields, warnings)
+            self.episodes(&id, &frame_times, fields, dataset)
         };
         fields.problems.is_empty().then_some(Session { id, video, frame_times, episodes })
     }
@@ -136,7 +191,7 @@ impl Loader<'_> {
         Some(nanoseconds.into_iter().map(|ns| ns as f64 / 1e9 + shift).collect())
     }
 
-    fn episodes(&self, id: &str, frames: &[f64], fields: &mut Fields<'_>, warnings: &mut Vec<String>) -> Vec<Episode> {
+    fn episodes(&self, id: &str, frames: &[f64], fields: &mut Fields<'_>, dataset: &mut Dataset) -> Vec<Episode> {
         let SessionRecord { feedbacks, feedback_timestamps, is_transition, .. } = &self.record;
         fields.same_length("feedbacks", feedbacks.len(), "video_timestamps", frames.len());
         if feedback_timestamps.iter().any(|t| !t.is_finite()) {
@@ -157,7 +212,7 @@ impl Loader<'_> {
             Protocol::Var2026 => {
                 let spans = deduplicated(feedbacks);
                 if spans.len() != is_transition.len() {
-                    warnings.push(format!(
+                    dataset.warnings.push(format!(
                         "session {} ({id}): {} messages after removal of repeats, but {} entries of is_transition; \
                          transitions behind the first repeat are read one too late, as the protocol has it",
                         self.number,
@@ -172,6 +227,10 @@ impl Loader<'_> {
         if !fields.problems.is_empty() {
             return Vec::new();
         }
+        let transitions = is_transition.iter().take(spans.len()).filter(|t| **t).count();
+        dataset.counts.events += spans.len();
+        dataset.counts.transitions += transitions;
+        dataset.counts.regular += spans.len() - transitions;
         Timeline { id, frames, spans: &spans, is_transition, times: &times }.episodes(self.protocol)
     }
 

@@ -13,10 +13,10 @@ mod protocol;
 mod schema;
 mod writer;
 
-pub use clips::{CLIP_FILES, Clip, Questions, load_clips};
+pub use clips::{CLIP_FILES, Clip, ClipCounts, Questions, load_clips};
 pub use error::{Problem, QevdError};
 pub use foreign::{Predictions, read_any_predictions};
-pub use loader::{Dataset, Episode, Session, load};
+pub use loader::{Counts, Dataset, Episode, Session, load};
 pub use npy::{read_timestamps, write_timestamps};
 pub use predictions::{Aligned, Prediction, align, read_predictions, write_predictions};
 pub use protocol::Protocol;

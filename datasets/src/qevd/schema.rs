@@ -94,7 +94,17 @@ pub(super) fn record(fields: &mut Fields<'_>, competition: bool) -> SessionRecor
         video_timestamps: fields.take("video_timestamps", "the path of an .npy file"),
         ..SessionRecord::default()
     };
-    if competition {
+    let has = |field: &str| fields.value.get(field).is_some();
+    let (shows_feedback, shows_exercises) = (has("feedbacks"), has("exercises"));
+    if !competition && shows_exercises && !shows_feedback {
+        let what = "is missing, but there are exercises: this is the competition variant, which protocol var2026 alone \
+                    reads, in a folder whose path contains \"competition\"";
+        fields.wrong("feedbacks", what);
+    } else if competition && shows_feedback && !shows_exercises {
+        let what = "is missing, but there are feedbacks: this is no competition variant; its path may not contain \
+                    \"competition\"";
+        fields.wrong("exercises", what);
+    } else if competition {
         record.exercises = fields.take("exercises", "an array of names");
         record.exercise_start_timestamps = fields.take("exercise_start_timestamps", "an array of seconds");
         record.exercise_end_timestamps = fields.take("exercise_end_timestamps", "an array of seconds");

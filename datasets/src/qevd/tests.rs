@@ -59,6 +59,8 @@ fn fitcoach2024_reads_runs_of_frames() {
     assert!((stretch.truth[0].t - 4.4).abs() < 1e-6);
     assert!(data.warnings.is_empty());
     assert_eq!(data.truths(), 3);
+    let counts = Counts { sessions: 1, events: 6, transitions: 3, regular: 3, truths: 3 };
+    assert_eq!(data.counts, counts);
 }
 
 #[test]
@@ -70,6 +72,7 @@ fn var2026_reads_a_repeated_message_once_and_warns() {
     // Six flags, five messages: the third transition is read from "ok", one message late.
     assert_eq!(data.warnings.len(), 1);
     assert!(data.warnings[0].contains("session 0 (0006)"), "{}", data.warnings[0]);
+    assert_eq!((data.counts.events, data.counts.transitions, data.counts.truths), (5, 2, 2));
     let [only] = data.sessions[0].episodes.as_slice() else { panic!("{data:?}") };
     assert_eq!((only.start, only.end), (T0, T0 + 11.0));
     assert_eq!(only.frames, 0..12);
@@ -296,4 +299,57 @@ fn messages_without_room_are_refused() {
         let error = try_with(&events).expect_err("no room").to_string();
         assert!(error.contains("x.mp4") && error.contains("message"), "{error}");
     }
+}
+
+#[test]
+fn what_lies_outside_of_all_episodes_is_counted_and_told() {
+    let folder = folder();
+    let shown = ["hello", "", FIRST, "", "5", "", END, "", "bye", ""];
+    let stamps = [0.0, 2.0, 4.0, 6.0, 8.0].map(|t| T0 + t);
+    write(folder.path(), &shown, &stamps, &[false, true, false, true, false]);
+    for protocol in [Protocol::Fitcoach2024, Protocol::Var2026] {
+        let data = load(folder.path(), protocol).expect("a good file");
+        assert_eq!(data.counts, Counts { sessions: 1, events: 5, transitions: 2, regular: 3, truths: 1 });
+        assert!(data.warnings[0].contains("2 messages lie outside of all episodes"), "{:?}", data.warnings);
+    }
+}
+
+#[test]
+fn a_session_that_is_there_twice_is_named() {
+    let folder = folder();
+    write_timestamps(&folder.path().join("t.npy"), &[1, 2, 3]).expect("writable");
+    let entry = |video: &str| {
+        json!({"long_range_video_file": video, "video_timestamps": "t.npy", "feedbacks": ["", "", ""],
+               "feedback_timestamps": [], "is_transition": []})
+    };
+    // Of one name, which their predictions go by.
+    write_value(folder.path(), &json!([entry("a/1.mp4"), entry("a/2.mp4"), entry("b/1.mp4")]));
+    let error = load(folder.path(), Protocol::Var2026).expect_err("twice the same").to_string();
+    assert!(error.contains("1 problem(s)") && error.contains("session 1 is in entry 0 already"), "{error}");
+}
+
+#[test]
+fn the_other_variant_is_known_by_its_fields() {
+    let folder = folder();
+    let inner = folder.path().join("QEVD-FIT-COACH-Competition");
+    fs::create_dir(&inner).expect("writable");
+    for place in [folder.path(), inner.as_path()] {
+        write_timestamps(&place.join("t.npy"), &[0, 1_000_000_000]).expect("writable");
+    }
+    let secret = json!([{
+        "long_range_video_file": "a/0001.mp4", "video_timestamps": "t.npy", "exercises": ["squats"],
+        "exercise_start_timestamps": [0.0], "exercise_end_timestamps": [1.0],
+    }]);
+    write_value(&inner, &secret);
+    assert!(load(&inner, Protocol::Var2026).expect("a good file").competition);
+    let error = load(&inner, Protocol::Fitcoach2024).expect_err("no truths").to_string();
+    assert!(error.contains("which protocol var2026 alone reads") && error.contains("1 problem(s)"), "{error}");
+    write_value(folder.path(), &secret);
+    let error = load(folder.path(), Protocol::Var2026).expect_err("no truths").to_string();
+    assert!(error.contains("in a folder whose path contains \"competition\""), "{error}");
+    let open = json!({"long_range_video_file": "a.mp4", "video_timestamps": "none.npy", "feedbacks": []});
+    write_value(&inner, &json!([open]));
+    let error = load(&inner, Protocol::Var2026).expect_err("truths").to_string();
+    // Frame times are looked at in the same round.
+    assert!(error.contains("this is no competition variant") && error.contains("none.npy"), "{error}");
 }

@@ -22,6 +22,7 @@ pub(crate) fn command(args: &[&str]) -> Command {
 }
 
 /// Runs it.
+#[allow(dead_code, reason = "not every test runs it so")]
 pub(crate) fn spotter(args: &[&str]) -> Output {
     command(args).output().unwrap()
 }

@@ -5,9 +5,9 @@ use crate::{
     cli::print_json,
     eval::{
         html,
-        report::Report,
+        report::{Kind, Report, Row},
         store::write_whole,
-        table::{aligned, cells},
+        table::{aligned, tables},
     },
 };
 use anyhow::{Context as _, Result};
@@ -40,35 +40,47 @@ pub(super) fn run(args: &CompareArgs) -> Result<()> {
     side_by_side(&args.runs.iter().map(named).collect::<Result<Vec<_>>>()?, args.html.as_deref(), args.json)
 }
 
-/// Prints named reports side by side.
-pub(super) fn side_by_side(reports: &[(String, Report)], page: Option<&Path>, json: bool) -> Result<()> {
+/// The row of each run with the metronome that speaks as often, then the controls that all have in common.
+fn rows(reports: &[(String, Report)]) -> Vec<Row> {
     let mut rows = Vec::new();
     for (name, report) in reports {
-        rows.extend(report.rows.first().map(|row| crate::eval::report::Row { coach: name.clone(), ..row.clone() }));
+        rows.extend(report.rows.first().map(|row| Row { coach: name.clone(), ..row.clone() }));
+        let coach = |row: &Row| row.coach.replace("at the model's rate", &format!("at the rate of {name}"));
+        rows.extend(report.row(Kind::OwnRate).map(|row| Row { coach: coach(row), ..row.clone() }));
     }
-    let mut warnings = Vec::new();
-    if let Some((first, one)) = reports.first() {
-        for (name, other) in reports.iter().skip(1) {
-            let same = |a: &Report, b: &Report| {
-                (&a.run.data, a.run.protocol, a.run.sessions, &a.run.meteor, &a.run.bert, &a.run.judge)
-                    == (&b.run.data, b.run.protocol, b.run.sessions, &b.run.meteor, &b.run.bert, &b.run.judge)
-            };
-            if !same(one, other) {
-                warnings.push(format!("{name} has other data, another protocol or other metrics than {first}"));
-            }
-        }
+    if let Some((_, first)) = reports.first() {
         // The same for all as long as the data are.
-        let blind = one.rows.iter().filter(|r| r.coach.starts_with("metronome, best") || r.coach == "silent");
-        rows.extend(blind.cloned());
+        let common = [Kind::BestMetronome, Kind::PlainMetronome, Kind::CorrectiveMetronome, Kind::Silent];
+        rows.extend(common.into_iter().filter_map(|kind| first.row(kind)).cloned());
     }
-    let meteor = reports.first().map_or("METEOR", |(_, r)| r.run.meteor.as_str());
-    let table = cells(rows.iter(), meteor);
+    rows
+}
+
+/// What makes two reports hard to compare.
+fn unlike(reports: &[(String, Report)]) -> Vec<String> {
+    let Some((first, one)) = reports.first() else { return Vec::new() };
+    let same = |a: &Report, b: &Report| {
+        let (a, b) = (&a.run, &b.run);
+        (&a.data_hash, a.protocol, a.sessions, &a.meteor, &a.bert, &a.judge)
+            == (&b.data_hash, b.protocol, b.sessions, &b.meteor, &b.bert, &b.judge)
+    };
+    let others = reports.iter().skip(1).filter(|(_, other)| !same(one, other));
+    others.map(|(name, _)| format!("{name} has other data, another protocol or other metrics than {first}")).collect()
+}
+
+/// Prints named reports side by side.
+pub(super) fn side_by_side(reports: &[(String, Report)], page: Option<&Path>, json: bool) -> Result<()> {
+    let (rows, warnings) = (rows(reports), unlike(reports));
     if let Some(page) = page {
-        write_whole(page, html::comparison(reports, &table, &warnings).as_bytes())?;
+        write_whole(page, html::comparison(reports, &rows, &warnings).as_bytes())?;
     }
     if json {
         return print_json(&rows);
     }
-    print_text(&aligned(&table))?;
+    let tables = tables(&rows, reports.first().map(|(_, r)| &r.run));
+    print_text(&aligned(&tables.times))?;
+    if !tables.texts.is_empty() {
+        print_text(&format!("\n{}", aligned(&tables.texts)))?;
+    }
     warnings.iter().try_for_each(|w| print_text(&format!("warning: {w}\n")))
 }

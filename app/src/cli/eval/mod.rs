@@ -1,7 +1,10 @@
 //! `spotter eval`: models scored as QEVD scores them, beside controls that never look.
 
+mod clips;
 mod compare;
 mod merge;
+mod prepare;
+mod resources;
 mod run;
 mod sweep;
 #[cfg(feature = "training")]
@@ -20,6 +23,8 @@ use clap::{Args, Subcommand};
                   Examples:\n  \
                   spotter synth --out data --sessions 5 && spotter eval data/QEVD-FIT-COACH --lens none\n  \
                   spotter eval QEVD-FIT-COACH-Benchmark --protocol var2026 --predictions theirs.json\n  \
+                  spotter eval QEVD-FIT-COACH-Benchmark --bert roberta-large\n  \
+                  spotter eval QEVD-FIT-COACH-Benchmark --shuffled --out control    everybody sees another's video\n  \
                   spotter eval QEVD-FIT-COACH-Benchmark --shard 1/4 --out part1      one of four machines\n  \
                   spotter eval merge --out whole part1 part2 part3 part4"
 )]
@@ -35,6 +40,7 @@ enum Command {
     Merge(merge::MergeArgs),
     Compare(compare::CompareArgs),
     Sweep(sweep::SweepArgs),
+    Clips(clips::ClipsArgs),
     #[cfg(feature = "training")]
     Synthetic(synthetic::SyntheticArgs),
 }
@@ -49,6 +55,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
         Some(Command::Merge(args)) => merge::run(args),
         Some(Command::Compare(args)) => compare::run(args),
         Some(Command::Sweep(args)) => sweep::run(args),
+        Some(Command::Clips(args)) => clips::run(args),
         #[cfg(feature = "training")]
         Some(Command::Synthetic(args)) => synthetic::run(args),
     }

@@ -20,7 +20,10 @@ use std::{collections::BTreeMap, path::PathBuf};
                         talkativeness = [-1, 0, 1]\n  \
                         cooldown = [2, 3]\n  \
                         cache-policy = [\"window\", \"keydiff\"]\n  \
-                        cache-budget = [160, 320]\n\n\
+                        cache-budget = [160, 320]\n  \
+                        draft = [\"none\", \"ngram\"]\n  \
+                        draft-method = [\"adaedl(8)\"]\n  \
+                        tosa-ratio = [0.5, 0.7, 1]        # of a model with selectors\n\n\
                         Runs that are finished are not run again."
 )]
 pub(super) struct SweepArgs {
@@ -53,13 +56,14 @@ struct One {
 }
 
 /// Options that may be listed in a grid.
-const SWEPT: [&str; 12] = [
+const SWEPT: [&str; 13] = [
     "talkativeness",
     "cooldown",
     "cache-policy",
     "cache-budget",
     "draft",
     "draft-method",
+    "tosa-ratio",
     "max-tokens",
     "latency",
     "seed",
@@ -136,7 +140,8 @@ mod tests {
             all.iter().map(|c| c.iter().map(|(_, v)| v.as_str()).collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(names, ["0.5 en 1", "0.5 en 2", "0.5 ko 1", "0.5 ko 2"]);
         let drafters: Sweep = toml::from_str(
-            "data = []\nout = 'x'\n[grid]\ndraft = ['none', 'ngram']\ndraft-method = ['adaedl(8)', 'rsd-s(3,2)']",
+            "data = []\nout = 'x'\n[grid]\ndraft = ['none', 'ngram']\ndraft-method = ['adaedl(8)', 'rsd-s(3,2)']\n\
+             tosa-ratio = [0.5, 1]",
         )
         .unwrap();
         for chosen in combinations(&drafters.grid).unwrap() {

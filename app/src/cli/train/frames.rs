@@ -188,7 +188,7 @@ fn recordings(path: &Path) -> Result<Vec<PathBuf>> {
 /// Frames of all recordings, as the lens shows them; of long ones every second, fourth, ... so that all have room.
 fn read(path: &Path, side: usize, kind: LensKind, rate: f64) -> Result<Vec<Vec<Frame>>> {
     let files = recordings(path)?;
-    let mut lens = parts::lens(kind, side)?;
+    let mut lens = parts::lens_of(kind, side)?;
     // A lens that looks for people needs to see them; a tower sees no more than twice its side.
     let max_side = if kind == LensKind::None { side * 2 } else { parts::MAX_SIDE };
     let options = OpenOptions { max_side: Some(max_side), image_fps: rate };
