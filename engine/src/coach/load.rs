@@ -46,6 +46,18 @@ pub enum LoadError {
 /// # Errors
 /// The first thing that does not fit, found before weights are loaded.
 pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
+    let mut model = load_alone(folder, device)?;
+    if let DrafterKind::Model(path) = &model.manifest.speculation.drafter {
+        model.drafter = Some(load_drafter(&folder.join(path), &model.tokenizer, device)?);
+    }
+    Ok(model)
+}
+
+/// The same without the drafter, whatever the manifest says.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_alone(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
     let mut plan = Plan::open(folder)?;
     let manifest = match Manifest::read(folder) {
         Err(ManifestError::Read { source, .. }) if source.kind() == ErrorKind::NotFound && standard::serves(&plan) => {
@@ -59,18 +71,14 @@ pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
         .map_err(|e| ManifestError::Invalid { path: folder.join("spotter.toml"), problem: e.to_string() })?;
     let choice = Choice { device: device.clone(), dtype: DType::F32, reason: String::new() };
     let llava = plan.build(&choice)?;
-    let mut model = StreamModel {
+    Ok(StreamModel {
         eye: Eye::new(llava.encoder),
         decoder: llava.decoder,
         picture_side: plan.config.vision.image_size(),
         tokenizer: plan.tokenizer.into_inner(),
         manifest,
         drafter: None,
-    };
-    if let DrafterKind::Model(path) = &model.manifest.speculation.drafter {
-        model.drafter = Some(load_drafter(&folder.join(path), &model.tokenizer, device)?);
-    }
-    Ok(model)
+    })
 }
 
 /// Loads a language model (a GGUF file or a folder) that drafts for a target with this tokenizer.
