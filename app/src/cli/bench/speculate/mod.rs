@@ -183,7 +183,7 @@ pub(super) fn run(args: &SpeculateArgs) -> Result<()> {
     }
     let mut rows = Vec::new();
     for pair in pairs(args)? {
-        let is_language = pair.model.is_some_and(|path| path.exists() && !path.join("spotter.toml").exists());
+        let is_language = pair.model.is_some_and(|path| path.exists() && !is_coach(path));
         if !is_language && (args.prompts.is_some() || args.top_k > 0 || args.top_p < 1.0) {
             let problem = "--prompts, --top-k and --top-p are for language models: a coach is shown sessions";
             return Err(Usage(problem.into()).into());
@@ -192,6 +192,13 @@ pub(super) fn run(args: &SpeculateArgs) -> Result<()> {
         rows.extend(measure(args, pair, &device)?);
     }
     table::print(&rows, args.json)
+}
+
+/// A folder with a manifest, or with a tower in its configuration.
+fn is_coach(path: &Path) -> bool {
+    let config = std::fs::read(path.join("config.json")).unwrap_or_default();
+    let sees = serde_json::from_slice::<serde_json::Value>(&config).is_ok_and(|c| c.get("vision_config").is_some());
+    sees || path.join("spotter.toml").exists()
 }
 
 /// Targets with their drafters.

@@ -84,6 +84,10 @@ fn drafter(given: Option<&Path>, folder: &Path) -> Result<Option<PathBuf>> {
     if let Some(path) = given {
         return Ok(Some(path.to_owned()));
     }
+    // A checkpoint without a manifest names no drafter.
+    if !folder.join("spotter.toml").exists() {
+        return Ok(None);
+    }
     let manifest = Manifest::read(folder).with_context(|| format!("model {}", folder.display()))?;
     Ok(match &manifest.speculation.drafter {
         DrafterKind::Model(path) => Some(folder.join(path)),
