@@ -19,7 +19,7 @@
 //! | `failed` | `t`, `stage`, `problem`: a stage that stopped |
 //! | `summary` | `duration` and the counts of the run |
 //! | `timing` | where it is asked for, of this machine: for each of `stages` `n`, `p50_ms`, `p95_ms`; `wall_seconds`, `frames_per_second` (looked at, by the clock on the wall), `resident_bytes`, `peak_bytes` |
-//! | `speculation` | behind `timing`, where the coach has a drafter: `rounds`, `plain_steps`, `proposed`, `accepted`, `block_efficiency`, `draft_ms`, `verify_ms`, `gain`, `switched_off` |
+//! | `speculation` | behind `timing`, where the coach has a drafter: `rounds`, `plain_steps`, `proposed`, `accepted`, `by_depth` (rounds that drafted so deep, and those with an accepted token there), `block_efficiency`, `draft_ms`, `verify_ms`, `gain`, `switched_off` |
 
 mod json;
 pub(crate) mod render;
@@ -95,6 +95,8 @@ pub(crate) struct Drafting {
     pub(crate) proposed: usize,
     /// Of these accepted.
     pub(crate) accepted: usize,
+    /// For each depth: rounds that drafted so deep, and those in which a token there was accepted.
+    pub(crate) by_depth: Vec<(usize, usize)>,
     /// Tokens committed in a round.
     pub(crate) block_efficiency: f64,
     /// Time spent drafting.
@@ -115,6 +117,7 @@ impl Drafting {
             plain_steps: stats.plain_steps,
             proposed: stats.proposed,
             accepted: stats.accepted,
+            by_depth: stats.by_depth.clone(),
             block_efficiency: stats.block_efficiency(),
             draft_ms: stats.draft_time.as_secs_f64() * 1e3,
             verify_ms: stats.verify_time.as_secs_f64() * 1e3,

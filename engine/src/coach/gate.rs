@@ -3,6 +3,7 @@
 use super::manifest::{Manifest, Speaking};
 use crate::model::DecoderConfig;
 use candle_core::{Error, Result, bail};
+use std::collections::HashSet;
 use tokenizers::Tokenizer;
 
 /// Ends of an answer that chat models write whatever their configuration says.
@@ -56,6 +57,18 @@ impl Gate {
                 Self::Verbalisers { question, speak: speak_ids, silent: silent_ids, lead, ends }
             }
         })
+    }
+
+    /// Tokens that are never said, by the model or by a drafter: actions, the place of a picture, and ids below `vocab` for
+    /// which the tokenizer has no text.
+    pub(super) fn never(&self, tokenizer: &Tokenizer, vocab: usize) -> Vec<u32> {
+        let known: HashSet<u32> = tokenizer.get_vocab(true).into_values().collect();
+        let mut never: Vec<u32> = (0..vocab as u32).filter(|id| !known.contains(id)).collect();
+        never.extend(tokenizer.token_to_id("<image>"));
+        if let Self::Actions { next, feedback, .. } = self {
+            never.extend([*next, *feedback]);
+        }
+        never
     }
 
     /// Positions of the longest step that may be undone: an utterance, or the question with an answer.
@@ -127,6 +140,19 @@ mod tests {
         let speaking =
             Speaking::Verbalisers { question: "?".into(), speak: own(speak), silent: own(silent), lead: String::new() };
         Gate::new(&speaking, &tokenizer(), &[7])
+    }
+
+    #[test]
+    fn what_has_no_text_is_never_said() {
+        let speaking = Speaking::Actions { next: "<n>".into(), feedback: "<f>".into(), end: "</f>".into() };
+        let actions = Gate::new(&speaking, &tokenizer(), &[]).unwrap();
+        // Rows of a head that was padded to a round number.
+        assert_eq!(actions.never(&tokenizer(), 12), [9, 10, 11, 5, 6]);
+        let asked = verbalisers(&["yes"], &["no"]).ok().unwrap();
+        assert_eq!(asked.never(&tokenizer(), 11), [9, 10]);
+        let mut pictured = tokenizer();
+        pictured.add_special_tokens(&[tokenizers::AddedToken::from("<image>", true)]);
+        assert_eq!(asked.never(&pictured, 11), [10, 9]);
     }
 
     #[test]

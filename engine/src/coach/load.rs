@@ -54,6 +54,22 @@ pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
 /// # Errors
 /// As [`load`].
 pub fn load_for(folder: &Path, device: &Device, context: Option<usize>) -> Result<StreamModel, LoadError> {
+    let mut model = without_drafter(folder, device, context)?;
+    if let DrafterKind::Model(path) = &model.manifest.speculation.drafter {
+        model.drafter = Some(load_drafter(&folder.join(path), &model.tokenizer, device)?);
+    }
+    Ok(model)
+}
+
+/// The same without the drafter, whatever the manifest says.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_alone(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
+    without_drafter(folder, device, None)
+}
+
+fn without_drafter(folder: &Path, device: &Device, context: Option<usize>) -> Result<StreamModel, LoadError> {
     let mut plan = Plan::open(folder)?;
     let mut manifest = match Manifest::read(folder) {
         Err(ManifestError::Read { source, .. }) if source.kind() == ErrorKind::NotFound && standard::serves(&plan) => {
@@ -74,18 +90,14 @@ pub fn load_for(folder: &Path, device: &Device, context: Option<usize>) -> Resul
     }
     let choice = Choice { device: device.clone(), dtype: DType::F32, reason: String::new() };
     let llava = plan.build(&choice)?;
-    let mut model = StreamModel {
+    Ok(StreamModel {
         eye: Eye::new(llava.encoder),
         decoder: llava.decoder,
         picture_side: plan.config.vision.image_size(),
         tokenizer: plan.tokenizer.into_inner(),
         manifest,
         drafter: None,
-    };
-    if let DrafterKind::Model(path) = &model.manifest.speculation.drafter {
-        model.drafter = Some(load_drafter(&folder.join(path), &model.tokenizer, device)?);
-    }
-    Ok(model)
+    })
 }
 
 /// Loads a language model (a GGUF file or a folder) that drafts for a target with this tokenizer.

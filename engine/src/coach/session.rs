@@ -16,7 +16,10 @@ use super::{
 use crate::{
     model::{Commit, Decoder, KvCache},
     sampler::{self, Sampling},
-    speculate::{Ask, Clock, Drafter, DrafterKind, ModelDrafter, Ngram, SpeculationOptions, Speculator, Stats},
+    speculate::{
+        Ask, Clock, Drafter, DrafterKind, ModelDrafter, Ngram, SpeculationOptions, Speculator, Stats,
+        governor::{COLUMN_COST, PASS_COST},
+    },
 };
 use candle_core::{D, DType, Error, Result, Tensor, bail};
 use rand::SeedableRng as _;
@@ -80,11 +83,6 @@ fn speculator(model: &mut StreamModel, options: &CoachOptions) -> Result<Option<
     Ok(Some(speculator.with_clock(Clock::Counted { column: COLUMN_COST, pass: cost + PASS_COST })))
 }
 
-/// What a further column costs of a target's pass, as self-defence counts where it may not look at a clock.
-const COLUMN_COST: f64 = 0.12;
-/// What a drafter's pass costs beside its share of the parameters.
-const PASS_COST: f64 = 0.05;
-
 /// What a model says of a token.
 pub(super) fn logit(logits: &[f32], id: u32) -> f32 {
     logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY)
@@ -108,6 +106,8 @@ pub struct CoachSession {
     pub(super) speculator: Option<Speculator>,
     /// Ids of the prompt.
     told: Vec<u32>,
+    /// Tokens that are never said.
+    never: Vec<u32>,
 }
 
 /// Ids and embeddings `[1, k, d]` of the prompt.
@@ -132,6 +132,7 @@ impl CoachSession {
         let cache = empty_cache(&model, &gate, &options, prompt_ids.len(), tail)?;
         let rng = ChaCha8Rng::seed_from_u64(options.seed);
         let longest = options.max_tokens;
+        let never = gate.never(&model.tokenizer, model.decoder.config().vocab);
         let mut session = Self {
             model,
             gate,
@@ -145,6 +146,7 @@ impl CoachSession {
             rng,
             speculator,
             told: prompt_ids,
+            never,
         };
         session.reset()?;
         Ok(session)
@@ -401,9 +403,10 @@ impl CoachSession {
 
     /// The words, with the context as they leave it.
     fn utter(&mut self, emit: &mut dyn FnMut(&str) -> bool) -> Result<Option<String>> {
-        let (lead, ends, never) = match &self.gate {
-            Gate::Actions { next, feedback, end } => (vec![*feedback], vec![*end], vec![*next, *feedback]),
-            Gate::Verbalisers { lead, ends, .. } => (lead.clone(), ends.clone(), Vec::new()),
+        let never = self.never.clone();
+        let (lead, ends) = match &self.gate {
+            Gate::Actions { feedback, end, .. } => (vec![*feedback], vec![*end]),
+            Gate::Verbalisers { lead, ends, .. } => (lead.clone(), ends.clone()),
         };
         let most = self.options.max_tokens.min(self.longest);
         let (mut tokens, mut text) = (Vec::new(), String::new());

@@ -1,6 +1,7 @@
 //! Causal self-attention with rotary positions and grouped key heads.
 
 use super::{
+    batch::LayerBatch,
     cache::{LayerCache, Visible, scorer::Watch},
     config::DecoderConfig,
     layers::{INIT_STD, Linear, Mode, RopeRows},
@@ -131,6 +132,30 @@ impl Attention {
             cache.observe(pass.len, &pass.positions, &queries, &apart(weights.clone())?)?;
         }
         self.finish(&weights.matmul(&v)?, b, n)
+    }
+
+    /// The same for sequences that grow together: `layer` holds `pass.len` entries of each. Scores are computed in its
+    /// type, which may be a narrower one than that of the activations.
+    pub(crate) fn forward_batch(&self, x: &Tensor, pass: &Pass, layer: &LayerBatch) -> Result<Tensor> {
+        let (b, n, _) = x.dims3()?;
+        let (group, rows) = (self.heads / self.kv_heads, b * self.kv_heads);
+        let (q, k, v) = self.project(x)?;
+        let q = (pass.rope.apply(&q)? * (1.0 / (self.head_dim as f64).sqrt()))?;
+        let q = by_head(&q)?.reshape((rows, group * n, self.head_dim))?.to_dtype(layer.dtype())?;
+        let k = by_head(&pass.rope.apply(&k)?)?.reshape((rows, n, self.head_dim))?;
+        let v = by_head(&v)?.reshape((rows, n, self.head_dim))?;
+        let (mut k, mut v) = layer.append(&k, &v, pass.len)?;
+        let seen = pass.len + n;
+        if let (1, Some(window)) = (n, self.window.filter(|w| *w < seen)) {
+            (k, v) = (k.narrow(1, seen - window, window)?, v.narrow(1, seen - window, window)?);
+        }
+        let mut scores = q.matmul(&k.t()?)?;
+        if let Some(mask) = &pass.mask {
+            let apart = scores.reshape((rows, group, n, seen))?;
+            scores = apart.broadcast_add(&mask.to_dtype(q.dtype())?)?.reshape((rows, group * n, seen))?;
+        }
+        let mixed = self.softmax(&scores)?.matmul(&v)?;
+        self.finish(&mixed.to_dtype(x.dtype())?, b, n)
     }
 
     /// What the model's sliding window hides in a cache whose slots are not positions, `[kv_heads, 1, n, seen]`. Among

@@ -5,6 +5,7 @@
 
 use super::{
     attention::{Attention, Pass, causal_mask},
+    batch::{BatchCache, LayerBatch},
     cache::{Columns, KvCache, LayerCache},
     config::DecoderConfig,
     layers::{INIT_STD, Linear, Mode, RmsNorm, Rope},
@@ -34,6 +35,11 @@ impl Layer {
         let x = (x + self.attention.forward(&self.attention_norm.forward(x)?, pass, cache)?)?;
         &x + self.mlp.forward(&self.mlp_norm.forward(&x)?)?
     }
+
+    fn forward_batch(&self, x: &Tensor, pass: &Pass, entries: &LayerBatch) -> Result<Tensor> {
+        let x = (x + self.attention.forward_batch(&self.attention_norm.forward(x)?, pass, entries)?)?;
+        &x + self.mlp.forward(&self.mlp_norm.forward(&x)?)?
+    }
 }
 
 /// A causal language model over embeddings.
@@ -45,6 +51,7 @@ pub struct Decoder {
     /// The tokens that the head tells of, where not all.
     said: Option<Vec<u32>>,
     rope: Rope,
+    mode: Mode,
     config: DecoderConfig,
     device: Device,
 }
@@ -71,6 +78,7 @@ impl Decoder {
             norm: RmsNorm::new(cfg.width, cfg.norm_eps, mode, body.pp("norm"))?,
             head,
             said: None,
+            mode,
             rope: Rope::new(cfg, mode, embedding.dtype(), embedding.device())?,
             config: cfg.clone(),
             device: embedding.device().clone(),
@@ -101,15 +109,23 @@ impl Decoder {
         rows * c.width + c.layers * (attention + 3 * c.width * c.mlp_width)
     }
 
-    /// Cuts the head down to some tokens (specs: speculative, section 2.5): logits are theirs, in their order.
+    /// Cuts the head down to some tokens (specs: speculative, section 2.5): logits are theirs, in their order. One that
+    /// learns keeps all rows, of which those of other tokens get no gradient by the head.
     ///
     /// # Errors
-    /// An id that it does not have, or none at all.
+    /// An id that it does not have or that is given twice, or none at all.
     pub fn trim_head(&mut self, ids: &[u32]) -> Result<()> {
-        if ids.is_empty() || ids.iter().any(|id| *id as usize >= self.config.vocab) {
+        let mut sorted = ids.to_vec();
+        sorted.sort_unstable();
+        if sorted.last().is_none_or(|id| *id as usize >= self.config.vocab) {
             candle_core::bail!("a head of {} tokens does not fit a vocabulary of {}", ids.len(), self.config.vocab);
         }
-        self.head = self.head.rows(&Tensor::new(ids, &self.device)?)?;
+        if let Some(pair) = sorted.windows(2).find(|pair| pair.first() == pair.last()) {
+            candle_core::bail!("a head names token {} twice", pair.first().copied().unwrap_or(0));
+        }
+        if self.mode == Mode::Infer {
+            self.head = self.head.rows(&Tensor::new(ids, &self.device)?)?;
+        }
         self.said = Some(ids.to_vec());
         Ok(())
     }
@@ -161,6 +177,24 @@ impl Decoder {
     /// No step is open, or the tree does not hold together.
     pub fn forward_tree(&self, x: &Tensor, parents: &[Option<usize>], cache: &mut KvCache) -> Result<Tensor> {
         self.pass(x, Columns::Tree(parents), cache)
+    }
+
+    /// The same for sequences that grow together: `x [b, n, width]` is appended to each of those that `cache` holds.
+    ///
+    /// # Errors
+    /// Another number of sequences, no room, or those of the device.
+    pub fn forward_batch(&self, x: &Tensor, cache: &mut BatchCache) -> Result<Tensor> {
+        let (b, n, _) = x.dims3()?;
+        cache.check(b, n, self.layers.len())?;
+        let rope = self.rope.rows(cache.len(), n, x.dtype())?;
+        let mask = causal_mask(n, cache.len(), self.config.window, x.device())?;
+        let pass = Pass { rope, mask, len: cache.len(), positions: Vec::new(), contiguous: true };
+        let mut x = x.contiguous()?;
+        for (layer, entries) in self.layers.iter().zip(cache.layers()) {
+            x = layer.forward_batch(&x, &pass, entries)?;
+        }
+        cache.advance(n);
+        self.norm.forward(&x)
     }
 
     /// One causal pass from position 0.
@@ -223,6 +257,10 @@ impl Decoder {
 
     /// Logits `[b, n, vocab]` of hidden states `[b, n, width]`; of a trimmed head those of its tokens.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.head.forward(&hidden.contiguous()?)
+        match (&self.said, self.mode) {
+            // The weight changes from step to step, so its rows are picked anew.
+            (Some(ids), Mode::Train) => self.head.picked(ids)?.forward(&hidden.contiguous()?),
+            _ => self.head.forward(&hidden.contiguous()?),
+        }
     }
 }

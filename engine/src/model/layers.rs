@@ -6,6 +6,7 @@ use super::{
 };
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
+use spotter_vision::nn::pick_rows;
 
 /// What the model is built for.
 ///
@@ -52,6 +53,12 @@ impl Linear {
     pub(crate) fn rows(&self, outputs: &Tensor) -> Result<Self> {
         let pick = |t: &Tensor| t.index_select(outputs, 0);
         Ok(Self { weight: pick(&self.weight)?, bias: self.bias.as_ref().map(pick).transpose()? })
+    }
+
+    /// The same, each output once, so that the weight's gradient comes back.
+    pub(crate) fn picked(&self, outputs: &[u32]) -> Result<Self> {
+        let bias = self.bias.as_ref().map(|b| pick_rows(&b.unsqueeze(1)?, outputs)?.squeeze(1)).transpose()?;
+        Ok(Self { weight: pick_rows(&self.weight, outputs)?, bias })
     }
 
     /// `x [.., in]` (contiguous) to `[.., out]`.

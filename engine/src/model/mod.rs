@@ -1,6 +1,7 @@
 //! Language models: decoders of the Llama, Qwen2 and Mistral kind, and LLaVA around them.
 
 pub mod attention;
+pub mod batch;
 pub mod cache;
 pub mod config;
 pub mod decoder;
@@ -16,6 +17,7 @@ pub mod plan;
 pub mod probe;
 pub mod projector;
 
+pub use batch::BatchCache;
 pub use cache::{CacheOptions, Commit, KvCache, Policy};
 pub use config::{ConfigError, DecoderConfig, DecoderKind, HfDecoderConfig};
 pub use decoder::Decoder;

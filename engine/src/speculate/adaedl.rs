@@ -89,7 +89,14 @@ pub enum Rule {
     Entropy,
     /// The largest probability: the control for AdaEDL.
     Confidence,
+    /// A depth of 3, 5 or all there is, by the running share of accepted drafts (mistral.rs' tiers; where one ends is
+    /// ours).
+    Tiers,
 }
+
+/// Depths of [`Rule::Tiers`] below the largest, each with the share of accepted drafts from which it is left for the
+/// next.
+const TIERS: [(usize, f64); 2] = [(3, 0.4), (5, 0.7)];
 
 /// A rule with its threshold, which adapts to what was accepted and outlives the utterance.
 #[derive(Clone, Debug)]
@@ -104,7 +111,9 @@ impl Stopper {
     /// At its start.
     pub fn new(rule: Rule, options: StopOptions) -> Self {
         let threshold = if rule == Rule::Confidence { options.confidence } else { options.lambda };
-        Self { rule, options, threshold, rate: 0.0 }
+        // Tiers begin at the deepest.
+        let rate = if rule == Rule::Tiers { 1.0 } else { 0.0 };
+        Self { rule, options, threshold, rate }
     }
 
     /// It looks at probabilities.
@@ -138,6 +147,7 @@ impl Stopper {
         match self.rule {
             Rule::Static => false,
             Rule::Entropy => bound(entropy(probabilities), self.options.factor) < self.threshold,
+            Rule::Tiers => TIERS.iter().any(|(depth, rate)| self.rate < *rate && kept >= *depth),
             Rule::Confidence => f64::from(probabilities.iter().copied().fold(0.0, f32::max)) < self.threshold,
         }
     }
@@ -150,6 +160,9 @@ impl Stopper {
             return;
         }
         self.rate = o.keep_rate * self.rate + (1.0 - o.keep_rate) * accepted as f64 / drafted as f64;
+        if self.rule == Rule::Tiers {
+            return;
+        }
         let wanted = if self.rate < o.aim {
             self.threshold + o.step
         } else if full {
@@ -258,6 +271,24 @@ mod tests {
         assert!(!Stopper::new(Rule::Static, StopOptions::default()).stops(1, &HALF));
         let patient = Stopper::new(Rule::Entropy, StopOptions { min_draft: 4, lambda: 1.0, ..StopOptions::default() });
         assert!(!patient.stops(2, &HALF) && patient.stops(3, &HALF), "the kept trigger is the fourth draft");
+    }
+
+    #[test]
+    fn tiers_follow_what_is_accepted() {
+        let mut stopper = Stopper::new(Rule::Tiers, StopOptions::default());
+        let depth = |s: &Stopper| (0..8).position(|drafted| s.stops(drafted, &HALF)).map_or(8, |i| i + 1);
+        assert_eq!(depth(&stopper), 8);
+        let mut depths = Vec::new();
+        for (accepted, drafted) in [(2, 8), (1, 5), (3, 3), (3, 3), (5, 5)] {
+            stopper.learn(accepted, drafted, false);
+            depths.push(depth(&stopper));
+        }
+        // Shares .625, .4125, .70625, .853, .927.
+        assert_eq!(depths, [5, 5, 8, 8, 8]);
+        stopper.learn(0, 8, true);
+        stopper.learn(0, 5, false);
+        assert_eq!(depth(&stopper), 3);
+        assert_eq!(stopper.threshold(), StopOptions::default().lambda, "no threshold moves");
     }
 
     #[test]

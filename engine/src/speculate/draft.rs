@@ -36,6 +36,11 @@ pub trait Drafter: Send {
         0
     }
 
+    /// Tokens that it has to read before it can propose anything.
+    fn backlog(&self) -> usize {
+        0
+    }
+
     /// Text that is there from now on. Costs nothing before the next round.
     fn read(&mut self, ids: &[u32]) -> Result<()>;
 
@@ -44,7 +49,7 @@ pub trait Drafter: Send {
         Ok(())
     }
 
-    /// An utterance begins; whatever is read until it is closed may be undone.
+    /// An utterance begins; whatever is read until it is closed may be undone. Costs nothing before the next round.
     fn open(&mut self) -> Result<()>;
 
     /// It ends; when it is not kept the text is what it was before.
@@ -82,6 +87,17 @@ impl Text {
 
     pub(crate) fn open(&mut self) {
         self.mark = Some(self.ids.len());
+    }
+
+    /// Length when it was opened; the whole length where it is not.
+    pub(crate) fn mark(&self) -> usize {
+        self.mark.unwrap_or(self.ids.len())
+    }
+
+    /// Drops the oldest `n`.
+    pub(crate) fn forget(&mut self, n: usize) {
+        self.ids.drain(..n.min(self.ids.len()));
+        self.mark = self.mark.map(|mark| mark.saturating_sub(n));
     }
 
     /// Length before, when what was read since is forgotten.

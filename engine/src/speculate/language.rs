@@ -51,6 +51,8 @@ pub fn same_vocabulary(
 
 /// Positions that one utterance and the columns of a round may take.
 const SCRATCH: usize = 512;
+/// Tokens that are caught up with. A drafter that was switched off for longer begins anew with as many of the newest.
+const BEHIND: usize = 96;
 
 /// A language model that drafts.
 pub struct ModelDrafter {
@@ -67,6 +69,8 @@ pub struct ModelDrafter {
     passes: u64,
     /// An utterance is open.
     open: bool,
+    /// It has been fed, in a step of the cache.
+    begun: bool,
     /// A round has branches in the cache.
     round: bool,
 }
@@ -83,7 +87,19 @@ impl ModelDrafter {
         let cache =
             KvCache::bounded(config, &options, config.max_positions, scratch, decoder.dtype(), decoder.device())?;
         let text = Text::default();
-        Ok(Self { decoder, cache, text, fed: 0, fed_before: 0, picture, vocab, passes: 0, open: false, round: false })
+        Ok(Self {
+            decoder,
+            cache,
+            text,
+            fed: 0,
+            fed_before: 0,
+            picture,
+            vocab,
+            passes: 0,
+            open: false,
+            begun: false,
+            round: false,
+        })
     }
 
     /// Position of its next token.
@@ -126,10 +142,27 @@ impl ModelDrafter {
         all
     }
 
-    /// Feeds pending tokens up to the last `but`; hidden states of what was fed.
-    fn feed(&mut self, but: usize) -> Result<Option<Tensor>> {
-        let ids = self.pending();
-        let ids = ids.get(..ids.len().saturating_sub(but)).unwrap_or_default().to_vec();
+    /// Feeds what came before the open utterance, and opens a step for the rest.
+    fn begin(&mut self) -> Result<()> {
+        if !self.open || std::mem::replace(&mut self.begun, true) {
+            return Ok(());
+        }
+        // All but the last token, which gives the first law; what is fed here may push old entries out.
+        let before = self.text.mark().min(self.text.ids().len().saturating_sub(1));
+        if self.fed > 0 && before.saturating_sub(self.fed) > BEHIND {
+            self.text.forget(before - BEHIND);
+            self.fed = 0;
+            self.cache.clear()?;
+        }
+        let before = self.text.mark().min(self.text.ids().len().saturating_sub(1));
+        self.feed(before)?;
+        self.fed_before = self.fed;
+        self.cache.begin()
+    }
+
+    /// Feeds pending tokens of the text up to a place; hidden states of what was fed.
+    fn feed(&mut self, to: usize) -> Result<Option<Tensor>> {
+        let ids = self.text.ids().get(self.fed..to).unwrap_or_default().to_vec();
         if ids.is_empty() {
             return Ok(None);
         }
@@ -154,6 +187,11 @@ impl Drafter for ModelDrafter {
         self.passes
     }
 
+    fn backlog(&self) -> usize {
+        let pending = self.pending().len();
+        if self.fed > 0 { pending.min(BEHIND) } else { pending }
+    }
+
     fn read(&mut self, ids: &[u32]) -> Result<()> {
         self.text.push(ids);
         Ok(())
@@ -171,11 +209,7 @@ impl Drafter for ModelDrafter {
         self.close(false)?;
         let dropped = self.text.bound(2 * self.cache.capacity());
         self.fed = self.fed.saturating_sub(dropped);
-        // All but the last token, which gives the first law; what is fed here may push old entries out.
-        self.feed(1)?;
-        self.fed_before = self.fed;
         self.text.open();
-        self.cache.begin()?;
         self.open = true;
         Ok(())
     }
@@ -187,24 +221,26 @@ impl Drafter for ModelDrafter {
         if std::mem::take(&mut self.round) {
             self.cache.rollback()?;
         }
-        if keep {
-            self.cache.commit(Commit::All)?;
-        } else {
-            self.cache.rollback()?;
+        // Where no round was asked for, nothing of it was fed.
+        if std::mem::take(&mut self.begun) {
+            if keep {
+                self.cache.commit(Commit::All)?;
+            } else {
+                self.cache.rollback()?;
+                self.fed = self.fed_before;
+            }
         }
         self.text.close(keep);
-        if !keep {
-            self.fed = self.fed_before;
-        }
         Ok(())
     }
 
     fn root(&mut self) -> Result<Option<Logits>> {
+        self.begin()?;
         // Without a pending token there is no hidden state to ask, and without room no pass.
         if self.pending().len() > self.cache.depth() {
             return Ok(None);
         }
-        let Some(hidden) = self.feed(0)? else { return Ok(None) };
+        let Some(hidden) = self.feed(self.text.ids().len())? else { return Ok(None) };
         let last = hidden.narrow(1, hidden.dim(1)? - 1, 1)?;
         Ok(self.rows(&last)?.pop())
     }
@@ -234,7 +270,7 @@ impl Drafter for ModelDrafter {
     }
 
     fn clear(&mut self) -> Result<()> {
-        (self.fed, self.fed_before, self.open, self.round) = (0, 0, false, false);
+        (self.fed, self.fed_before, self.open, self.begun, self.round) = (0, 0, false, false, false);
         self.text.clear();
         self.cache.clear()
     }

@@ -72,6 +72,7 @@ impl fmt::Display for Method {
                     Rule::Static => "static",
                     Rule::Entropy => "adaedl",
                     Rule::Confidence => "max-prob",
+                    Rule::Tiers => "tiers",
                 };
                 return write!(f, "{name}({})", factors.len());
             }
@@ -85,6 +86,7 @@ impl fmt::Display for Method {
             Rule::Static => Ok(()),
             Rule::Entropy => f.write_str("+adaedl"),
             Rule::Confidence => f.write_str("+max-prob"),
+            Rule::Tiers => f.write_str("+tiers"),
         }
     }
 }
@@ -92,7 +94,7 @@ impl fmt::Display for Method {
 /// A name that no method has.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no way of drafting: expected static(N), adaedl(N) or max-prob(N) with N from 1 to {MOST_DRAFTS}, \
+    "`{0}` is no way of drafting: expected static(N), adaedl(N), max-prob(N) or tiers(N) with N from 1 to {MOST_DRAFTS}, \
      rsd-c(B,B,...) or rsd-s(WIDTH,DEPTH) with at most {MOST_DRAFTS} tokens in all; a tree may end in +adaedl"
 )]
 pub struct UnknownMethod(String);
@@ -106,6 +108,7 @@ impl FromStr for Method {
             None => (text.trim(), None),
             Some((tree, "adaedl")) => (tree, Some(Rule::Entropy)),
             Some((tree, "max-prob")) => (tree, Some(Rule::Confidence)),
+            Some((tree, "tiers")) => (tree, Some(Rule::Tiers)),
             Some(_) => return Err(unknown()),
         };
         let (name, numbers) = match tree.split_once('(') {
@@ -121,6 +124,7 @@ impl FromStr for Method {
             ("static", [n], None) => (Shape::chain(*n), Rule::Static),
             ("adaedl", [n], None) => (Shape::chain(*n), Rule::Entropy),
             ("max-prob", [n], None) => (Shape::chain(*n), Rule::Confidence),
+            ("tiers", [n], None) => (Shape::chain(*n), Rule::Tiers),
             ("rsd-c", factors, rule) => (Shape::Branches(factors.to_vec()), rule.unwrap_or(Rule::Static)),
             ("rsd-s", [width, depth], rule) => {
                 (Shape::Beams { width: *width, depth: *depth }, rule.unwrap_or(Rule::Static))
@@ -195,6 +199,7 @@ mod tests {
         check("static(4)", 4, 4, Rule::Static);
         check("adaedl(8)", 8, 8, Rule::Entropy);
         check("max-prob(8)", 8, 8, Rule::Confidence);
+        check("tiers(8)", 8, 8, Rule::Tiers);
         check("rsd-c(2,2,1)", 10, 3, Rule::Static);
         check("rsd-c(3,2,2)", 21, 3, Rule::Static);
         check("rsd-c(2,2,2,2)", 30, 4, Rule::Static);

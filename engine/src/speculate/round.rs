@@ -4,7 +4,7 @@ use super::{
     adaedl::Stopper,
     chain::{Walk, walk},
     draft::Drafter,
-    governor::{Allowance, Governor},
+    governor::{Allowance, COLUMN_COST, Governor, PASS_COST},
     options::SpeculationOptions,
     stats::{Round, Stats},
     tree::{Ended, Growth, Limits, Shape, Tree},
@@ -130,7 +130,7 @@ impl Speculator {
         self.drafter.see(tokens)
     }
 
-    /// An utterance begins.
+    /// An utterance begins. The drafter reads what it missed when a round is drafted, in the time of that round.
     pub fn open(&mut self) -> Result<()> {
         self.drafter.open()
     }
@@ -154,7 +154,9 @@ impl Speculator {
     pub fn round(&mut self, target: &Decoder, cache: &mut KvCache, anchor: u32, ask: &Ask) -> Result<Vec<u32>> {
         let begun = Instant::now();
         let passes = self.drafter.passes();
-        let draft = self.draft(cache, anchor, ask)?;
+        let cost = self.drafter.parameters() as f64 / target.parameters().max(1) as f64 + PASS_COST;
+        let backlog = self.drafter.backlog();
+        let draft = self.draft(cache, anchor, ask, cost)?;
         let drafting = begun.elapsed();
         let passes = self.drafter.passes() - passes;
         let Some((tree, ended)) = draft.filter(|(tree, _)| tree.drafts() > 0) else {
@@ -164,8 +166,14 @@ impl Speculator {
         let (walk, depth) = (self.verify(target, cache, &tree, ask)?, tree.depth());
         self.drafter.settle(&tree.branches(&walk.path), &walk.ids)?;
         let verifying = begun.elapsed();
-        let round =
-            Round { proposed: tree.drafts(), depth, accepted: walk.path.len(), committed: walk.ids.len(), passes };
+        let round = Round {
+            proposed: tree.drafts(),
+            depth,
+            accepted: walk.path.len(),
+            committed: walk.ids.len(),
+            passes,
+            moved: walk.path.iter().enumerate().any(|(i, column)| *column != i + 1),
+        };
         self.stats.round(round, drafting, verifying);
         if let Some(log) = &mut self.log {
             log.push(round);
@@ -174,7 +182,7 @@ impl Speculator {
             Clock::Wall => (drafting + verifying).as_secs_f64(),
             Clock::Counted { column, pass } => 1.0 + column * tree.drafts() as f64 + pass * passes as f64,
         };
-        self.governor.round(walk.ids.len(), time);
+        self.governor.round(walk.ids.len(), time, expected(tree.drafts(), depth, backlog, cost));
         let cut = walk.ids.last().is_some_and(|id| ask.ends.contains(id)) || walk.ids.len() == ask.most;
         if ended != Ended::Limits && !cut {
             self.stopper.learn(walk.path.len(), depth, ended == Ended::Full);
@@ -183,11 +191,14 @@ impl Speculator {
     }
 
     /// A tree, unless drafting is off or has no room.
-    fn draft(&mut self, cache: &KvCache, anchor: u32, ask: &Ask) -> Result<Option<(Tree, Ended)>> {
+    fn draft(&mut self, cache: &KvCache, anchor: u32, ask: &Ask, cost: f64) -> Result<Option<(Tree, Ended)>> {
         // The anchor and the drafts below it are what is committed at most, beside the target's own token.
         let depth = cache.depth().saturating_sub(1).min(ask.most.saturating_sub(1));
+        let (shape, backlog) = (&self.shape, self.drafter.backlog());
+        let expected = |levels: usize| expected(shape.nodes_to(levels), levels, backlog, cost);
+        let depth = self.governor.depth(depth.min(shape.depth()), expected);
         let limits = Limits { depth, nodes: cache.width().saturating_sub(1) };
-        if depth == 0 || limits.nodes == 0 || !self.governor.allows() {
+        if depth == 0 || limits.nodes == 0 {
             return Ok(None);
         }
         let growth =
@@ -245,6 +256,15 @@ impl Speculator {
         walk.cut(ask.ends, ask.most);
         Ok(walk)
     }
+}
+
+/// Tokens that a drafter reads in about the time of one.
+const READ_AT_ONCE: usize = 8;
+
+/// What is expected of a round in plain steps: `drafts` columns and `levels` passes of a drafter that cost `pass` each,
+/// and what it has to catch up with before.
+fn expected(drafts: usize, levels: usize, backlog: usize, pass: f64) -> f64 {
+    1.0 + COLUMN_COST * drafts as f64 + pass * (levels + backlog / READ_AT_ONCE) as f64
 }
 
 /// Embeddings `[1, n, width]`.

@@ -16,6 +16,8 @@ pub struct Round {
     pub committed: usize,
     /// Passes of the drafter.
     pub passes: u64,
+    /// The accepted columns were not the first ones, so what the cache holds of them was moved.
+    pub moved: bool,
 }
 
 /// Sums over rounds and plain steps. The token that comes of the prompt itself counts nowhere.
@@ -150,9 +152,9 @@ mod tests {
         assert!((memory_bound_speedup(2.486_807, c, 3.0) - 2.37).abs() < 1e-6);
         assert!((memory_bound_speedup(1.0, c, 5.0).recip() - 1.082_143).abs() < 1e-6);
         let log = [
-            Round { proposed: 3, depth: 3, accepted: 3, committed: 4, passes: 3 },
-            Round { proposed: 3, depth: 3, accepted: 0, committed: 1, passes: 3 },
-            Round { proposed: 2, depth: 2, accepted: 1, committed: 2, passes: 2 },
+            Round { proposed: 3, depth: 3, accepted: 3, committed: 4, passes: 3, moved: false },
+            Round { proposed: 3, depth: 3, accepted: 0, committed: 1, passes: 3, moved: false },
+            Round { proposed: 2, depth: 2, accepted: 1, committed: 2, passes: 2, moved: true },
         ];
         let (mut stats, ms) = (Stats::default(), Duration::from_millis);
         for round in log {

@@ -39,6 +39,11 @@ impl Shape {
 
     /// Nodes of a full tree: the target's columns beside the anchor.
     pub fn nodes(&self) -> usize {
+        self.nodes_to(self.depth())
+    }
+
+    /// Nodes of its first levels.
+    pub fn nodes_to(&self, levels: usize) -> usize {
         match self {
             Self::Branches(factors) => {
                 let mut level = 1usize;
@@ -46,9 +51,9 @@ impl Shape {
                     level = level.saturating_mul(*factor);
                     level
                 };
-                factors.iter().map(next).fold(0, usize::saturating_add)
+                factors.iter().take(levels).map(next).fold(0, usize::saturating_add)
             }
-            Self::Beams { width, depth } => width.saturating_mul(*depth),
+            Self::Beams { width, depth } => width.saturating_mul(levels.min(*depth)),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Losses that draw a drafter towards its target (arXiv 2403.00858; specs: direct-alignment, sections 2 to 4).
 //!
-//! `q` is the drafter's distribution and `p` the target's, `[n, vocab]`, a row for each position. The gradient of every
+//! `q` is the drafter's distribution and `p` the target's, `[n, vocab]`, a row for each position. Of a drafter whose head
+//! tells of some tokens only, `vocab` are these: what `p` has elsewhere can't be drafted and counts as missed. The gradient of every
 //! loss by the logits of its row is known in closed form, so it is computed without a graph: that is several times
 //! faster than differentiating, and nothing can leak through what has to be held fixed.
 
@@ -100,7 +101,8 @@ impl<'de> Deserialize<'de> for Loss {
 pub struct Rows<'a> {
     /// The drafter's logits `[n, vocab]`, finite: a token that can't be said has a very small one ([`MASKED`]).
     pub logits: &'a Tensor,
-    /// The target's distribution `[n, vocab]` after the same temperature and mask, of the same type; it never learns.
+    /// The target's distribution `[n, vocab]` after the same temperature and mask, of the same type; it never learns. A
+    /// row that sums to less than 1 has the rest at tokens that the drafter does not have.
     pub target: &'a Tensor,
     /// Weight of each row `[n]`; 0 masks it.
     pub weights: &'a Tensor,
@@ -184,9 +186,16 @@ fn log(p: &Tensor) -> Result<Tensor> {
     p.maximum(TINY)?.log()
 }
 
-/// `sum p (ln p - ln q)`; by the logits `q - p`.
+/// What `p` has at tokens that are not there, `[n]`.
+fn missed(p: &Tensor) -> Result<Tensor> {
+    p.sum(D::Minus1)?.affine(-1.0, 1.0)?.relu()
+}
+
+/// `sum p (ln p - ln q)` over the tokens that there are; by the logits `q sum(p) - p`. At the others it would be infinite
+/// whatever is learnt.
 fn kl(p: &Tensor, q: &Tensor, log_q: &Tensor) -> Result<Field> {
-    Ok(Field { value: (p * (log(p)? - log_q)?)?.sum(D::Minus1)?, gradient: (q - p)? })
+    let gradient = (q.broadcast_mul(&p.sum_keepdim(D::Minus1)?)? - p)?;
+    Ok(Field { value: (p * (log(p)? - log_q)?)?.sum(D::Minus1)?, gradient })
 }
 
 /// `sum q f`; by the logits `q (f - E_q[f])`, which is the whole gradient where `sum q df = 0`.
@@ -201,12 +210,13 @@ fn reverse_kl(p: &Tensor, q: &Tensor, log_q: &Tensor) -> Result<Field> {
     expected(q, &(log_q - log(p)?)?)
 }
 
-/// `KL(p || m) / 2 + KL(q || m) / 2` with `m = (p + q) / 2`.
+/// `KL(p || m) / 2 + KL(q || m) / 2` with `m = (p + q) / 2`, which is `p / 2` at tokens that are not there.
 fn jsd(p: &Tensor, q: &Tensor) -> Result<Field> {
     let log_m = log(&((p + q)? / 2.0)?)?;
     let mine = expected(q, &((log(q)? - &log_m)? / 2.0)?)?;
     let theirs = ((p * (log(p)? - log_m)?)?.sum(D::Minus1)? / 2.0)?;
-    Ok(Field { value: (mine.value + theirs)?, gradient: mine.gradient })
+    let elsewhere = (missed(p)? * (std::f64::consts::LN_2 / 2.0))?;
+    Ok(Field { value: ((mine.value + theirs)? + elsewhere)?, gradient: mine.gradient })
 }
 
 /// `R(x) = 1` where the drafter gives a token less than the target does, and what follows from it.
@@ -284,7 +294,7 @@ fn by_sequence(rows: &Tensor, share: &Tensor, sequences: &[u32]) -> Result<Tenso
 
 /// `1 - sum min(p, q)`.
 fn tvd(p: &Tensor, q: &Tensor) -> Result<Field> {
-    let value = ((q - p)?.abs()?.sum(D::Minus1)? / 2.0)?;
+    let value = (((q - p)?.abs()?.sum(D::Minus1)? + missed(p)?)? / 2.0)?;
     Ok(Field { value, gradient: Signs::new(p, q)?.gradient()? })
 }
 

@@ -39,6 +39,17 @@ impl Case {
         Self { logits, target, weights, sequences: (0..rows as u32).map(|i| i / 2).collect() }
     }
 
+    /// Of a drafter with the first `head` of `vocab` tokens: about a third of the target's distribution lies elsewhere.
+    fn trimmed(rows: usize, vocab: usize, head: usize, seed: u64) -> (Self, Self) {
+        let wide = Self::random(rows, vocab, seed);
+        let first = |t: &Tensor| t.narrow(1, 0, head).unwrap().contiguous().unwrap();
+        let (logits, target) = (first(&wide.logits), first(&wide.target));
+        let masked = Tensor::full(MASKED, (rows, vocab - head), &Device::Cpu).unwrap();
+        let masked = Tensor::cat(&[&logits, &masked], 1).unwrap();
+        let own = Self { logits, target, weights: wide.weights.clone(), sequences: wide.sequences.clone() };
+        (own, Self { logits: masked, ..wide })
+    }
+
     fn align(&self, loss: Loss, logits: &Tensor, drawn: Option<&Tensor>) -> Result<Aligned> {
         let (target, weights, sequences) = (&self.target, &self.weights, self.sequences.as_slice());
         align(loss, &Rows { logits, target, weights, sequences, drawn })
@@ -330,6 +341,42 @@ fn masked_tokens_are_not_there() {
         let value =
             |case: &Case| -> f64 { case.align(loss, &case.logits, Some(&drawn)).unwrap().loss.to_scalar().unwrap() };
         assert!((value(&wide) - value(&case)).abs() < 1e-12, "{loss}");
+    }
+}
+
+/// A head of some tokens: gradients are those of finite differences and of the whole vocabulary with the other tokens
+/// masked, values and acceptance those of an enumeration over all tokens.
+#[test]
+fn tokens_outside_a_head_are_missed() {
+    for seed in 0..4 {
+        let (case, wide) = Case::trimmed(5, 12, 8, 60 + seed);
+        for loss in [Loss::Tvd, Loss::Kl, Loss::ReverseKl, Loss::Jsd] {
+            let worst = largest_difference(&case.gradient(loss), &case.differences(loss));
+            assert!(worst < 1e-8, "{loss}: {worst}");
+        }
+        let over = scaled(&case.differences(Loss::Tvd), 1.0 / (case.deviation() + 1e-8));
+        assert!(largest_difference(&case.gradient(Loss::TvdPlus(Moments::Batch)), &over) < 1e-8);
+        for loss in [Loss::Tvd, Loss::TvdPlus(Moments::Batch), Loss::TvdPlus(Moments::Position), Loss::Jsd] {
+            let whole = wide.gradient(loss);
+            assert!(whole.iter().all(|row| row[8..].iter().all(|g| *g == 0.0)), "{loss}");
+            let own: Vec<Vec<f64>> = whole.into_iter().map(|row| row[..8].to_vec()).collect();
+            assert!(largest_difference(&case.gradient(loss), &own) < 1e-12, "{loss}");
+            assert!((case.value(loss, &case.logits) - wide.value(loss, &wide.logits)).abs() < 1e-12, "{loss}");
+        }
+        let q: Vec<Vec<f64>> = log_softmax(&case.logits).unwrap().exp().unwrap().to_vec2().unwrap();
+        let p: Vec<Vec<f64>> = wide.target.to_vec2().unwrap();
+        let accepted =
+            |p: &Vec<f64>, q: &Vec<f64>| -> f64 { (0..12).map(|x| p[x].min(q.get(x).copied().unwrap_or(0.0))).sum() };
+        let expected = p.iter().zip(&q).map(|(p, q)| accepted(p, q)).sum::<f64>() / 5.0;
+        let done = case.align(Loss::Tvd, &case.logits, None).unwrap();
+        assert!((done.acceptance.to_scalar::<f64>().unwrap() - expected).abs() < 1e-12);
+        assert!((done.loss.to_scalar::<f64>().unwrap() - (1.0 - expected)).abs() < 1e-12);
+        // Planted bugs: KL as if the target had nothing elsewhere, and TVD that forgets what it has there.
+        let wrong: Vec<Vec<f64>> =
+            q.iter().zip(&p).map(|(q, p)| q.iter().zip(p).map(|(q, p)| (q - p) / 5.0).collect()).collect();
+        assert!(largest_difference(&wrong, &case.differences(Loss::Kl)) > 1e-3);
+        let missed: f64 = p.iter().map(|p| p[8..].iter().sum::<f64>()).sum::<f64>() / 5.0;
+        assert!(missed > 0.05);
     }
 }
 

@@ -9,14 +9,54 @@ use super::{
     lines::{Kept, Line, Lines},
 };
 use crate::model::{Decoder, DecoderConfig, Mode};
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
 use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
 use spotter_vision::{
     nn::pick_rows,
     training::{AdamW, AdamWSettings, Variables, data_parallel},
 };
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
+
+/// The tokens that a drafter may say where these are not all (specs: speculative, section 2.5). Of a large vocabulary a
+/// drafter is mostly its head, so only what ships of it is trained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    ids: Vec<u32>,
+    /// Column of each id of the vocabulary; `u32::MAX` where it has none.
+    places: Vec<u32>,
+}
+
+impl Head {
+    /// Of these tokens of `vocab`, each once.
+    ///
+    /// # Errors
+    /// No token, one that the vocabulary does not have, or one that is given twice.
+    pub fn new(ids: Vec<u32>, vocab: usize) -> Result<Self> {
+        let mut places = vec![u32::MAX; vocab];
+        for (column, id) in ids.iter().enumerate() {
+            match places.get_mut(*id as usize) {
+                Some(place) if *place == u32::MAX => *place = column as u32,
+                Some(_) => bail!("a head names token {id} twice"),
+                None => bail!("a head names token {id} of a vocabulary of {vocab}"),
+            }
+        }
+        if ids.is_empty() {
+            bail!("a head needs at least one token");
+        }
+        Ok(Self { ids, places })
+    }
+
+    /// Its tokens, column by column.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Column of a token.
+    pub fn place(&self, id: u32) -> Option<u32> {
+        self.places.get(id as usize).copied().filter(|place| *place != u32::MAX)
+    }
+}
 
 /// Settings of one stage.
 #[derive(Clone, Debug)]
@@ -33,6 +73,8 @@ pub struct DrafterTraining {
     pub optimiser: AdamWSettings,
     /// Seed of the lines.
     pub seed: u64,
+    /// The tokens that it may say, where not all.
+    pub head: Option<Arc<Head>>,
     /// Where the variables are saved.
     pub weights: PathBuf,
     /// Where the state of the optimiser is saved; the run is taken up again when both files exist.
@@ -128,7 +170,8 @@ impl<'a> Part<'a> {
 }
 
 impl Batch {
-    pub(super) fn new(parts: &[Part<'_>], device: &Device) -> Result<Self> {
+    /// With `head`, tokens that it does not have are read and never to be guessed.
+    pub(super) fn new(parts: &[Part<'_>], head: Option<&Head>, device: &Device) -> Result<Self> {
         let tokens = parts.iter().map(|p| p.to - p.from).max().unwrap_or(0).saturating_sub(1).max(1);
         let (mut ids, mut spoken, mut rows, mut lines) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut read, mut next) = (Vec::new(), Vec::new());
@@ -145,9 +188,11 @@ impl Batch {
                     spoken.push(place);
                     rows.push(row);
                     lines.push(number as u32);
-                } else if !part.compared {
+                } else if !part.compared
+                    && let Some(column) = head.map_or(Some(*id), |head| head.place(*id))
+                {
                     read.push(place);
-                    next.push(*id);
+                    next.push(column);
                 }
                 row += usize::from(said);
             }
@@ -162,16 +207,63 @@ impl Batch {
     }
 }
 
-/// Row of 0 for tokens that can be said, of [`MASKED`] for others; `None` where all can.
-fn mask(vocab: usize, never: &[u32], device: &Device) -> Result<Option<Tensor>> {
-    if never.is_empty() {
-        return Ok(None);
-    }
-    let row = (0..vocab as u32).map(|id| if never.contains(&id) { MASKED as f32 } else { 0.0 });
-    Ok(Some(Tensor::from_iter(row, device)?))
+/// Which columns are compared, and which of them can be said.
+pub(super) struct Columns {
+    /// Row of 0 for tokens of the vocabulary that can be said, of [`MASKED`] for others; `None` where all can.
+    all: Option<Tensor>,
+    /// The same of the head's tokens.
+    own: Option<Tensor>,
+    /// The head's tokens, where not all.
+    head: Option<Tensor>,
+    vocab: usize,
 }
 
-fn masked(logits: Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+impl Columns {
+    pub(super) fn new(vocab: usize, never: &[u32], head: Option<&Head>, device: &Device) -> Result<Self> {
+        let head = head.map(|head| Tensor::new(head.ids(), device)).transpose()?;
+        let row = (0..vocab as u32).map(|id| if never.contains(&id) { MASKED as f32 } else { 0.0 });
+        let all = if never.is_empty() { None } else { Some(Tensor::from_iter(row, device)?) };
+        let own = match (&all, &head) {
+            (Some(all), Some(head)) => Some(all.index_select(head, 0)?),
+            (all, _) => all.clone(),
+        };
+        Ok(Self { all, own, head, vocab })
+    }
+
+    /// Logits of the drafter, f32.
+    fn masked(&self, logits: &Tensor) -> Result<Tensor> {
+        masked(logits, self.own.as_ref())
+    }
+
+    /// The target's distributions at the spoken tokens of a batch, `[n, vocab]`, f32.
+    fn whole(&self, teacher: Teacher<'_>, batch: &Batch) -> Result<Tensor> {
+        let device = batch.ids.device();
+        match teacher {
+            Teacher::Model(target) => {
+                let hidden = batch.hidden(target)?.index_select(&Tensor::new(batch.spoken.as_slice(), device)?, 0)?;
+                let logits = masked(&target.logits(&hidden)?, self.all.as_ref())?;
+                candle_nn::ops::softmax_last_dim(&logits).map(|p| p.detach())
+            }
+            Teacher::Kept(kept) => {
+                let said = match &self.all {
+                    Some(mask) => mask.ge(0.0)?.to_dtype(DType::F32)?,
+                    None => Tensor::ones(self.vocab, DType::F32, device)?,
+                };
+                kept.distributions(&batch.rows, &said)
+            }
+        }
+    }
+
+    /// Of such distributions what the drafter can say, `[n, columns]`: the rest is missed.
+    fn picked(&self, whole: Tensor) -> Result<Tensor> {
+        match &self.head {
+            Some(head) => whole.index_select(head, 1),
+            None => Ok(whole),
+        }
+    }
+}
+
+fn masked(logits: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     let logits = logits.to_dtype(DType::F32)?;
     match mask {
         Some(mask) => logits.broadcast_add(mask),
@@ -179,26 +271,13 @@ fn masked(logits: Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     }
 }
 
-/// The target's distributions at the spoken tokens of a batch, `[n, vocab]`, f32.
-fn taught(teacher: Teacher<'_>, batch: &Batch, vocab: usize, never: &[u32]) -> Result<Tensor> {
-    match teacher {
-        Teacher::Model(target) => {
-            let hidden =
-                batch.hidden(target)?.index_select(&Tensor::new(batch.spoken.as_slice(), batch.ids.device())?, 0)?;
-            let mask = mask(vocab, never, batch.ids.device())?;
-            let logits = masked(target.logits(&hidden)?, mask.as_ref())?;
-            candle_nn::ops::softmax_last_dim(&logits).map(|p| p.detach())
-        }
-        Teacher::Kept(kept) => {
-            let said = (0..vocab as u32).map(|id| if never.contains(&id) { 0f32 } else { 1.0 });
-            kept.distributions(&batch.rows, &Tensor::from_iter(said, batch.ids.device())?)
-        }
-    }
-}
-
 /// The decoder of a drafter under training; its variables are named as in the folder that is written of it.
-fn student(config: &DecoderConfig, vars: &Variables) -> Result<Decoder> {
-    Decoder::new(config, vars.builder(), Mode::Train)
+fn student(config: &DecoderConfig, vars: &Variables, head: Option<&Head>) -> Result<Decoder> {
+    let mut decoder = Decoder::new(config, vars.builder(), Mode::Train)?;
+    if let Some(head) = head {
+        decoder.trim_head(head.ids())?;
+    }
+    Ok(decoder)
 }
 
 /// A step's loss, with its backward pass, and acceptance.
@@ -252,10 +331,15 @@ fn reading_loss(student: &Decoder, hidden: &Tensor, batch: &Batch) -> Result<Ten
     negative_log_likelihood(&logits, &Tensor::new(batch.next.as_slice(), batch.ids.device())?)?.mean_all()
 }
 
-/// Lines of which something can be learnt, by their place.
-fn usable(lines: &[Line], spoken: bool) -> Vec<&Line> {
-    let fits = |l: &&Line| l.ids.len() > 1 && (!spoken || l.spoken.iter().skip(1).any(|s| *s));
-    lines.iter().filter(fits).collect()
+/// Lines in which the target said something.
+fn spoken(lines: &[Line]) -> Vec<&Line> {
+    lines.iter().filter(|l| l.spoken.iter().skip(1).any(|s| *s)).collect()
+}
+
+/// Lines with something to be guessed.
+fn readable<'a>(lines: &'a [Line], head: Option<&Head>) -> Vec<&'a Line> {
+    let said = |id: &u32| head.is_none_or(|head| head.place(*id).is_some());
+    lines.iter().filter(|l| l.ids.iter().skip(1).any(said)).collect()
 }
 
 /// Teaches a drafter to read: next-token prediction on all of `lines`. Returns the steps taken.
@@ -269,15 +353,22 @@ pub fn pretrain(
     lines: &[Line],
     progress: &mut dyn FnMut(&DrafterProgress),
 ) -> Result<usize> {
-    let lines = usable(lines, false);
+    let head = run.head.as_deref();
+    let lines = readable(lines, head);
     if lines.is_empty() {
         bail!("no text to learn from");
     }
-    let student = student(config, vars)?;
+    let student = student(config, vars, head)?;
     let work = |rng: &mut ChaCha8Rng, share: usize| {
-        let parts: Vec<Part<'_>> =
-            (0..share).map(|_| Part::random(pick(&lines, rng), false, run.length, rng)).collect();
-        let batch = Batch::new(&parts, student.device())?;
+        let batch = loop {
+            let parts: Vec<Part<'_>> =
+                (0..share).map(|_| Part::random(pick(&lines, rng), false, run.length, rng)).collect();
+            let batch = Batch::new(&parts, head, student.device())?;
+            // A cut may leave nothing that the head has.
+            if !batch.read.is_empty() {
+                break batch;
+            }
+        };
         Ok(Step { loss: reading_loss(&student, &batch.hidden(&student)?, &batch)?, acceptance: None })
     };
     descend(vars, run, student.device(), work, progress)
@@ -298,20 +389,22 @@ pub fn tune(
     lesson: &Lesson<'_>,
     progress: &mut dyn FnMut(&DrafterProgress),
 ) -> Result<usize> {
-    let (spoken, plain) = (usable(&lesson.lines.lines, true), usable(lesson.plain, false));
+    let head = run.head.as_deref();
+    let (spoken, plain) = (spoken(&lesson.lines.lines), readable(lesson.plain, head));
     if spoken.is_empty() {
         bail!("the target has said nothing to learn from");
     }
     let share_plain = if plain.is_empty() { 0.0 } else { run.plain.clamp(0.0, 0.9) };
-    let student = student(config, vars)?;
+    let student = student(config, vars, head)?;
+    let columns = Columns::new(config.vocab, lesson.never, head, student.device())?;
     let work = |rng: &mut ChaCha8Rng, share: usize| {
         let texts = (share as f64 * share_plain).round() as usize;
         let mut parts: Vec<Part<'_>> = Vec::with_capacity(share);
         parts.extend((texts..share.max(texts + 1)).map(|_| Part::random(pick(&spoken, rng), true, run.length, rng)));
         parts.extend((0..texts).map(|_| Part::random(pick(&plain, rng), false, run.length, rng)));
-        let batch = Batch::new(&parts, student.device())?;
+        let batch = Batch::new(&parts, head, student.device())?;
         let hidden = batch.hidden(&student)?;
-        let (aligned, acceptance) = compare(&student, &hidden, &batch, lesson, rng)?;
+        let (aligned, acceptance) = compare(&student, &hidden, &batch, (lesson, &columns), rng)?;
         let loss = if batch.read.is_empty() {
             aligned
         } else {
@@ -327,13 +420,12 @@ fn compare(
     student: &Decoder,
     hidden: &Tensor,
     batch: &Batch,
-    lesson: &Lesson<'_>,
+    (lesson, columns): (&Lesson<'_>, &Columns),
     rng: &mut ChaCha8Rng,
 ) -> Result<(Tensor, Tensor)> {
-    let (vocab, device) = (student.config().vocab, student.device());
-    let target = taught(lesson.teacher, batch, vocab, lesson.never)?;
-    let mask = mask(vocab, lesson.never, device)?;
-    let logits = masked(student.logits(&pick_rows(hidden, &batch.spoken)?)?, mask.as_ref())?;
+    let device = student.device();
+    let target = columns.picked(columns.whole(lesson.teacher, batch)?)?;
+    let logits = columns.masked(&student.logits(&pick_rows(hidden, &batch.spoken)?)?)?;
     let weights = Tensor::ones(batch.spoken.len(), DType::F32, device)?;
     let drawn = match lesson.loss {
         Loss::TvdPlusSampled => {
@@ -348,19 +440,24 @@ fn compare(
     Ok((done.loss, done.acceptance))
 }
 
-/// Logits of a drafter and distributions of the target at all spoken tokens of whole lines, `[n, vocab]` each, f32.
-pub(super) fn compared(
-    drafter: &Decoder,
-    lines: &[Line],
-    teacher: Teacher<'_>,
-    never: &[u32],
-) -> Result<(Tensor, Tensor)> {
-    let (vocab, device) = (drafter.config().vocab, drafter.device());
+/// What a drafter and its target think at all spoken tokens of whole lines.
+pub(super) struct Compared {
+    /// Logits of the drafter `[n, columns]`, f32.
+    pub(super) logits: Tensor,
+    /// Distributions of the target over the same columns.
+    pub(super) target: Tensor,
+    /// The target's likeliest token of all.
+    pub(super) likeliest: Vec<u32>,
+}
+
+/// Compares a drafter, whose head may be trimmed, with its target.
+pub(super) fn compared(drafter: &Decoder, lines: &[Line], teacher: Teacher<'_>, columns: &Columns) -> Result<Compared> {
+    let device = drafter.device();
     let parts: Vec<Part<'_>> = lines.iter().map(|line| Part::whole(line, true)).collect();
-    let batch = Batch::new(&parts, device)?;
-    let target = taught(teacher, &batch, vocab, never)?;
+    let batch = Batch::new(&parts, None, device)?;
+    let whole = columns.whole(teacher, &batch)?;
+    let likeliest = whole.argmax(D::Minus1)?.to_vec1()?;
     let index = Tensor::new(batch.spoken.as_slice(), device)?;
     let hidden = batch.hidden(drafter)?.index_select(&index, 0)?;
-    let mask = mask(vocab, never, device)?;
-    Ok((masked(drafter.logits(&hidden)?, mask.as_ref())?, target))
+    Ok(Compared { logits: columns.masked(&drafter.logits(&hidden)?)?, target: columns.picked(whole)?, likeliest })
 }

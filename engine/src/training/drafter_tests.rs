@@ -45,8 +45,8 @@ fn scene() -> Scene {
         let wishes: Vec<Wish> = (0..n)
             .map(|i| Wish { prompt: (0..3).map(|_| dice.below(VOCAB) as u32).collect(), temperature: temperature(i) })
             .collect();
-        let how = Continuation { most: 20, ends: &[] };
-        Lines::new(continue_texts(&target, &wishes, &how, &mut dice).unwrap(), None)
+        let how = Continuation { most: 20, ends: &[], at_once: 1000 };
+        Lines::new(continue_texts(&target, &wishes, &how, &mut dice, &mut |_| true).unwrap(), None)
     };
     let (lines, held_out) = (say(400), say(80));
     Scene { target, lines, held_out, folder: tempfile::tempdir().unwrap() }
@@ -68,6 +68,7 @@ impl Scene {
                 until: None,
             },
             seed,
+            head: None,
             weights: self.folder.path().join(format!("{name}.safetensors")),
             state: self.folder.path().join(format!("{name}-state.safetensors")),
             save_every: 50,
@@ -80,7 +81,7 @@ impl Scene {
     }
 
     fn judge(&self, vars: &Variables) -> Judged {
-        judge(&config(16, 1), vars, &self.held_out, Teacher::Model(&self.target), &[]).unwrap()
+        judge(&config(16, 1), vars, &self.held_out, Teacher::Model(&self.target), (&[], None)).unwrap()
     }
 }
 
@@ -117,23 +118,65 @@ fn kept_rows_are_those_of_the_target() {
     let scene = scene();
     let mut kept = Kept::new(VOCAB);
     let drafter = Decoder::new(&config(16, 1), Variables::seeded(1, &Device::Cpu).builder(), Mode::Infer).unwrap();
+    let columns = Columns::new(VOCAB, &[5], None, &Device::Cpu).unwrap();
     for line in &scene.lines.lines {
         let alone = std::slice::from_ref(line);
-        let (_, rows) = compared(&drafter, alone, Teacher::Model(&scene.target), &[5]).unwrap();
+        let rows = compared(&drafter, alone, Teacher::Model(&scene.target), &columns).unwrap().target;
         rows.to_vec2().unwrap().iter().for_each(|row: &Vec<f32>| kept.push(row));
     }
     let batch: Vec<Line> = [7usize, 0, 250].iter().map(|i| scene.lines.lines[*i].clone()).collect();
-    let rows = |teacher| compared(&drafter, &batch, teacher, &[5]).unwrap().1;
+    let rows = |teacher| compared(&drafter, &batch, teacher, &columns).unwrap().target;
     let (own, kept) = (rows(Teacher::Model(&scene.target)), rows(Teacher::Kept(&kept)));
     let worst = (own - kept).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     assert!(worst < 1e-5, "{worst}");
     // Parts of lines find their own rows.
     let line = &scene.lines.lines[250];
     let part = Part { line, from: 9, to: 15, compared: true };
-    let batch = Batch::new(&[Part::whole(&scene.lines.lines[0], true), part], &Device::Cpu).unwrap();
+    let batch = Batch::new(&[Part::whole(&scene.lines.lines[0], true), part], None, &Device::Cpu).unwrap();
     let first = line.row + 10 - 3;
     assert_eq!(batch.rows[20..], (first..first + 5).collect::<Vec<_>>());
     assert_eq!(batch.lines[19..22], [0, 1, 1]);
+}
+
+/// A head of some tokens is trained as it ships: rows of other tokens learn by being read only, and what the target says
+/// beside the head is missed.
+#[test]
+fn a_trimmed_head_is_trained_as_it_ships() {
+    let (scene, shape) = (scene(), config(16, 1));
+    let mut counts = [0; VOCAB];
+    scene.lines.lines.iter().flat_map(|l| &l.ids).for_each(|id| counts[*id as usize] += 1);
+    let mut ids: Vec<u32> = (0..VOCAB as u32).collect();
+    ids.sort_by_key(|id| std::cmp::Reverse(counts[*id as usize]));
+    ids.truncate(VOCAB / 2);
+    let head = std::sync::Arc::new(Head::new(ids.clone(), VOCAB).unwrap());
+    let train = |head: Option<std::sync::Arc<Head>>| {
+        let vars = Variables::seeded(1, &Device::Cpu);
+        let run = |name: &str, steps| DrafterTraining { head: head.clone(), ..scene.run(name, steps, 1) };
+        let name = if head.is_some() { "head" } else { "all" };
+        pretrain(&shape, &vars, &run(&format!("{name}-read"), 40), &scene.lines.lines, &mut |_| {}).unwrap();
+        let lesson = scene.lesson(Loss::TvdPlus(Moments::Batch));
+        tune(&shape, &vars, &run(name, 120), &lesson, &mut |_| {}).unwrap();
+        vars
+    };
+    let judged = |vars: &Variables, head: Option<&Head>| {
+        judge(&shape, vars, &scene.held_out, Teacher::Model(&scene.target), (&[], head)).unwrap()
+    };
+    let before = Variables::seeded(1, &Device::Cpu);
+    Decoder::new(&shape, before.builder(), Mode::Train).unwrap();
+    let (own, all) = (train(Some(head.clone())), train(None));
+    // Trained for its head it does not lose against one that was trained on all columns and cut afterwards.
+    let (trimmed, cut) = (judged(&own, Some(&head)), judged(&all, Some(&head)));
+    assert!(trimmed.acceptance.mean > cut.acceptance.mean - 0.02, "{trimmed:?} against {cut:?}");
+    assert!(judged(&all, None).acceptance.mean > trimmed.acceptance.mean, "half of the tokens are missed");
+    // Rows of the head's weight that nothing is said with have learnt nothing, but for the decay.
+    let rows = |vars: &Variables| -> Vec<Vec<f32>> {
+        let (_, weight) = vars.all().into_iter().find(|(name, _)| name == "lm_head.weight").unwrap();
+        weight.to_vec2().unwrap()
+    };
+    for (id, (old, new)) in rows(&before).iter().zip(rows(&own)).enumerate() {
+        assert_eq!(ids.contains(&(id as u32)), *old != new, "token {id}");
+    }
+    assert!(Head::new(vec![1, 1], 3).is_err() && Head::new(vec![3], 3).is_err() && Head::new(Vec::new(), 3).is_err());
 }
 
 /// A run that was stopped ends where one that was not does, bit for bit.

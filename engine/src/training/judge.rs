@@ -2,11 +2,11 @@
 //! S4.6; speculative, section 1.4).
 
 use super::{
-    drafter::{Teacher, compared},
+    drafter::{Columns, Compared, Head, Teacher, compared},
     lines::{Line, Lines},
 };
 use crate::model::{Decoder, DecoderConfig, Mode};
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, Result, bail};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -82,7 +82,8 @@ fn estimate(lines: &[Sums], of: impl Fn(&Sums) -> (f64, f64)) -> Estimate {
     Estimate { mean, low: at(0.025), high: at(0.975) }
 }
 
-/// Judges the drafter of some variables on held-out lines.
+/// Judges the drafter of some variables on held-out lines; with `head` it says these tokens only, and whatever the target
+/// wants to say beside them is missed.
 ///
 /// # Errors
 /// Those of the device, or rows that were not kept.
@@ -91,16 +92,22 @@ pub fn judge(
     vars: &Variables,
     held_out: &Lines,
     teacher: Teacher<'_>,
-    never: &[u32],
+    (never, head): (&[u32], Option<&Head>),
 ) -> Result<Judged> {
-    let drafter = Decoder::new(config, vars.builder(), Mode::Infer)?;
+    let mut drafter = Decoder::new(config, vars.builder(), Mode::Infer)?;
+    if let Some(head) = head {
+        drafter.trim_head(head.ids())?;
+    }
+    let columns = Columns::new(config.vocab, never, head, drafter.device())?;
     let mut sums = Vec::new();
     for group in groups(&held_out.lines, config.max_positions) {
-        let (logits, target) = compared(&drafter, &group, teacher, never)?;
+        let Compared { logits, target, likeliest: theirs } = compared(&drafter, &group, teacher, &columns)?;
         let q = candle_nn::ops::softmax_last_dim(&logits)?;
         let accepted: Vec<f32> = q.minimum(&target)?.sum(D::Minus1)?.to_vec1()?;
-        let best = |rows: &Tensor| rows.argmax(D::Minus1)?.to_vec1::<u32>();
-        let (mine, theirs) = (best(&logits)?, best(&target)?);
+        let mut mine = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
+        if let Some(head) = head {
+            mine.iter_mut().for_each(|column| *column = head.ids().get(*column as usize).copied().unwrap_or(u32::MAX));
+        }
         let mut at = 0;
         for line in &group {
             let n = line.spoken.iter().skip(1).filter(|s| **s).count();

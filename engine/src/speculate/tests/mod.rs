@@ -25,6 +25,9 @@ pub(super) enum Toy {
     Markov { seed: u32, vocab: usize },
     /// The same everywhere.
     Fixed(Vec<f32>),
+    /// Behind even tokens one is all but certain. Behind odd ones the target prefers some; whoever does not know has no
+    /// idea.
+    Templated { seed: u32, vocab: u32, knows: bool },
 }
 
 impl Toy {
@@ -35,6 +38,18 @@ impl Toy {
     pub(super) fn logits(&self, context: &[u32]) -> Logits {
         match self {
             Self::Fixed(logits) => logits.clone(),
+            Self::Templated { seed, vocab, knows } => {
+                let last = context.last().copied().unwrap_or(0);
+                let next = last.wrapping_mul(2_654_435_761).wrapping_add(*seed) >> 7;
+                let certain = last % 2 == 0;
+                let like = |token: u32| match (certain, knows) {
+                    // Every third certain token is odd.
+                    (true, _) if token == (next - next % 2 + u32::from(next % 3 == 0)) % vocab => 7.0,
+                    (false, true) => ((token ^ next) % 7) as f32 / 2.0,
+                    _ => 0.0,
+                };
+                (0..*vocab).map(like).collect()
+            }
             Self::Markov { seed, vocab } => {
                 let last = |n: usize| context.iter().rev().nth(n).copied().unwrap_or(99);
                 let mut state = seed.wrapping_mul(0x9E37_79B9) ^ last(0).wrapping_mul(7919) ^ (last(1) << 13);
@@ -217,4 +232,72 @@ pub(super) fn critical(freedom: usize) -> f64 {
     let n = freedom as f64;
     let spread = 2.0 / (9.0 * n);
     n * (1.0 - spread + 3.0902 * spread.sqrt()).powi(3)
+}
+
+/// Laws in a row, whatever is drawn; then nothing.
+struct InARow(Vec<Logits>, usize);
+
+impl Drafter for InARow {
+    fn describe(&self) -> String {
+        "in a row".into()
+    }
+
+    fn read(&mut self, _ids: &[u32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn open(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn close(&mut self, _keep: bool) -> Result<()> {
+        Ok(())
+    }
+
+    fn root(&mut self) -> Result<Option<Logits>> {
+        self.1 = 1;
+        Ok(self.0.first().cloned())
+    }
+
+    fn expand(&mut self, branches: &[Branch]) -> Result<Vec<Option<Logits>>> {
+        self.1 += 1;
+        Ok(branches.iter().map(|_| self.0.get(self.1 - 1).cloned()).collect())
+    }
+
+    fn settle(&mut self, _path: &[usize], _ids: &[u32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// S2.2 and S2.5 by whole drafts: lengths over five distributions, never over the largest length, never longer under a
+/// higher threshold.
+#[test]
+fn drafts_are_as_long_as_their_entropies_allow() {
+    use rand::SeedableRng as _;
+    let row = |weights: &[f32]| -> Logits { weights.iter().map(|w| w.ln()).collect() };
+    let certain = row(&[0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    let half = row(&[0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    let dyadic = row(&[64.0, 32.0, 16.0, 8.0, 4.0, 2.0, 1.0, 1.0]);
+    let laws = vec![certain.clone(), half, dyadic, row(&Q64), row(&[1.0; 8])];
+    let length = |laws: &[Logits], lambda: f64, keep_trigger: bool, most: usize, sampling: Sampling| {
+        let stop = StopOptions { lambda, keep_trigger, min_draft: 0, ..StopOptions::default() };
+        let way = Way::new(Shape::chain(most), Rule::Entropy, stop, sampling);
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        way.grow(&mut InARow(laws.to_vec(), 0), &mut rng).0.drafts()
+    };
+    for sampling in [Sampling::GREEDY, Sampling::at(1.0), Sampling::at(0.3)] {
+        let of = |keep| [0.30, 0.40, 0.45, 0.50, 0.70].map(|lambda| length(&laws, lambda, keep, 8, sampling));
+        assert_eq!(of(true), [5, 5, 4, 3, 2], "{sampling:?}");
+        assert_eq!(of(false), [5, 4, 3, 2, 1], "{sampling:?}");
+        for most in 1..=8 {
+            assert_eq!(length(&vec![certain.clone(); 20], 0.99, true, most, sampling), most);
+            let lengths: Vec<usize> =
+                (0..=20).map(|i| length(&laws, f64::from(i) / 20.0, true, most, sampling)).collect();
+            assert!(lengths.windows(2).all(|l| l[0] >= l[1]) && lengths[0] == most.min(5), "{lengths:?}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use crate::{
     speculate::{
         adaedl::{Rule, StopOptions},
         draft::Drafter,
+        governor::{Allowance, COLUMN_COST, Governor, PASS_COST},
         ngram::Ngram,
         rsd::{Beam, Node, Outcome, beam_step, without_replacement},
         tree::Shape,
@@ -322,4 +323,101 @@ fn beams_are_sequences_without_replacement() {
         .collect();
     let (found, limit) = chi_square(&pairs, &expected);
     assert!(found < limit, "two beams: {found:.1}, critical {limit:.1}");
+}
+
+/// A text of templates: behind even tokens the next is all but certain, and the drafter knows it; behind odd ones the
+/// drafter knows nothing.
+fn templated(seed: u32, knows: bool) -> Toy {
+    Toy::Templated { seed, vocab: 32, knows }
+}
+
+/// What drafting came to over some tokens, a plain step being 1.
+#[derive(Default)]
+struct Cost {
+    tokens: usize,
+    rounds: usize,
+    wasted: usize,
+    time: f64,
+}
+
+impl Cost {
+    fn tau(&self) -> f64 {
+        self.tokens as f64 / self.rounds as f64
+    }
+
+    fn rate(&self) -> f64 {
+        self.tokens as f64 / self.time
+    }
+}
+
+/// Decodes some tokens of the templated text of a seed; with `governor` drafting may switch itself off.
+fn decode(
+    rule: Rule,
+    length: usize,
+    sampling: Sampling,
+    (seed, draft): (u32, Toy),
+    governor: Option<Governor>,
+) -> Cost {
+    let (mut rng, mut governor) = (ChaCha8Rng::seed_from_u64(u64::from(seed)), governor);
+    let target = templated(seed, true);
+    let mut way = Way::new(Shape::chain(length), rule, StopOptions::default(), sampling);
+    let (mut text, mut cost) = (vec![1, 2], Cost::default());
+    let expected = |depth: usize| 1.0 + (COLUMN_COST + PASS_COST) * depth as f64;
+    while cost.tokens < 1200 {
+        let depth = governor.as_ref().map_or(length, |g| g.depth(length, expected));
+        if depth == 0 {
+            let p = sampling.probabilities(&target.logits(&text));
+            text.push(draw(&p, &mut rng));
+            (cost.tokens, cost.time) = (cost.tokens + 1, cost.time + 1.0);
+            governor.iter_mut().for_each(|g| g.plain(0.0, 1.0));
+            continue;
+        }
+        way.shape = Shape::chain(depth);
+        let mut drafter = ToyDrafter { text: text.clone(), ..ToyDrafter::new(draft.clone()) };
+        let (tree, _) = way.grow(&mut drafter, &mut rng.clone());
+        let walk = way.round(&mut drafter, &target, &text, &mut rng);
+        let time = expected(tree.drafts());
+        governor.iter_mut().for_each(|g| g.round(walk.ids.len(), time, time));
+        cost.tokens += walk.ids.len();
+        cost.rounds += 1;
+        cost.wasted += tree.drafts() - walk.path.len();
+        cost.time += time;
+        text.extend(walk.ids);
+        text.drain(..text.len().saturating_sub(4));
+    }
+    cost
+}
+
+/// S2.6: against the longest static draft fewer tokens are drafted in vain, and against the best one, chosen on other
+/// texts, tokens a round times rate is no worse.
+#[test]
+fn adaedl_wastes_less() {
+    for sampling in [Sampling::GREEDY, Sampling::at(1.0)] {
+        let fixed =
+            |length: usize, seed: u32| decode(Rule::Static, length, sampling, (seed, templated(seed, false)), None);
+        let best = [2, 4, 6, 8].into_iter().max_by(|a, b| fixed(*a, 5).rate().total_cmp(&fixed(*b, 5).rate())).unwrap();
+        let (longest, best) = (fixed(8, 9), fixed(best, 9));
+        let adaedl = decode(Rule::Entropy, 8, sampling, (9, templated(9, false)), None);
+        assert!(adaedl.wasted * 2 < longest.wasted, "{} against {}", adaedl.wasted, longest.wasted);
+        let product = |cost: &Cost| cost.tau() * cost.rate();
+        assert!(product(&adaedl) >= product(&longest), "{} against {}", product(&adaedl), product(&longest));
+        assert!(product(&adaedl) >= product(&best), "{} against {}", product(&adaedl), product(&best));
+    }
+}
+
+/// S2.7: at any temperature AdaEDL with self-defence is at most 3 % slower than plain decoding, also with a drafter that
+/// is sure of what is never said, with which it would be much slower.
+#[test]
+fn no_temperature_makes_it_slow() {
+    let mut sure = [0.0; 32];
+    sure[31] = 1.0;
+    for temperature in [0.0, 0.5, 1.0, 1.4, 1.7] {
+        let sampling = Sampling::at(temperature);
+        for (draft, loses) in [(templated(3, false), false), (Toy::fixed(&sure), true)] {
+            let run = |governor| decode(Rule::Entropy, 8, sampling, (3, draft.clone()), governor);
+            let guarded = run(Some(Governor::new(Some(Allowance::default()))));
+            assert!(guarded.rate() > 0.97, "temperature {temperature}: {}", guarded.rate());
+            assert!(!loses || run(None).rate() < 0.8);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! A language model that answers prompts.
 
 use super::{
-    SpeculateArgs, Way, path_text,
+    Pair, SpeculateArgs, Way, path_text,
     table::{Row, Taken, rows},
     warn_without_drafter, ways,
 };
@@ -39,14 +39,14 @@ struct Begun {
 }
 
 /// Runs all ways over all prompts at each temperature.
-pub(super) fn run(args: &SpeculateArgs, device: &Device) -> Result<Vec<Row>> {
-    let path = args.model.as_deref().context("no model")?;
+pub(super) fn run(args: &SpeculateArgs, pair: Pair<'_>, device: &Device) -> Result<Vec<Row>> {
+    let path = pair.model.context("no model")?;
     let open = |path: &Path| {
         LanguageModel::open(path, DType::F32, device)
             .map_err(|e| Hinted::new(e.into(), "SmolLM2 comes with `scripts/setup.sh smollm2`"))
     };
-    let scene = Scene { args, model: open(path)?, drafter: args.draft.as_deref(), device };
-    let name = args.draft.as_deref().map(path_text).transpose()?;
+    let scene = Scene { args, model: open(path)?, drafter: pair.draft, device };
+    let name = pair.draft.map(path_text).transpose()?;
     warn_without_drafter(name.as_deref());
     let ways = ways(args, name.as_deref());
     let text = match &args.prompts {
@@ -86,7 +86,7 @@ pub(super) fn run(args: &SpeculateArgs, device: &Device) -> Result<Vec<Row>> {
 impl Scene<'_> {
     fn speculator(&self, way: &Way) -> Result<Option<Speculator>> {
         let vocab = self.model.decoder.config().vocab;
-        let options: SpeculationOptions = way.options(self.args);
+        let options: SpeculationOptions = way.options();
         let drafter: Box<dyn Drafter> = match (&way.drafter, self.drafter) {
             (DrafterKind::None, _) => return Ok(None),
             (DrafterKind::Lookup, _) => Box::new(Ngram::lookup(vocab)),
@@ -110,7 +110,7 @@ impl Scene<'_> {
         speculators: &mut [Option<Speculator>],
         taken: &mut [Taken],
     ) -> Result<()> {
-        let sampling = Sampling::at(temperature);
+        let sampling = Sampling { temperature, top_k: self.args.top_k, top_p: self.args.top_p };
         let mut begun = self.begin(prompt, sampling, number)?;
         let ends = self.model.ends();
         let n = speculators.len();
@@ -123,12 +123,15 @@ impl Scene<'_> {
                 continue;
             };
             let ask = Ask { sampling, never: &[], ends: &ends, most: self.args.tokens as usize - 1 };
+            let before = speculator.as_ref().map(Speculator::stats).unwrap_or_default();
             let seconds;
             (*text, seconds) = match speculator {
                 None => self.plain(&mut begun, &ask, number)?,
                 Some(speculator) => self.drafted(&mut begun, &ask, speculator)?,
             };
             taken.times.push((text.len(), seconds));
+            let after = speculator.as_ref().map(Speculator::stats).unwrap_or_default();
+            taken.rounds.push((after.committed - before.committed, after.rounds - before.rounds));
         }
         if let Some(plain) = texts.first() {
             for (taken, text) in taken.iter_mut().zip(&texts) {
@@ -180,9 +183,9 @@ impl Scene<'_> {
         speculator.clear()?;
         speculator.read(&begun.ids)?;
         speculator.read(&[begun.first])?;
-        // The drafter reads the prompt here, as the target has before the clock starts.
         speculator.open()?;
         begun.cache.begin()?;
+        // What the drafter has to read, the prompt included, it reads while the clock runs.
         let clock = Instant::now();
         let (mut text, mut id) = (Vec::new(), begun.first);
         while text.len() < ask.most && !ask.ends.contains(&id) {

@@ -13,7 +13,7 @@ use spotter_engine::{
     device::{self, DeviceRequest},
     speculate::{DrafterKind, Method, SpeculationOptions},
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Measure what speculative decoding brings, or what a target's pass over several tokens costs
 #[derive(Debug, Args)]
@@ -26,18 +26,20 @@ use std::path::PathBuf;
                         says: `differing` counts texts that do not."
 )]
 pub(super) struct SpeculateArgs {
-    /// A coach (folder, or the name of one that ships), or a language model (GGUF file, or folder with safetensors)
+    /// A coach (folder, or the name of one that ships), or a language model (GGUF file, or folder with safetensors); given
+    /// several times, all are measured in one run
     #[arg(long, value_name = "PATH")]
-    model: Option<PathBuf>,
-    /// A language model that drafts; left out, the one the coach names, else only drafters without weights are measured
+    model: Vec<PathBuf>,
+    /// A language model that drafts, one for each --model in their order; left out, the one the coach names, else only
+    /// drafters without weights are measured
     #[arg(long, value_name = "PATH")]
-    draft: Option<PathBuf>,
+    draft: Vec<PathBuf>,
     /// Ways of drafting, as `--draft-method` takes them; trees of 6 and of 9 tokens beside chains of 6 and 8 by default
     #[arg(
         long,
         value_name = "METHOD",
         value_delimiter = ';',
-        default_value = "static(2);static(4);static(6);static(8);max-prob(8);adaedl(8);rsd-c(2,1,1);rsd-c(2,2);rsd-s(2,3);rsd-s(3,2);rsd-s(3,3)+adaedl"
+        default_value = "static(2);static(4);static(6);static(8);max-prob(8);tiers(8);adaedl(8);rsd-c(2,1,1);rsd-c(2,2);rsd-s(2,3);rsd-s(3,2);rsd-s(3,3)+adaedl"
     )]
     method: Vec<Method>,
     /// Temperatures
@@ -58,7 +60,13 @@ pub(super) struct SpeculateArgs {
     /// Seed of sessions and of what is drawn
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Let drafting that loses time switch itself off, as it does while coaching
+    /// Draw from so many of the likeliest tokens only, where prompts are answered; 0 is all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    top_k: usize,
+    /// Draw from the likeliest tokens that together reach this probability only, where prompts are answered
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = share)]
+    top_p: f32,
+    /// In all rows let drafting that loses time switch itself off, as it does while coaching; left out, one row does
     #[arg(long)]
     self_defence: bool,
     /// auto, cpu, cuda or metal
@@ -76,8 +84,8 @@ pub(super) struct SpeculateArgs {
     /// With --verify-cost: times each is measured
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     repeats: u16,
-    /// One JSON object a row: target, drafter, method, temperature, budget, tokens, rounds, plain_steps, tau,
-    /// tokens_per_pass, acceptance, cost, mbsu, draft_ms, verify_ms (of a round), ms_per_token, plain_ms_per_token, ratio, ratio_low, ratio_high, differing;
+    /// One JSON object a row: target, drafter, method, temperature, budget, tokens, rounds, plain_steps, proposed, accepted,
+    /// wasted, by_depth (drafted and accepted), tau, tau_low, tau_high, tokens_per_pass, acceptance, cost, mbsu, draft_ms, verify_ms (of a round), ms_per_token, plain_ms_per_token, ratio, ratio_low, ratio_high, switched_off, differing;
     /// with --verify-cost: size, type, context, columns, ms, ratio
     #[arg(long)]
     json: bool,
@@ -88,16 +96,29 @@ fn temperature(text: &str) -> Result<f32, String> {
     if (0.0..=10.0).contains(&t) { Ok(t) } else { Err(format!("{t} is out of range: 0 to 10")) }
 }
 
+fn share(text: &str) -> Result<f32, String> {
+    let p: f32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if p > 0.0 && p <= 1.0 { Ok(p) } else { Err(format!("{p} is out of range: above 0, up to 1")) }
+}
+
 /// A way of decoding.
 #[derive(Clone, Debug)]
 struct Way {
     drafter: DrafterKind,
     method: Method,
+    self_defence: bool,
+}
+
+/// A target, and the language model that drafts for it.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    model: Option<&'a Path>,
+    draft: Option<&'a Path>,
 }
 
 impl Way {
     fn plain() -> Self {
-        Self { drafter: DrafterKind::None, method: Method::default() }
+        Self { drafter: DrafterKind::None, method: Method::default(), self_defence: false }
     }
 
     fn is_plain(&self) -> bool {
@@ -105,23 +126,31 @@ impl Way {
     }
 
     fn method_name(&self) -> String {
-        if self.is_plain() { "plain".into() } else { self.method.to_string() }
+        match (self.is_plain(), self.self_defence) {
+            (true, _) => "plain".into(),
+            (false, true) => format!("{} self-defence", self.method),
+            (false, false) => self.method.to_string(),
+        }
     }
 
-    fn options(&self, args: &SpeculateArgs) -> SpeculationOptions {
+    fn options(&self) -> SpeculationOptions {
         SpeculationOptions {
             drafter: self.drafter.clone(),
             method: self.method.clone(),
-            self_defence: args.self_defence,
+            self_defence: self.self_defence,
             ..SpeculationOptions::default()
         }
     }
 }
 
 /// All ways in the order of the table: plain, look-up, n-grams, and all methods by the drafter, or by n-grams where there
-/// is none.
+/// is none; and the default method as it is while coaching, ready to switch itself off.
 fn ways(args: &SpeculateArgs, model: Option<&str>) -> Vec<Way> {
-    let of = |drafter: &DrafterKind, method: &Method| Way { drafter: drafter.clone(), method: method.clone() };
+    let of = |drafter: &DrafterKind, method: &Method| Way {
+        drafter: drafter.clone(),
+        method: method.clone(),
+        self_defence: args.self_defence,
+    };
     let chain = Method { shape: spotter_engine::speculate::tree::Shape::chain(4), ..Method::default() };
     let mut ways = vec![Way::plain(), of(&DrafterKind::Lookup, &chain)];
     let main = match model {
@@ -132,6 +161,9 @@ fn ways(args: &SpeculateArgs, model: Option<&str>) -> Vec<Way> {
         None => DrafterKind::Ngram,
     };
     ways.extend(args.method.iter().map(|method| of(&main, method)));
+    if !args.self_defence {
+        ways.push(Way { self_defence: true, ..of(&main, &Method::default()) });
+    }
     ways
 }
 
@@ -149,16 +181,43 @@ pub(super) fn run(args: &SpeculateArgs) -> Result<()> {
     if let Some(size) = args.verify_cost {
         return verify::run(args, size, &device);
     }
-    let is_language = args.model.as_deref().is_some_and(|path| path.exists() && !path.join("spotter.toml").exists());
-    if args.prompts.is_some() && !is_language {
-        return Err(Usage("--prompts is for a language model: a coach is shown sessions".into()).into());
+    let mut rows = Vec::new();
+    for pair in pairs(args)? {
+        let is_language = pair.model.is_some_and(|path| path.exists() && !is_coach(path));
+        if !is_language && (args.prompts.is_some() || args.top_k > 0 || args.top_p < 1.0) {
+            let problem = "--prompts, --top-k and --top-p are for language models: a coach is shown sessions";
+            return Err(Usage(problem.into()).into());
+        }
+        let measure = if is_language { language::run } else { watched::run };
+        rows.extend(measure(args, pair, &device)?);
     }
-    let rows = if is_language { language::run(args, &device)? } else { watched::run(args, &device)? };
     table::print(&rows, args.json)
 }
 
+/// A folder with a manifest, or with a tower in its configuration.
+fn is_coach(path: &Path) -> bool {
+    let config = std::fs::read(path.join("config.json")).unwrap_or_default();
+    let sees = serde_json::from_slice::<serde_json::Value>(&config).is_ok_and(|c| c.get("vision_config").is_some());
+    sees || path.join("spotter.toml").exists()
+}
+
+/// Targets with their drafters.
+fn pairs(args: &SpeculateArgs) -> Result<Vec<Pair<'_>>> {
+    let models = args.model.len().max(1);
+    if !args.draft.is_empty() && args.draft.len() != models {
+        let (n, drafts) = (models, args.draft.len());
+        return Err(Usage(format!("{drafts} times --draft for {n} models: give one for each, or none")).into());
+    }
+    Ok((0..models)
+        .map(|i| Pair {
+            model: args.model.get(i).map(PathBuf::as_path),
+            draft: args.draft.get(i).map(PathBuf::as_path),
+        })
+        .collect())
+}
+
 /// The drafter's path as text.
-fn path_text(path: &std::path::Path) -> Result<String> {
+fn path_text(path: &Path) -> Result<String> {
     path.to_str().map(str::to_owned).with_context(|| format!("{}: not UTF-8", path.display()))
 }
 
@@ -184,13 +243,34 @@ mod tests {
     fn trees_and_chains_share_budgets() {
         let args = One::try_parse_from(["bench"]).unwrap().args;
         let budgets: Vec<usize> = args.method.iter().map(|m| m.shape.nodes()).collect();
-        assert_eq!(budgets, [2, 4, 6, 8, 8, 8, 6, 6, 6, 6, 9]);
+        assert_eq!(budgets, [2, 4, 6, 8, 8, 8, 8, 6, 6, 6, 6, 9]);
         let with = ways(&args, Some("folder"));
-        assert_eq!((with.len(), with[0].is_plain()), (14, true));
+        assert_eq!((with.len(), with[0].is_plain()), (16, true));
         assert!(with[3..].iter().all(|w| w.drafter == DrafterKind::Model("folder".into())));
+        assert_eq!(with.iter().filter(|w| w.self_defence).count(), 1);
+        assert_eq!(with[15].method_name(), "adaedl(8) self-defence");
         let without = ways(&args, None);
-        assert_eq!(without.len(), 13);
+        assert_eq!(without.len(), 15);
         assert!(without[2..].iter().all(|w| w.drafter == DrafterKind::Ngram));
         assert!(One::try_parse_from(["bench", "--temperature", "-1"]).is_err());
+        assert!(One::try_parse_from(["bench", "--top-p", "0"]).is_err());
+        let all = One::try_parse_from(["bench", "--self-defence"]).unwrap().args;
+        let all = ways(&all, None);
+        assert!(all.len() == 14 && all[1..].iter().all(|w| w.self_defence));
+    }
+
+    #[test]
+    fn each_target_has_its_drafter() {
+        let of = |args: &[&str]| {
+            let args = One::try_parse_from([&["bench"], args].concat()).unwrap().args;
+            let text = |path: Option<&Path>| path.map(|p| p.to_string_lossy().into_owned());
+            pairs(&args).map(|pairs| pairs.iter().map(|p| (text(p.model), text(p.draft))).collect::<Vec<_>>())
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(of(&[]).unwrap(), [(None, None)]);
+        assert_eq!(of(&["--draft", "d"]).unwrap(), [(None, some("d"))]);
+        let two = of(&["--model", "a", "--draft", "x", "--model", "b", "--draft", "y"]).unwrap();
+        assert_eq!(two, [(some("a"), some("x")), (some("b"), some("y"))]);
+        assert!(of(&["--model", "a", "--model", "b", "--draft", "y"]).unwrap_err().to_string().contains("2 models"));
     }
 }

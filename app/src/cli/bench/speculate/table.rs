@@ -25,8 +25,17 @@ pub(super) struct Row {
     tokens: usize,
     rounds: usize,
     plain_steps: usize,
+    /// Drafted tokens, those of them that were accepted, and the rest.
+    proposed: usize,
+    accepted: usize,
+    wasted: usize,
+    /// For each depth: rounds that drafted so deep, and those in which a token there was accepted.
+    by_depth: Vec<(usize, usize)>,
     /// Tokens a round.
     tau: f64,
+    /// 95 % interval over texts (bootstrap).
+    tau_low: f64,
+    tau_high: f64,
     /// Tokens a pass of the target, plain steps counted.
     tokens_per_pass: f64,
     /// Share of the drafts that were accepted.
@@ -46,6 +55,8 @@ pub(super) struct Row {
     /// 95 % interval over texts (bootstrap).
     ratio_low: f64,
     ratio_high: f64,
+    /// Times that drafting switched itself off.
+    switched_off: usize,
     /// Texts that are not those of plain decoding; only at temperature 0.
     differing: Option<usize>,
 }
@@ -55,6 +66,8 @@ pub(super) struct Row {
 pub(super) struct Taken {
     /// Tokens timed and seconds, of each text.
     pub(super) times: Vec<(usize, f64)>,
+    /// Tokens committed in rounds and rounds, of each text.
+    pub(super) rounds: Vec<(usize, usize)>,
     /// Texts that are not the plain ones.
     pub(super) differing: usize,
     /// What drafting did.
@@ -66,19 +79,31 @@ fn per_token(times: impl Iterator<Item = (usize, f64)>) -> f64 {
     if tokens == 0 { f64::NAN } else { seconds / tokens as f64 }
 }
 
-/// Plain time for a token over another's, and its 95 % interval: both by the same texts, drawn again and again.
+/// A figure of texts and its 95 % interval: the same of texts drawn again and again.
+fn interval(texts: usize, of: impl Fn(&[usize]) -> f64) -> (f64, f64, f64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let mut drawn = |_| of(&(0..texts).map(|_| rng.random_range(0..texts.max(1))).collect::<Vec<_>>());
+    let mut figures: Vec<f64> = (0..RESAMPLES).map(&mut drawn).filter(|r| r.is_finite()).collect();
+    figures.sort_by(f64::total_cmp);
+    let at = |share: f64| figures.get((figures.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
+    (of(&(0..texts).collect::<Vec<_>>()), at(0.025), at(0.975))
+}
+
+/// Plain time for a token over another's: both by the same texts.
 fn ratio(plain: &[(usize, f64)], way: &[(usize, f64)]) -> (f64, f64, f64) {
-    let n = plain.len().min(way.len());
-    let of = |texts: &[usize]| {
+    interval(plain.len().min(way.len()), |texts| {
         let pick = |times: &[(usize, f64)]| per_token(texts.iter().filter_map(|i| times.get(*i).copied()));
         pick(plain) / pick(way)
-    };
-    let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let mut drawn = |_| of(&(0..n).map(|_| rng.random_range(0..n.max(1))).collect::<Vec<_>>());
-    let mut ratios: Vec<f64> = (0..RESAMPLES).map(&mut drawn).filter(|r| r.is_finite()).collect();
-    ratios.sort_by(f64::total_cmp);
-    let at = |share: f64| ratios.get((ratios.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
-    (of(&(0..n).collect::<Vec<_>>()), at(0.025), at(0.975))
+    })
+}
+
+/// Tokens a round; 1 where there was none.
+fn tau(rounds: &[(usize, usize)]) -> (f64, f64, f64) {
+    interval(rounds.len(), |texts| {
+        let picked = texts.iter().filter_map(|i| rounds.get(*i));
+        let (tokens, rounds) = picked.fold((0, 0), |sum, (n, rounds)| (sum.0 + n, sum.1 + rounds));
+        if rounds == 0 { 1.0 } else { tokens as f64 / rounds as f64 }
+    })
 }
 
 /// Rows of one temperature; the first way is plain decoding.
@@ -86,6 +111,7 @@ pub(super) fn rows(target: &str, temperature: f32, ways: &[(Way, Taken, f64)]) -
     let Some((_, plain, _)) = ways.first() else { return Vec::new() };
     let row = |(way, taken, cost): &(Way, Taken, f64)| {
         let (ratio, ratio_low, ratio_high) = ratio(&plain.times, &taken.times);
+        let (tau, tau_low, tau_high) = tau(&taken.rounds);
         let each_round = |time: Duration| time.as_secs_f64() * 1e3 / taken.stats.rounds.max(1) as f64;
         Row {
             target: target.to_owned(),
@@ -96,7 +122,13 @@ pub(super) fn rows(target: &str, temperature: f32, ways: &[(Way, Taken, f64)]) -
             tokens: taken.times.iter().map(|t| t.0).sum(),
             rounds: taken.stats.rounds,
             plain_steps: taken.stats.plain_steps,
-            tau: taken.stats.block_efficiency(),
+            proposed: taken.stats.proposed,
+            accepted: taken.stats.accepted,
+            wasted: taken.stats.proposed.saturating_sub(taken.stats.accepted),
+            by_depth: taken.stats.by_depth.clone(),
+            tau,
+            tau_low,
+            tau_high,
             tokens_per_pass: taken.stats.tokens_per_pass(),
             acceptance: taken.stats.acceptance(),
             cost: *cost,
@@ -108,6 +140,7 @@ pub(super) fn rows(target: &str, temperature: f32, ways: &[(Way, Taken, f64)]) -
             ratio,
             ratio_low,
             ratio_high,
+            switched_off: taken.stats.switched_off,
             differing: (temperature <= 0.0).then_some(taken.differing),
         }
     };
@@ -123,14 +156,14 @@ pub(super) fn print(rows: &[Row], json: bool) -> Result<()> {
     let mut line = |text: String| writeln!(out, "{text}").context("writing to standard output");
     let mut before = None;
     for row in rows {
-        if before != Some(row.temperature) {
-            before = Some(row.temperature);
+        if before != Some((&row.target, row.temperature)) {
+            before = Some((&row.target, row.temperature));
             line(format!(
                 "{}, temperature {}, {:.2} ms a token plain",
                 row.target, row.temperature, row.plain_ms_per_token
             ))?;
             line(format!(
-                "{:<28} {:<20} {:>6} {:>7} {:>6} {:>6} {:>8} {:>6} {:>8} {:>9} {:>9}  {:<15} {}",
+                "{:<28} {:<23} {:>6} {:>7} {:>6} {:>6} {:>8} {:>6} {:>8} {:>9} {:>9}  {:<15} {}",
                 "drafter",
                 "method",
                 "budget",
@@ -149,7 +182,7 @@ pub(super) fn print(rows: &[Row], json: bool) -> Result<()> {
         let differing = row.differing.map_or_else(|| "-".to_owned(), |n| n.to_string());
         let name: String = row.drafter.chars().rev().take(28).collect::<Vec<_>>().into_iter().rev().collect();
         line(format!(
-            "{name:<28} {:<20} {:>6} {:>7} {:>6.2} {:>6.2} {:>6.1} % {:>6.2} {:>8.2} {:>9.2} {:>9.3}  {:.2} ({:.2}-{:.2})  {differing}",
+            "{name:<28} {:<23} {:>6} {:>7} {:>6.2} {:>6.2} {:>6.1} % {:>6.2} {:>8.2} {:>9.2} {:>9.3}  {:.2} ({:.2}-{:.2})  {differing}",
             row.method,
             row.budget,
             row.tokens,
@@ -188,16 +221,23 @@ mod tests {
     fn the_first_way_is_what_others_are_measured_by() {
         let stats =
             Stats { rounds: 10, proposed: 40, accepted: 20, committed: 30, draft_passes: 40, ..Stats::default() };
-        let taken = Taken { times: vec![(30, 0.5)], differing: 1, stats };
+        let taken = Taken { times: vec![(30, 0.5)], rounds: vec![(30, 10)], differing: 1, stats };
         let plain = Taken { times: vec![(30, 1.0)], ..Taken::default() };
-        let drafted =
-            Way { drafter: spotter_engine::speculate::DrafterKind::Ngram, method: "static(4)".parse().unwrap() };
+        let drafted = Way {
+            drafter: spotter_engine::speculate::DrafterKind::Ngram,
+            method: "static(4)".parse().unwrap(),
+            self_defence: false,
+        };
         let ways = [(Way::plain(), plain, 0.0), (drafted, taken, 0.1)];
         let found = rows("m", 0.0, &ways);
         let [plain, drafted] = &found[..] else { panic!("two rows expected") };
         assert_eq!((plain.method.as_str(), plain.ratio, plain.tau), ("plain", 1.0, 1.0));
         assert_eq!((drafted.ratio, drafted.tau, drafted.budget, drafted.differing), (2.0, 3.0, 4, Some(1)));
         assert!((drafted.mbsu - 3.0 / 1.4).abs() < 1e-12);
+        assert_eq!((drafted.proposed, drafted.accepted, drafted.wasted), (40, 20, 20));
+        assert_eq!((drafted.tau_low, drafted.tau_high), (3.0, 3.0), "of a single text");
+        let (mean, low, high) = tau(&[(30, 10), (10, 10), (20, 10)]);
+        assert!(mean == 2.0 && low >= 1.0 && low < 2.0 && high > 2.0 && high <= 3.0);
         assert_eq!(rows("m", 1.0, &ways)[1].differing, None);
     }
 }

@@ -1,7 +1,7 @@
 //! A coach that is shown synthetic sessions.
 
 use super::{
-    SpeculateArgs, Way, path_text,
+    Pair, SpeculateArgs, Way, path_text,
     table::{Row, Taken, rows},
     warn_without_drafter, ways,
 };
@@ -13,7 +13,8 @@ use spotter_datasets::synthetic::session::{Session, SessionOptions, Split};
 use spotter_engine::{
     coach::{
         CoachOptions, SpeculationChoice,
-        load::{load, load_drafter},
+        load::{load_alone, load_drafter},
+        manifest::Manifest,
         session::CoachSession,
     },
     speculate::DrafterKind,
@@ -50,9 +51,9 @@ struct Scene<'a> {
 }
 
 /// Runs all ways over all sessions at each temperature.
-pub(super) fn run(args: &SpeculateArgs, device: &Device) -> Result<Vec<Row>> {
-    let folder = parts::model_folder(args.model.as_deref())?;
-    let scene = Scene { args, drafter: drafter(args, &folder, device)?, folder, device };
+pub(super) fn run(args: &SpeculateArgs, pair: Pair<'_>, device: &Device) -> Result<Vec<Row>> {
+    let folder = parts::model_folder(pair.model)?;
+    let scene = Scene { args, drafter: drafter(pair.draft, &folder)?, folder, device };
     let name = scene.drafter.as_deref().map(path_text).transpose()?;
     warn_without_drafter(name.as_deref());
     let ways = ways(args, name.as_deref());
@@ -79,12 +80,16 @@ pub(super) fn run(args: &SpeculateArgs, device: &Device) -> Result<Vec<Row>> {
 }
 
 /// The drafter that is given, or that the coach names.
-fn drafter(args: &SpeculateArgs, folder: &Path, device: &Device) -> Result<Option<PathBuf>> {
-    if let Some(path) = &args.draft {
-        return Ok(Some(path.clone()));
+fn drafter(given: Option<&Path>, folder: &Path) -> Result<Option<PathBuf>> {
+    if let Some(path) = given {
+        return Ok(Some(path.to_owned()));
     }
-    let model = load(folder, device).with_context(|| format!("model {}", folder.display()))?;
-    Ok(match &model.manifest.speculation.drafter {
+    // A checkpoint without a manifest names no drafter.
+    if !folder.join("spotter.toml").exists() {
+        return Ok(None);
+    }
+    let manifest = Manifest::read(folder).with_context(|| format!("model {}", folder.display()))?;
+    Ok(match &manifest.speculation.drafter {
         DrafterKind::Model(path) => Some(folder.join(path)),
         _ => None,
     })
@@ -92,8 +97,9 @@ fn drafter(args: &SpeculateArgs, folder: &Path, device: &Device) -> Result<Optio
 
 impl Scene<'_> {
     fn coach(&self, way: &Way, temperature: f32) -> Result<Coach> {
-        let mut model = load(&self.folder, self.device).with_context(|| format!("model {}", self.folder.display()))?;
-        model.manifest.speculation = way.options(self.args);
+        let mut model =
+            load_alone(&self.folder, self.device).with_context(|| format!("model {}", self.folder.display()))?;
+        model.manifest.speculation = way.options();
         let mut cost = 0.0;
         if let (DrafterKind::Model(_), Some(path)) = (&way.drafter, &self.drafter) {
             let drafter = load_drafter(path, &model.tokenizer, self.device)
@@ -123,7 +129,7 @@ impl Scene<'_> {
         let (fps, n) = (first.session.manifest().frame_rate, coaches.len());
         let tokenizer = Tokenizer::from_file(self.folder.join("tokenizer.json"))
             .map_err(|e| anyhow::anyhow!("{}: {e}", self.folder.display()))?;
-        let side = load(&self.folder, self.device)?.picture_side;
+        let side = load_alone(&self.folder, self.device)?.picture_side;
         let seconds = f64::from(self.args.seconds);
         let options =
             SessionOptions { split: Split::Validation, fps, min_seconds: seconds, ..SessionOptions::default() };
@@ -149,6 +155,9 @@ impl Scene<'_> {
         let plain = coaches.first().map(|c| c.words.clone()).unwrap_or_default();
         for coach in coaches {
             coach.taken.times.push(coach.now);
+            let stats = coach.session.speculation().unwrap_or_default();
+            let before = coach.taken.rounds.iter().fold((0, 0), |sum, (n, rounds)| (sum.0 + n, sum.1 + rounds));
+            coach.taken.rounds.push((stats.committed - before.0, stats.rounds - before.1));
             let (own, n) = (&coach.words, coach.words.len().max(plain.len()));
             coach.taken.differing += (0..n).filter(|i| own.get(*i) != plain.get(*i)).count();
         }

@@ -13,7 +13,7 @@ use spotter_engine::{
     model::{DecoderConfig, language::DRAFTED},
     training::{
         align::Loss,
-        drafter::{DrafterProgress, DrafterTraining, Lesson, Teacher, pretrain, tune},
+        drafter::{DrafterProgress, DrafterTraining, Head, Lesson, Teacher, pretrain, tune},
         judge::{Judged, judge},
         lines::{Line, Lines},
     },
@@ -22,7 +22,8 @@ use spotter_vision::training::Variables;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 use texts::{Target, Texts};
 
@@ -86,6 +87,14 @@ struct Left<'a> {
     judged: Judged,
 }
 
+/// What is learnt from, and the tokens that are drafted, where not all.
+struct Corpus {
+    texts: Texts,
+    head: Option<Arc<Head>>,
+    /// Share of what was held out that the head has.
+    covers: f64,
+}
+
 impl Job<'_> {
     /// Numbers in the weights, as they are counted for a target.
     fn parameters(&self) -> usize {
@@ -98,20 +107,21 @@ impl Job<'_> {
     fn stages(&self) -> Result<()> {
         match self.args.stage {
             Stage::Distil => self.distil(1.0).map(|_| ()),
-            Stage::Pretrain => self.pretrain(&self.saved()?, 1.0),
-            Stage::Tune => self.tune(&self.saved()?).map(|_| ()),
+            Stage::Pretrain => self.pretrain(&self.corpus(self.saved()?)?, 1.0),
+            Stage::Tune => self.tune(&self.corpus(self.saved()?)?).map(|_| ()),
             Stage::Export => {
                 let [loss] = self.losses()[..] else { bail!("--stage export writes one drafter: name one --loss") };
-                self.export(loss, self.args.to.as_deref().context("--stage export needs --to DIR")?)
+                let to = self.args.to.as_deref().context("--stage export needs --to DIR")?;
+                self.export(&self.corpus(self.saved()?)?, loss, to)
             }
             Stage::All => {
                 let shares = self.recipe.shares;
                 let all = shares.distil + shares.pretrain + shares.tune;
-                let texts = self.distil(shares.distil / all)?;
-                self.pretrain(&texts, (shares.distil + shares.pretrain) / all)?;
-                let best = self.tune(&texts)?;
+                let corpus = self.corpus(self.distil(shares.distil / all)?)?;
+                self.pretrain(&corpus, (shares.distil + shares.pretrain) / all)?;
+                let best = self.tune(&corpus)?;
                 match &self.args.to {
-                    Some(to) => self.export(best, to),
+                    Some(to) => self.export(&corpus, best, to),
                     None => Ok(()),
                 }
             }
@@ -172,9 +182,33 @@ impl Job<'_> {
         Ok(texts)
     }
 
+    /// Chooses the head by what the target says most often, before anything is trained: only its columns are.
+    fn corpus(&self, texts: Texts) -> Result<Corpus> {
+        let Some(most) = self.recipe.head.filter(|n| *n < self.config.vocab) else {
+            return Ok(Corpus { texts, head: None, covers: 1.0 });
+        };
+        let said = |lines: &[Line]| {
+            let mut counts = vec![0usize; self.config.vocab];
+            for line in lines {
+                for (id, _) in line.ids.iter().zip(&line.spoken).filter(|(_, spoken)| **spoken) {
+                    counts.get_mut(*id as usize).into_iter().for_each(|n| *n += 1);
+                }
+            }
+            counts
+        };
+        let (counts, new) = (said(&texts.said.lines), said(&texts.held_out.lines));
+        let mut ids: Vec<u32> = (0..self.config.vocab as u32).collect();
+        ids.sort_by_key(|id| std::cmp::Reverse(counts.get(*id as usize).copied().unwrap_or(0)));
+        ids.truncate(most);
+        ids.sort_unstable();
+        let covered: usize = ids.iter().filter_map(|id| new.get(*id as usize)).sum();
+        let covers = covered as f64 / new.iter().sum::<usize>().max(1) as f64;
+        Ok(Corpus { texts, head: Some(Arc::new(Head::new(ids, self.config.vocab)?)), covers })
+    }
+
     fn training(
         &self,
-        name: &str,
+        (name, corpus): (&str, &Corpus),
         batch: usize,
         optimiser: &OptimiserRecipe,
         until: Option<Instant>,
@@ -186,6 +220,7 @@ impl Job<'_> {
             plain: self.recipe.tune.plain,
             optimiser: optimiser.settings(until),
             seed: self.recipe.seed,
+            head: corpus.head.clone(),
             weights: self.file(name),
             state: self.file(&format!("{name}-optimiser")),
             save_every: SAVE_EVERY,
@@ -211,40 +246,46 @@ impl Job<'_> {
         }
     }
 
-    fn judged(&self, vars: &Variables, texts: &Texts) -> Result<Judged> {
-        Ok(judge(&self.config, vars, &texts.held_out, self.teacher(&texts.held_out)?, &self.never)?)
+    fn judged(&self, vars: &Variables, corpus: &Corpus) -> Result<Judged> {
+        let held_out = &corpus.texts.held_out;
+        let said = (self.never.as_slice(), corpus.head.as_deref());
+        Ok(judge(&self.config, vars, held_out, self.teacher(held_out)?, said)?)
     }
 
-    fn pretrain(&self, texts: &Texts, share: f64) -> Result<()> {
+    fn pretrain(&self, corpus: &Corpus, share: f64) -> Result<()> {
         let own = &self.recipe.pretrain;
-        let training = self.training("pretrain", own.batch, &own.optimiser, self.until(share));
+        let training = self.training(("pretrain", corpus), own.batch, &own.optimiser, self.until(share));
         let vars = self.variables(&training, None)?;
         let (mut meter, begun) = (Progress::new(training.optimiser.steps), Instant::now());
-        let steps = pretrain(&self.config, &vars, &training, &texts.plain, &mut |p| meter.at(p))?;
+        let steps = pretrain(&self.config, &vars, &training, &corpus.texts.plain, &mut |p| meter.at(p))?;
         let seconds = begun.elapsed().as_secs_f64();
-        let judged = self.judged(&vars, texts)?;
+        let judged = self.judged(&vars, corpus)?;
         super::super::print_json(&Left { stage: "pretrain", loss: None, steps, seconds, judged })
     }
 
     /// KL from the pretrained drafter, then each loss from there with as many steps; the one with the best acceptance.
-    fn tune(&self, texts: &Texts) -> Result<Loss> {
+    fn tune(&self, corpus: &Corpus) -> Result<Loss> {
         let (own, losses) = (&self.recipe.tune, self.losses());
         let all = (own.warm.steps + losses.len() * own.optimiser.steps).max(1) as f64;
         let begun = Instant::now();
         let left = self.run.until.map(|until| until.saturating_duration_since(begun));
-        let after = |steps: usize| left.map(|left| begun + left.mul_f64(steps as f64 / all));
-        let warm = self.training("warm", own.batch, &own.warm, after(own.warm.steps));
-        self.tuned("warm", Loss::Kl, &warm, "pretrain", texts)?;
-        let (mut best, mut steps) = (None, own.optimiser.steps);
-        for (i, loss) in losses.iter().enumerate() {
-            let until = after(own.warm.steps + (i + 1) * own.optimiser.steps);
-            // Whatever the first had time for, the others take no more.
+        let warm_until = left.map(|left| begun + left.mul_f64(own.warm.steps as f64 / all));
+        let warm = self.training(("warm", corpus), own.batch, &own.warm, warm_until);
+        let (taken, seconds, _) = self.tuned("warm", Loss::Kl, &warm, "pretrain", corpus)?;
+        let mut steps = own.optimiser.steps;
+        if let Some(until) = self.run.until {
+            let each = until.saturating_duration_since(Instant::now()).div_f64(losses.len().max(1) as f64);
+            steps = steps.min(steps_in(each, taken, seconds));
+        }
+        let mut best = None;
+        for loss in losses {
+            // As many for each, so that they can be compared: the rate falls by steps; time is for the worst case.
             let optimiser = OptimiserRecipe { steps, ..own.optimiser.clone() };
-            let training = self.training(&tuned_name(*loss), own.batch, &optimiser, until);
-            let (taken, judged) = self.tuned("tune", *loss, &training, "warm", texts)?;
-            steps = steps.min(taken);
+            let name = tuned_name(loss);
+            let training = self.training((&name, corpus), own.batch, &optimiser, self.run.until);
+            let (_, _, judged) = self.tuned("tune", loss, &training, "warm", corpus)?;
             if best.is_none_or(|(_, acceptance)| judged.acceptance.mean > acceptance) {
-                best = Some((*loss, judged.acceptance.mean));
+                best = Some((loss, judged.acceptance.mean));
             }
         }
         best.map(|(loss, _)| loss).context("--loss names none")
@@ -256,30 +297,30 @@ impl Job<'_> {
         loss: Loss,
         training: &DrafterTraining,
         before: &str,
-        texts: &Texts,
-    ) -> Result<(usize, Judged)> {
+        corpus: &Corpus,
+    ) -> Result<(usize, f64, Judged)> {
         let vars = self.variables(training, Some(before))?;
+        let texts = &corpus.texts;
         let teacher = self.teacher(&texts.said)?;
         let lesson = Lesson { loss, lines: &texts.said, teacher, plain: &texts.plain, never: &self.never };
         let (mut meter, begun) = (Progress::new(training.optimiser.steps), Instant::now());
         let steps = tune(&self.config, &vars, training, &lesson, &mut |p| meter.at(p))?;
         let seconds = begun.elapsed().as_secs_f64();
-        let judged = self.judged(&vars, texts)?;
+        let judged = self.judged(&vars, corpus)?;
         super::super::print_json(&Left { stage, loss: Some(loss), steps, seconds, judged: judged.clone() })?;
-        Ok((steps, judged))
+        Ok((steps, seconds, judged))
     }
 
     /// Writes `config.json`, `tokenizer.json` and `model.safetensors` (half precision).
-    fn export(&self, loss: Loss, to: &Path) -> Result<()> {
+    fn export(&self, corpus: &Corpus, loss: Loss, to: &Path) -> Result<()> {
         std::fs::create_dir_all(to).with_context(|| format!("{}: can't be made", to.display()))?;
         let file = self.file(&tuned_name(loss));
         let saved = candle_core::safetensors::load(&file, &candle_core::Device::Cpu)
             .with_context(|| format!("{}: run --stage tune with this loss first", file.display()))?;
         let half = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_dtype(DType::F16)?));
         let mut tensors: HashMap<String, Tensor> = saved.into_iter().map(half).collect::<Result<_>>()?;
-        let head = self.head()?;
-        if let Some((ids, _)) = &head {
-            tensors.insert(DRAFTED.into(), Tensor::new(ids.as_slice(), &candle_core::Device::Cpu)?);
+        if let Some(head) = &corpus.head {
+            tensors.insert(DRAFTED.into(), Tensor::new(head.ids(), &candle_core::Device::Cpu)?);
         }
         let weights = to.join("model.safetensors");
         candle_core::safetensors::save(&tensors, &weights)?;
@@ -291,33 +332,17 @@ impl Job<'_> {
         let bytes = std::fs::metadata(&weights)?.len();
         super::super::print_json(&serde_json::json!({
             "folder": to, "loss": loss, "parameters": self.parameters(), "weight_bytes": bytes,
-            "head": head.as_ref().map(|(ids, _)| ids.len()), "head_covers": head.map(|(_, covers)| covers),
+            "head": corpus.head.as_ref().map(|head| head.ids().len()), "head_covers": corpus.covers,
         }))
     }
+}
 
-    /// The tokens that are drafted, where not all: those said most often, and the share of what was held out that they
-    /// are.
-    fn head(&self) -> Result<Option<(Vec<u32>, f64)>> {
-        let Some(most) = self.recipe.head.filter(|n| *n < self.config.vocab) else { return Ok(None) };
-        let texts = self.saved()?;
-        let mut counts = vec![0usize; self.config.vocab];
-        let said = |lines: &[Line], counts: &mut [usize]| {
-            for line in lines {
-                for (id, _) in line.ids.iter().zip(&line.spoken).filter(|(_, spoken)| **spoken) {
-                    counts.get_mut(*id as usize).into_iter().for_each(|n| *n += 1);
-                }
-            }
-        };
-        said(&texts.said.lines, &mut counts);
-        let mut ids: Vec<u32> = (0..self.config.vocab as u32).collect();
-        ids.sort_by_key(|id| std::cmp::Reverse(counts.get(*id as usize).copied().unwrap_or(0)));
-        ids.truncate(most);
-        ids.sort_unstable();
-        let mut new = vec![0usize; self.config.vocab];
-        said(&texts.held_out.lines, &mut new);
-        let covered: usize = ids.iter().filter_map(|id| new.get(*id as usize)).sum();
-        Ok(Some((ids, covered as f64 / new.iter().sum::<usize>().max(1) as f64)))
-    }
+/// Part of the time that is planned: what is left is for judging and for a busy machine.
+const PLANNED: f64 = 0.85;
+
+/// Steps that fit a time, at the pace of `taken` steps in `seconds`.
+fn steps_in(time: Duration, taken: usize, seconds: f64) -> usize {
+    ((time.as_secs_f64() * PLANNED * taken as f64 / seconds.max(1e-9)) as usize).max(1)
 }
 
 fn tuned_name(loss: Loss) -> String {

@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use spotter_datasets::synthetic::session::Split;
 use spotter_engine::{
     coach::{
-        load::load,
+        load::load_alone,
         manifest::Speaking,
         session::{StreamModel, action_id},
     },
@@ -53,7 +53,7 @@ impl Target {
     /// Opens a model folder with a `spotter.toml`, or any language model.
     pub(super) fn open(path: &Path, run: &Run) -> Result<Self> {
         if path.join("spotter.toml").exists() {
-            let coach = load(path, &run.device).with_context(|| format!("target {}", path.display()))?;
+            let coach = load_alone(path, &run.device).with_context(|| format!("target {}", path.display()))?;
             return Ok(Self::Coach(Box::new(coach)));
         }
         let model = LanguageModel::open(path, DType::F32, &run.device)
@@ -246,20 +246,19 @@ fn language_split(
     (held_out, count, until): (bool, usize, Option<Instant>),
 ) -> Result<Lines> {
     let (model, ends) = (prompts.model, prompts.model.ends());
-    let how = Continuation { most: prompts.own.tokens, ends: &ends };
+    let how = Continuation { most: prompts.own.tokens, ends: &ends, at_once: recipe.distil.batch };
     let bar = indicatif::ProgressBar::new(count as u64).with_message("texts");
     let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed ^ if held_out { 0x4E1D } else { 0 });
-    let mut lines = Vec::new();
-    while lines.len() < count && (lines.is_empty() || until.is_none_or(|until| Instant::now() < until)) {
-        let n = recipe.distil.batch.min(count - lines.len());
-        let temperatures = recipe.distil.temperatures.iter().cycle();
-        let wishes = temperatures.take(n).map(|t| prompts.wish(held_out, *t, &mut rng)).collect::<Result<Vec<_>>>()?;
-        lines.extend(continue_texts(&model.decoder, &wishes, &how, dice)?);
-        bar.set_position(lines.len() as u64);
+    let temperatures = recipe.distil.temperatures.iter().cycle();
+    let wishes = temperatures.take(count).map(|t| prompts.wish(held_out, *t, &mut rng)).collect::<Result<Vec<_>>>()?;
+    let mut more = |done: usize| {
+        bar.set_position(done as u64);
         if bar.is_hidden() {
-            tracing::info!("{} of {count} texts", lines.len());
+            tracing::info!("{done} of {count} texts");
         }
-    }
+        until.is_none_or(|until| Instant::now() < until)
+    };
+    let lines = continue_texts(&model.decoder, &wishes, &how, dice, &mut more)?;
     bar.finish_and_clear();
     Ok(Lines::new(lines, None))
 }
