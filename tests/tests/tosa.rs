@@ -182,7 +182,7 @@ fn watched(folder: &Path) -> Option<Attended> {
     };
     let mut coach = CoachSession::new(load(copy.path(), &Device::Cpu).unwrap(), options).unwrap();
     let frame = Frame::from_rgb(0, Duration::ZERO, 48, 32, (0..48 * 32 * 3).map(|p| (p * 7 % 251) as u8).collect());
-    let sight = Sight { frame: frame.unwrap(), view: View::Clear, people: 1, body: None };
+    let sight = Sight { frame: frame.unwrap(), view: View::Clear, people: 1, person: 0, body: None };
     coach.observe(&sight, &mut |_| true).unwrap();
     coach.attended()
 }
@@ -192,7 +192,7 @@ fn what_can_not_be_trained_is_named() {
     let home = tempfile::tempdir().unwrap();
     let (model, out) = (golden("clip-llama"), home.path().join("out").display().to_string());
     let check = |args: &[&str], said: &str| {
-        let found = spotter(&[&["train"], args, &["--out", &out]].concat());
+        let found = spotter(&[&["train"][..], args, &["--out", &out]].concat());
         assert!(!found.status.success() && stderr(&found).contains(said), "{args:?}: {}", stderr(&found));
     };
     check(&["selectors"], "--model DIR is missing");

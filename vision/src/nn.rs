@@ -5,7 +5,7 @@
 
 mod pick;
 
-pub use pick::pick_rows;
+pub use pick::{pick_rows, put_rows};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;

@@ -146,7 +146,7 @@ impl Monitor {
     }
 
     /// The same, for the window.
-    #[cfg(feature = "desktop")]
+    #[cfg_attr(not(feature = "desktop"), allow(dead_code, reason = "only a window shows it"))]
     pub(crate) fn attended(&self) -> Option<Attended> {
         self.lock().attended.clone()
     }

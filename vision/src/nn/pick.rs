@@ -1,5 +1,6 @@
 //! Rows of a matrix in another order, with a backward pass that picks as well.
 
+use super::{f32s, fused};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Result, Shape, Tensor, bail};
 
@@ -27,6 +28,53 @@ pub fn pick_rows(x: &Tensor, index: &[u32]) -> Result<Tensor> {
     }
     let back = Tensor::new(back, x.device())?;
     x.contiguous()?.apply_op2(&rows, PickRows { back })
+}
+
+/// `x: [n, d]` with its rows `index` replaced by `rows: [index.len(), d]`, in their order; each row is named once.
+///
+/// # Errors
+/// An index is past the last row, or shapes that do not fit.
+pub fn put_rows(x: &Tensor, rows: &Tensor, index: &[u32]) -> Result<Tensor> {
+    let (n, d) = x.dims2()?;
+    if let Some(row) = index.iter().find(|row| **row as usize >= n) {
+        bail!("row {row} of {n}");
+    }
+    if rows.dims2()? != (index.len(), d) {
+        bail!("{:?} in the place of {} rows of {d}", rows.shape(), index.len());
+    }
+    if fused(x) && !x.track_op() && !rows.track_op() {
+        return x.contiguous()?.apply_op2_no_bwd(&rows.contiguous()?, &PutRows { index });
+    }
+    // Where a gradient has to pass, and on a card: picked from both.
+    let mut back: Vec<u32> = (0..n as u32).collect();
+    for (from, row) in index.iter().enumerate() {
+        if let Some(place) = back.get_mut(*row as usize) {
+            *place = (n + from) as u32;
+        }
+    }
+    pick_rows(&Tensor::cat(&[x, rows], 0)?, &back)
+}
+
+struct PutRows<'a> {
+    index: &'a [u32],
+}
+
+impl CustomOp2 for PutRows<'_> {
+    fn name(&self) -> &'static str {
+        "put-rows"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, r: &CpuStorage, lr: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (mut y, rows) = (f32s(x, lx, self.name())?.to_vec(), f32s(r, lr, self.name())?);
+        let d = lx.dims().last().copied().unwrap_or(1).max(1);
+        for (row, from) in self.index.iter().zip(rows.chunks_exact(d)) {
+            let at = *row as usize * d;
+            if let Some(to) = y.get_mut(at..at + d) {
+                to.copy_from_slice(from);
+            }
+        }
+        Ok((CpuStorage::F32(y), lx.shape().clone()))
+    }
 }
 
 struct PickRows {

@@ -69,6 +69,19 @@ fn picked_rows_send_their_gradients_back() {
 }
 
 #[test]
+fn rows_that_are_put_have_their_gradients_too() {
+    let x = |values: &Tensor| tensor((0..8).map(|i| i as f32), &[4, 2], values.dtype());
+    check_gradient(&[2, 2], |rows| put_rows(&x(rows), rows, &[3, 1]));
+    check_gradient(&[4, 2], |all| put_rows(all, &x(all).narrow(0, 0, 2)?, &[0, 2]));
+    let found = put_rows(&x(&tensor([0.0], &[1], DType::F32)), &tensor([9.0; 2], &[1, 2], DType::F32), &[2]).unwrap();
+    let expected = [0.0, 1.0, 2.0, 3.0, 9.0, 9.0, 6.0, 7.0];
+    assert_eq!(found.flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected);
+    let rows = tensor([1.0, 2.0], &[1, 2], DType::F32);
+    assert!(put_rows(&rows, &rows, &[1]).unwrap_err().to_string().contains("row 1 of 1"));
+    assert!(put_rows(&rows, &rows, &[0, 0]).is_err());
+}
+
+#[test]
 fn agrees_with_composed_operations() {
     let x = Tensor::randn(0f32, 3.0, (2, 3, 5, 5), &Device::Cpu).unwrap();
     let double = x.to_dtype(DType::F64).unwrap();

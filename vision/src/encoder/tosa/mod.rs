@@ -18,7 +18,7 @@ pub use selector::Selector;
 
 use crate::{
     encoder::TensorSpec,
-    nn::{self, pick_rows},
+    nn::{self, pick_rows, put_rows},
 };
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -294,10 +294,8 @@ pub fn selectively(layer: &dyn Block, x: &Tensor, chosen: &[Vec<u32>]) -> Result
 struct Places {
     b: usize,
     k: usize,
-    /// Rows of the chosen ones among all.
+    /// Their rows among all tokens of the batch.
     rows: Vec<u32>,
-    /// For each token its row among all tokens followed by the chosen ones.
-    back: Vec<u32>,
 }
 
 impl Places {
@@ -306,16 +304,11 @@ impl Places {
         if chosen.len() != b || k == 0 || chosen.iter().any(|c| c.len() != k) {
             bail!("{b} pictures need as many choices of one size");
         }
-        let rows: Vec<u32> =
-            chosen.iter().enumerate().flat_map(|(i, c)| c.iter().map(move |t| (i * n) as u32 + t)).collect();
-        let mut back: Vec<u32> = (0..(b * n) as u32).collect();
-        for (from, row) in rows.iter().enumerate() {
-            match back.get_mut(*row as usize) {
-                Some(place) => *place = (b * n + from) as u32,
-                None => bail!("token {row} of {}", b * n),
-            }
+        if let Some(token) = chosen.iter().flatten().find(|t| **t as usize >= n) {
+            bail!("token {token} of {n}");
         }
-        Ok(Self { b, k, rows, back })
+        let rows = chosen.iter().enumerate().flat_map(|(i, c)| c.iter().map(move |t| (i * n) as u32 + t)).collect();
+        Ok(Self { b, k, rows })
     }
 
     /// The chosen ones of `flat: [b * n, d]`, `[b, k, d]`.
@@ -325,6 +318,6 @@ impl Places {
 
     /// `flat: [b * n, d]` with the chosen ones replaced by `worked: [b, k, d]`.
     fn put(&self, flat: &Tensor, worked: &Tensor) -> Result<Tensor> {
-        pick_rows(&Tensor::cat(&[flat, &worked.reshape((self.b * self.k, ()))?], 0)?, &self.back)
+        put_rows(flat, &worked.reshape((self.b * self.k, ()))?, &self.rows)
     }
 }

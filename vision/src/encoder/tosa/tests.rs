@@ -241,7 +241,7 @@ fn one_sweep_equals_the_map() {
 }
 
 /// A small tower of others, which skips half of its tokens.
-fn other(class_token: bool) -> Box<dyn Trunk> {
+fn of_others(class_token: bool) -> Box<dyn Trunk> {
     let default = if class_token { clip::default_config() } else { siglip::default_config() };
     let cfg = crate::encoder::TowerConfig {
         hidden_size: 16,
@@ -263,7 +263,7 @@ fn other(class_token: bool) -> Box<dyn Trunk> {
 #[test]
 fn towers_of_others_skip_too_and_controls_differ() {
     for class_token in [true, false] {
-        let mut tower = other(class_token);
+        let mut tower = of_others(class_token);
         let tosa = tower.tosa().cloned().unwrap();
         assert_eq!(tosa.protected(), usize::from(class_token), "class tokens alone are protected");
         let pictures = random((2, 3, 24, 24), 5);
@@ -385,7 +385,7 @@ fn a_stream_reuses_what_layers_gave() {
     assert!(off(&run(all, &moved, Some(&tosa), Some(&mut other)).unwrap(), &dense) > off(&kept, &dense) * 4.0);
     // CLIP and SigLIP towers remember as well.
     for class_token in [true, false] {
-        let mut tower = other(class_token);
+        let mut tower = of_others(class_token);
         let tosa = tower.tosa().unwrap().varied(0.5, true, Ranking::Selector);
         let picture = random((1, 3, 24, 24), 7);
         tower.set_tosa(None);
