@@ -76,7 +76,7 @@ fn a_drafter_is_trained_written_and_drafts() {
     // It changes nothing of what is said, though it is bad at it.
     let replay = |more: &[&str]| {
         let all =
-            ["replay", "pattern:112x112@8:12s", "--headless", "--json", "--lens", "none", "--talkativeness", "40"];
+            ["replay", "pattern:112x112@8:12s", "--headless", "--json", "--lens", "none", "--talkativeness", "20"];
         let out = spotter(&[&all[..], more].concat());
         assert!(out.status.success(), "{}", stderr(&out));
         stdout(&out)
@@ -135,7 +135,7 @@ fn checkpoint(name: &str) -> tempfile::TempDir {
 fn sight(i: u64) -> Sight {
     let rgb = (0..48 * 32 * 3).map(|p| ((p as u64 * (i + 3)) % 251) as u8).collect();
     let frame = Frame::from_rgb(i, Duration::from_millis(500 * i), 48, 32, rgb).unwrap();
-    Sight { frame, view: View::Clear, people: 1, body: None }
+    Sight { frame, view: View::Clear, people: 1, person: 0, body: None }
 }
 
 /// What a coach without action tokens says to 60 frames, piece by piece; every third utterance is cancelled after its

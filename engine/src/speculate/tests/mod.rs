@@ -1,5 +1,6 @@
 //! Every numbered check of the specs speculative, adaedl and rsd.
 
+mod cached;
 mod decoder;
 mod exact;
 mod statistics;
