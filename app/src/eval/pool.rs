@@ -116,7 +116,7 @@ mod tests {
         let choice = CoachChoice { script: Some(file.path().to_owned()), ..CoachChoice::default() };
         let pool = Pool::default();
         let frame = Frame::from_rgb(0, Duration::ZERO, 1, 1, vec![0; 3]).unwrap();
-        let sight = Sight { frame, view: View::Clear, people: 1, body: None };
+        let sight = Sight { frame, view: View::Clear, people: 1, person: 0, body: None };
         for _ in 0..3 {
             let (mut parts, _) = pool.parts(&choice, None).unwrap();
             assert!(pool.idle().is_empty());
