@@ -172,12 +172,11 @@ pub(crate) fn lens(choice: &CoachChoice, coach: &LoadedCoach) -> anyhow::Result<
 /// Lets the selective layers of a tower work on another share of the tokens.
 fn set_tosa_ratio(model: &mut StreamModel, ratio: f64, folder: &Path) -> anyhow::Result<()> {
     let encoder = model.eye.encoder_mut();
-    let Some(mut tosa) = encoder.tosa().cloned() else {
+    let Some(tosa) = encoder.tosa().map(|t| t.varied(ratio, t.options().reuse, t.ranking())) else {
         let error = anyhow::anyhow!("--tosa-ratio {ratio}: the model {} has no selectors", folder.display());
         let hint = "its config.json has no vision_config.tosa; `spotter train selectors` trains some";
         return Err(Hinted::new(error, hint).into());
     };
-    tosa.options.ratio = ratio;
     encoder.set_tosa(Some(tosa));
     Ok(())
 }

@@ -381,7 +381,7 @@ fn clips_are_counted_or_told_of() {
 /// The model that ships with selectors of chance in its tower.
 fn with_selectors(folder: &Path) -> PathBuf {
     use candle_core::{DType, Device, Tensor, safetensors};
-    use spotter_vision::encoder::tosa::{Tosa, TosaOptions};
+    use spotter_vision::encoder::tosa::{Outline, Tosa, TosaOptions};
     let (shipped, model) =
         (Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/spotter-mini"), folder.join("selective"));
     fs::create_dir(&model).unwrap();
@@ -391,8 +391,9 @@ fn with_selectors(folder: &Path) -> PathBuf {
     let mut config = read(&shipped.join("config.json"));
     let number = |name: &str| config["vision_config"][name].as_u64().unwrap() as usize;
     let (depth, heads) = (number("num_hidden_layers"), number("num_attention_heads"));
+    let outline = Outline { depth, heads, class_tokens: 1 };
     let mut tensors = safetensors::load(shipped.join("model.safetensors"), &Device::Cpu).unwrap();
-    for spec in Tosa::tensors(&TosaOptions::default(), depth, heads, "vision_tower.layers.") {
+    for spec in Tosa::tensors(&TosaOptions::default(), outline, "vision_tower.layers.") {
         let tensor = Tensor::randn(0f32, 0.4, spec.shape.clone(), &Device::Cpu).unwrap().to_dtype(DType::F16).unwrap();
         tensors.insert(spec.name.clone(), tensor);
     }

@@ -169,7 +169,8 @@ fn timeline(folder: &Path, drafter: DrafterKind, method: &str) -> (Vec<String>, 
             })
             .unwrap();
         utterance += usize::from(pieces > 0);
-        said.push(format!("{i}: {} {:?}", step.p_speak, step.feedback.map(|f| f.text)));
+        // What a check of several tokens leaves in the cache may differ in the last bits.
+        said.push(format!("{i}: {:.3} {:?}", step.p_speak.max(1e-9).ln(), step.feedback.map(|f| f.text)));
     }
     (said, coach.speculation().map_or(0, |stats| stats.rounds))
 }

@@ -69,17 +69,20 @@ fn any_checkpoint_learns_to_skip_and_is_written_whole() {
             let plan = Plan::open(folder).unwrap();
             let tosa = plan.config.vision.tosa().unwrap();
             assert_eq!((tosa.ratio, tosa.protected), (0.5, None));
-            let selector = "vision_tower.vision_model.encoder.layers.1.selector.conv1.weight";
+            let selector = &format!("{}.encoder.layers.1.selector.conv1.weight", plan.layout.vision);
             let found = plan.checkpoint.tensors().get(selector).unwrap();
             assert_eq!(found.stored, "F16");
             // Decoder and projector stay what they were; a tuned tower lies in half precision.
-            let projector = &plan.checkpoint.tensors()["multi_modal_projector.linear_1.weight"];
+            let projector = &plan.checkpoint.tensors()[&format!("{}.linear_1.weight", plan.layout.projector)];
             assert_eq!(projector.stored, "F32");
             let header = spotter_engine::weights::read_header(&folder.join(weights)).unwrap();
             assert!(header.contains_key(selector), "{name}: {weights}");
         }
-        let tower = "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight";
-        let stored = |folder: &Path| Plan::open(folder).unwrap().checkpoint.tensors()[tower].stored.clone();
+        let stored = |folder: &Path| {
+            let plan = Plan::open(folder).unwrap();
+            let tower = format!("{}.encoder.layers.0.mlp.fc1.weight", plan.layout.vision);
+            plan.checkpoint.tensors()[&tower].stored.clone()
+        };
         assert_eq!((stored(&first).as_str(), stored(&second).as_str()), ("F32", "F16"));
         // Another share, and none.
         let out = home.path().join("out");

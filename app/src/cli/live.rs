@@ -230,8 +230,7 @@ fn window(
 ) -> anyhow::Result<()> {
     let (again, settings) = (args.clone(), resolved.settings);
     // also where it is off: the window can turn it on
-    let voice =
-        Speech::open(settings.volume).map_err(|error| format!("cues are shown and not spoken: {error:#}"));
+    let voice = Speech::open(settings.volume).map_err(|error| format!("cues are shown and not spoken: {error:#}"));
     let reopen = move |settings: &Settings| {
         let again = again.settled(settings);
         let input = again.input(again.open_or_wait(true)?);

@@ -10,8 +10,7 @@ use crate::{
     sessions::duration_text,
 };
 use eframe::egui::{
-    Align, Align2, Color32, FontId, Frame, Label, Layout, Margin, Rect, RichText, Role, Ui, UiBuilder, WidgetInfo,
-    vec2,
+    Align, Align2, Color32, FontId, Frame, Label, Layout, Margin, Rect, RichText, Role, Ui, UiBuilder, WidgetInfo, vec2,
 };
 use spotter_engine::coach::Kind;
 use spotter_vision::{lens::View, reps::Phase};

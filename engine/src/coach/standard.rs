@@ -19,10 +19,8 @@ const FRAME_RATE: f64 = 1.0;
 /// Positions that are used of the model's own: prompt, about 100 frames, and what was said about them.
 const CONTEXT: usize = 2048;
 
-const TOLD: &str = "You are a fitness coach. You watch a person exercise: {exercise}. You see one picture a second, the \
-                    newest last.";
-const TOLD_NOTHING: &str =
-    "You are a fitness coach. You watch a person exercise. You see one picture a second, the newest last.";
+const TOLD: &str = "You are a fitness coach watching {exercise}, one picture a second.";
+const TOLD_NOTHING: &str = "You are a fitness coach watching a person exercise, one picture a second.";
 const IN_KOREAN: &str = "Speak Korean.";
 const QUESTION: &str = "Is there something to correct or to praise right now? Answer Yes or No.";
 const LEAD: &str = "Tell the person what to do better, in one short sentence.";

@@ -42,7 +42,7 @@ enum Command {
     Sweep(sweep::SweepArgs),
     Clips(clips::ClipsArgs),
     #[cfg(feature = "training")]
-    Synthetic(synthetic::SyntheticArgs),
+    Synthetic(Box<synthetic::SyntheticArgs>),
 }
 
 /// Runs the command.

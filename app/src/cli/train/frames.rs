@@ -235,8 +235,11 @@ fn thinned(source: &mut dyn source::FrameSource, lens: &mut dyn Lens, rate: f64,
     Ok(frames)
 }
 
+/// The frames of one recording.
+type Film = Vec<Frame>;
+
 /// Every fifth recording is held out; of a single one the last fifth.
-fn split(mut all: Vec<Vec<Frame>>, path: &Path) -> Result<(Vec<Vec<Frame>>, Vec<Vec<Frame>>)> {
+fn split(mut all: Vec<Film>, path: &Path) -> Result<(Vec<Film>, Vec<Film>)> {
     all.retain(|frames| !frames.is_empty());
     let count: usize = all.iter().map(Vec::len).sum();
     if count < 10 {

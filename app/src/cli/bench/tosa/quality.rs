@@ -155,7 +155,15 @@ impl Coached {
 
 /// One session.
 fn played(model: &Path, seed: u64, tosa: Option<Tosa>) -> Result<Marks> {
-    let held = Held { model: model.to_owned(), seed, sessions: 1, lang: Lang::En, latency: 0.1, talkativeness: None };
+    let held = Held {
+        model: model.to_owned(),
+        seed,
+        sessions: 1,
+        lang: Lang::En,
+        latency: 0.1,
+        talkativeness: None,
+        library: None,
+    };
     let report = measure(&held, &Variation { tosa: Some(tosa), ..Variation::default() })?;
     Ok(Marks {
         seed,

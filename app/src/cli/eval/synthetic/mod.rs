@@ -13,6 +13,7 @@ use spotter_datasets::{
     baseline::{Stretch, best_metronome, score_silent},
     metric::{Timed, content::Content, timing::Timing},
     synthetic::{
+        motion::MotionLibrary,
         phrases::{self, Lang, SaidKind},
         session::{Session, SessionOptions, Split},
     },
@@ -30,6 +31,7 @@ use spotter_vision::{
 };
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -46,9 +48,13 @@ use std::{
                         spotter eval synthetic --cache-policy window,keydiff --cache-part 4 --cache-said 0,0.25 --cache positions=shrink"
 )]
 pub(crate) struct SyntheticArgs {
-    /// Model folder.
-    #[arg(long, value_name = "DIR", default_value = "assets/spotter-mini")]
+    /// Model folder, or the name of a model that ships.
+    #[arg(long, value_name = "DIR", default_value = parts::MODEL)]
     model: PathBuf,
+    /// Folder of recorded motion (`ui_prmd_25hz.safetensors` and `cmu/`): half of the exercises that it has are done by
+    /// people of it that no training saw
+    #[arg(long, value_name = "DIR")]
+    motion: Option<PathBuf>,
     /// Sessions of at least three minutes each.
     #[arg(long, default_value_t = 50)]
     sessions: usize,
@@ -120,6 +126,8 @@ pub(crate) struct Held {
     pub(crate) latency: f64,
     /// Instead of the model's default.
     pub(crate) talkativeness: Option<f32>,
+    /// Recorded motion; without it all motion is keyed.
+    pub(crate) library: Option<Arc<MotionLibrary>>,
 }
 
 /// What may differ from how the model ships.
@@ -138,12 +146,13 @@ pub(crate) struct Variation {
 pub(crate) fn run(args: &SyntheticArgs) -> Result<()> {
     let lang = Lang::from_code(&args.lang).with_context(|| format!("--lang {}: en or ko expected", args.lang))?;
     let held = Held {
-        model: args.model.clone(),
+        model: parts::model_folder(Some(&args.model))?,
         seed: args.seed,
         sessions: args.sessions,
         lang,
         latency: args.latency,
         talkativeness: args.talkativeness,
+        library: args.motion.as_deref().map(MotionLibrary::load).transpose()?.map(Arc::new),
     };
     let device = Some(parts::chosen_device(args.device)?);
     if args.is_table() {
@@ -234,7 +243,13 @@ impl Coach {
     /// The session of a seed and its frames as the coach is shown them.
     fn shown(&self, held: &Held, seed: u64) -> (Session, impl Iterator<Item = Result<Sight>> + use<>) {
         let (side, fps) = (self.side, self.session.manifest().frame_rate);
-        let options = SessionOptions { lang: held.lang, split: Split::Validation, fps, ..SessionOptions::default() };
+        let options = SessionOptions {
+            lang: held.lang,
+            split: Split::Validation,
+            fps,
+            library: held.library.clone(),
+            ..SessionOptions::default()
+        };
         let session = Session::generate(seed, &options);
         let mut view = AvatarView::new(side);
         let sights = session.noisy_bodies().into_iter().enumerate().map(move |(seq, (t, body))| {
