@@ -31,7 +31,7 @@ fn ready_made(tensors: &[&Tensor]) -> bool {
 }
 
 /// Numbers from which on rows are shared out among cores.
-const SHARED: usize = 1 << 17;
+pub(crate) const SHARED: usize = 1 << 17;
 
 /// Calls `f` with the number of each row of `x`, the row, and its place in `y`; rows of `d` numbers. Each row is worked on
 /// by itself, so that the number of cores changes no bit.

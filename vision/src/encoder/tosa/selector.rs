@@ -149,17 +149,17 @@ impl CustomOp1 for OneSweep {
         // Queries are summed in fixed groups, so that the number of threads changes no bit.
         const GROUP: usize = 32;
         let groups: Vec<(usize, usize)> = (0..b).flat_map(|i| (0..n).step_by(GROUP).map(move |q| (i, q))).collect();
-        let parts: Vec<Vec<f32>> = groups
-            .par_iter()
-            .map(|(i, first)| {
-                let picture = data.get(i * size..(i + 1) * size).unwrap_or_default();
-                let (mut hidden, mut out, mut sums) = (vec![0f32; heads * n], vec![0f32; heads * n], vec![0f32; n]);
-                for q in *first..(first + GROUP).min(n) {
-                    self.query(picture, n, q, (&mut hidden, &mut out), &mut sums);
-                }
-                sums
-            })
-            .collect();
+        let one = |(i, first): &(usize, usize)| {
+            let picture = data.get(i * size..(i + 1) * size).unwrap_or_default();
+            let (mut hidden, mut out, mut sums) = (vec![0f32; heads * n], vec![0f32; heads * n], vec![0f32; n]);
+            for q in *first..(first + GROUP).min(n) {
+                self.query(picture, n, q, (&mut hidden, &mut out), &mut sums);
+            }
+            sums
+        };
+        // A small map is done before another core is awake.
+        let parts: Vec<Vec<f32>> =
+            if b * size < nn::SHARED { groups.iter().map(one).collect() } else { groups.par_iter().map(one).collect() };
         let mut all = vec![0f32; b * n];
         for ((i, _), part) in groups.iter().zip(parts) {
             if let Some(sums) = all.get_mut(i * n..(i + 1) * n) {
