@@ -24,8 +24,8 @@ impl Memory {
 }
 
 /// In MiB.
-pub(crate) fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
+pub(crate) fn mebibytes(bytes: f64) -> f64 {
+    bytes / f64::from(1 << 20)
 }
 
 #[cfg(test)]

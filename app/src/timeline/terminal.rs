@@ -109,7 +109,7 @@ impl<W: Write> Sink for Terminal<W> {
             let (rate, wall) = (timing.frames_per_second, timing.wall.as_secs_f64());
             let mut text = format!("  {:<18} {rate:.1} frames a second looked at, {wall:.1} s in all", "this machine");
             if let (Some(now), Some(peak)) = (timing.memory.resident_bytes, timing.memory.peak_bytes) {
-                text += &format!(", memory {:.0} MiB, at most {:.0}", mebibytes(now), mebibytes(peak));
+                text += &format!(", memory {:.0} MiB, at most {:.0}", mebibytes(now as f64), mebibytes(peak as f64));
             }
             self.line("2", &text)?;
         }

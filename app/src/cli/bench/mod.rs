@@ -48,13 +48,6 @@ fn quantile(numbers: &mut [f64], share: f64) -> f64 {
     *numbers.select_nth_unstable_by(at, f64::total_cmp).1
 }
 
-/// Memory of this process in bytes, where the system tells.
-fn resident() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,12 +59,5 @@ mod tests {
         assert_eq!(quantile(&mut numbers, 0.5), 3.0);
         assert_eq!(quantile(&mut numbers, 1.0), 5.0);
         assert_eq!(quantile(&mut [], 0.5), 0.0);
-    }
-
-    #[test]
-    fn this_process_takes_memory() {
-        if cfg!(target_os = "linux") {
-            assert!(resident().is_some_and(|bytes| bytes > 1 << 20));
-        }
     }
 }

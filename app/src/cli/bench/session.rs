@@ -1,8 +1,9 @@
 //! `spotter bench session`: hours of coaching at full speed, to see whether anything grows.
 
-use super::{quantile, resident};
+use super::quantile;
 use crate::{
     cli::{coaching::CacheFlags, print_json},
+    memory::{Memory, mebibytes},
     parts,
 };
 use anyhow::{Context as _, Result, bail};
@@ -262,7 +263,7 @@ impl Stream {
             step_p95_ms: quantile(&mut times, 0.95),
             control_p50_ms,
             to_control: step_p50_ms / control_p50_ms,
-            resident_bytes: resident(),
+            resident_bytes: Memory::now().resident_bytes,
             cache_len: cache.len(),
             position: cache.position(),
             evictions: cache.evictions(),
@@ -271,10 +272,6 @@ impl Stream {
             formula_bytes: cache.bytes_at_capacity(self.coach.session.dtype()),
         })
     }
-}
-
-fn mebibytes(bytes: f64) -> f64 {
-    bytes / f64::from(1 << 20)
 }
 
 fn print(row: &Hour) -> Result<()> {

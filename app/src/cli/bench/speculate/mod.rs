@@ -5,12 +5,14 @@ mod table;
 mod verify;
 mod watched;
 
-use crate::{cli::Usage, parts};
+use crate::{
+    cli::{Usage, coaching::temperature},
+    parts,
+};
 use anyhow::{Context as _, Result};
-use candle_core::{DType, Device};
 use clap::Args;
 use spotter_engine::{
-    device::{self, DeviceRequest},
+    device::DeviceRequest,
     speculate::{DrafterKind, Method, SpeculationOptions},
 };
 use std::path::{Path, PathBuf};
@@ -91,11 +93,6 @@ pub(super) struct SpeculateArgs {
     json: bool,
 }
 
-fn temperature(text: &str) -> Result<f32, String> {
-    let t: f32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
-    if (0.0..=10.0).contains(&t) { Ok(t) } else { Err(format!("{t} is out of range: 0 to 10")) }
-}
-
 fn share(text: &str) -> Result<f32, String> {
     let p: f32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
     if p > 0.0 && p <= 1.0 { Ok(p) } else { Err(format!("{p} is out of range: above 0, up to 1")) }
@@ -167,17 +164,9 @@ fn ways(args: &SpeculateArgs, model: Option<&str>) -> Vec<Way> {
     ways
 }
 
-/// Device and type: half types only where weights are noise and a card does the work.
-fn place(args: &SpeculateArgs) -> Result<Device> {
-    if args.device == DeviceRequest::Auto {
-        return Ok(parts::device());
-    }
-    Ok(device::choose(args.device, Some(DType::F32))?.device)
-}
-
 /// Runs the command.
 pub(super) fn run(args: &SpeculateArgs) -> Result<()> {
-    let device = place(args)?;
+    let device = parts::chosen_device(args.device)?;
     if let Some(size) = args.verify_cost {
         return verify::run(args, size, &device);
     }
