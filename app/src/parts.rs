@@ -4,6 +4,7 @@ use crate::{
     assets,
     cli::Hinted,
     pipeline::{Coach, Parts, script::ScriptedCoach, streamed::StreamedCoach},
+    settings::Resolution,
 };
 use anyhow::Context as _;
 use candle_core::{DType, Device};
@@ -309,18 +310,20 @@ pub(crate) fn open_source(spec: &Path) -> anyhow::Result<Box<dyn FrameSource>> {
     Ok(source::open(spec, options)?)
 }
 
-/// Opens a camera, 0 being the first.
+/// Opens a camera, 0 being the first, with pictures of about a size.
 ///
 /// # Errors
 /// When it can't be opened, and in a build without cameras.
-pub(crate) fn open_camera(index: u32) -> anyhow::Result<Box<dyn FrameSource>> {
+pub(crate) fn open_camera(index: u32, size: Resolution) -> anyhow::Result<Box<dyn FrameSource>> {
     #[cfg(feature = "camera")]
     {
         use spotter_vision::source::camera::{CameraOptions, CameraSource};
-        Ok(Box::new(CameraSource::open(index, CameraOptions::default())?))
+        let (width, height) = (size.width as usize, size.height as usize);
+        Ok(Box::new(CameraSource::open(index, CameraOptions { width, height, ..CameraOptions::default() })?))
     }
     #[cfg(not(feature = "camera"))]
     {
+        let _ = size;
         let error = anyhow::anyhow!("camera {index}: this Spotter was built without cameras");
         let hint = "build it with `cargo build --release --features camera` (on Linux that needs libclang1, which \
                     `make live` installs where it may),\n      or coach a recording: `spotter replay VIDEO`";

@@ -3,7 +3,7 @@
 use crate::{Body, Frame};
 
 /// How much of the person can be seen. The coach and the overlay both act on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum View {
     /// The whole body, or a lens that does not look for one.

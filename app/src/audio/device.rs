@@ -16,7 +16,10 @@ impl Device {
     /// When there is none, or it is in use.
     pub(super) fn open() -> anyhow::Result<Self> {
         let opened = DeviceSinkBuilder::open_default_sink();
-        let mut sink = opened.map_err(|error| anyhow!("there is no sound device that can be used ({error})"))?;
+        let mut sink = opened.map_err(|error| {
+            tracing::debug!("the sound device does not open: {error}");
+            anyhow!("there is no sound device that can be used")
+        })?;
         sink.log_on_drop(false);
         Ok(Self { sink, player: None })
     }

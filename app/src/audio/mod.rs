@@ -13,7 +13,7 @@ mod voice;
 
 use crate::{
     pipeline::Event,
-    timeline::{Session, Sink},
+    timeline::{Session, Sink, first_words},
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use rules::Rules;
@@ -126,7 +126,7 @@ impl Speech {
     }
 
     /// A place for the timeline that speaks it.
-    pub(crate) fn sink(&self) -> Box<dyn Sink> {
+    pub(crate) fn sink(&self) -> Box<dyn Sink + Send> {
         Box::new(Spoken { commands: self.commands.clone(), lang: Lang::En })
     }
 }
@@ -178,7 +178,7 @@ fn cue_of(feedback: &Feedback, lang: Lang) -> Cue {
             SaidKind::Fixed | SaidKind::Praise | SaidKind::Other => Priority::Praise,
         },
     };
-    Cue { text: rules::short(&feedback.text).to_owned(), priority, lang }
+    Cue { text: first_words(&feedback.text).to_owned(), priority, lang }
 }
 
 /// The thread's own.

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 /// What is said later than this after it came is no help any more.
 const STALE: Duration = Duration::from_secs(3);
-/// Words of a cue that are spoken.
-const WORDS: usize = 8;
 
 /// How much a cue matters, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,20 +78,6 @@ impl Rules {
     }
 }
 
-/// The part of a cue that is spoken: whole clauses of up to eight words, the first of them in any case.
-pub(super) fn short(text: &str) -> &str {
-    let text = text.trim();
-    let words = |t: &str| t.split_whitespace().count();
-    if words(text) <= WORDS {
-        return text;
-    }
-    let ends = text.char_indices().filter(|(_, c)| matches!(c, '.' | ',' | '!' | '?' | ';' | ':'));
-    let ends: Vec<usize> = ends.map(|(at, c)| at + c.len_utf8()).collect();
-    let clause = |end: &usize| text.get(..*end).unwrap_or(text);
-    let longest = ends.iter().map(clause).rfind(|t| words(t) <= WORDS);
-    longest.or_else(|| ends.first().map(clause)).unwrap_or(text).trim_end_matches([',', ';', ':'])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,15 +143,5 @@ mod tests {
         assert_eq!(rules.next(s(1), false), None);
         rules.offer(s(1), cue("", Priority::Tick));
         assert!(rules.next(s(1), false).is_some_and(|c| c.priority == Priority::Tick));
-    }
-
-    #[test]
-    fn long_cues_are_cut_at_their_clauses() {
-        assert_eq!(short("Knees wider."), "Knees wider.");
-        assert_eq!(short("Good depth, now push your knees out in line with your feet."), "Good depth");
-        assert_eq!(short("Sit back. Chest up. Then drive through your heels and breathe out."), "Sit back. Chest up.");
-        let unbroken = "push your knees out in line with both of your feet";
-        assert_eq!(short(unbroken), unbroken);
-        assert_eq!(short("무릎을 발끝 방향으로 벌려 주세요"), "무릎을 발끝 방향으로 벌려 주세요");
     }
 }

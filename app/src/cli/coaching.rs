@@ -31,6 +31,14 @@ pub(crate) enum Language {
 }
 
 impl Language {
+    /// As the phrases have it.
+    pub(crate) fn spoken(self) -> Lang {
+        match self {
+            Self::En => Lang::En,
+            Self::Ko => Lang::Ko,
+        }
+    }
+
     pub(crate) fn code(self) -> &'static str {
         match self {
             Self::En => "en",
@@ -133,6 +141,9 @@ impl CoachArgs {
     pub(crate) fn over(&self, resolved: &mut Resolved) -> anyhow::Result<()> {
         let given = [
             ("lang", self.lang.map(|lang| lang.code().to_owned())),
+            // one takes the place of the other, wherever that was settled
+            ("exercise", self.exercise.clone().or_else(|| self.workout.as_ref().map(|_| String::new()))),
+            ("workout", self.workout_text().or_else(|| self.exercise.as_ref().map(|_| String::new()))),
             ("model", self.model.as_ref().map(|model| model.display().to_string())),
             ("talkativeness", self.talkativeness.map(|t| t.to_string())),
             ("cooldown", self.cooldown.map(|c| c.as_secs_f64().to_string())),
@@ -140,9 +151,24 @@ impl CoachArgs {
         given.into_iter().filter_map(|(name, value)| Some((name, value?))).try_for_each(|(n, v)| resolved.flag(n, &v))
     }
 
+    fn workout_text(&self) -> Option<String> {
+        self.workout.as_ref().map(|path| path.display().to_string())
+    }
+
+    /// Whether a flag says what is done.
+    #[cfg(feature = "desktop")]
+    pub(crate) fn says_what(&self) -> bool {
+        self.exercise.is_some() || self.workout.is_some()
+    }
+
     /// The same with what is settled where no flag says otherwise.
     pub(crate) fn settled(mut self, settings: &Settings) -> Self {
         self.lang = Some(settings.lang);
+        self.workout.clone_from(&settings.workout);
+        // a workout says itself which exercise comes
+        let told = settings.exercise.clone().filter(|_| settings.workout.is_none());
+        let lang = settings.lang.spoken();
+        self.exercise = told.map(|told| exercise(&told, lang).map_or(told, |e| e.name(lang.code()).to_owned()));
         if self.script.is_none() {
             self.model.clone_from(&settings.model);
         }
@@ -177,13 +203,13 @@ impl CoachArgs {
     /// # Errors
     /// When its file can't be read or asks for something that can't be done.
     pub(crate) fn workout(&self) -> anyhow::Result<Option<Workout>> {
-        let lang = Lang::from_code(self.lang().code()).unwrap_or_default();
+        let lang = self.lang().spoken();
         self.workout.as_ref().map(|path| Workout::read(path, lang)).transpose()
     }
 
     /// The exercise to count, where it is one that can be counted.
     pub(crate) fn counted(&self) -> Option<Exercise> {
-        let lang = Lang::from_code(self.lang().code()).unwrap_or_default();
+        let lang = self.lang().spoken();
         let told = self.exercise.as_ref()?;
         let exercise = exercise(told, lang);
         if exercise.is_none() {

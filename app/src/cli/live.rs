@@ -4,21 +4,22 @@ use super::{
     coaching::CoachArgs,
     keeping::{DataArgs, Kept},
     replay::{first_failure, follow, stdout_sink, summary},
-    sessions::{earlier, write_review},
+    sessions::write_review,
 };
 use crate::{
     audio::Speech,
     parts::{self, Prepared},
     pipeline::{
         Config, Latency,
-        stages::Nothing,
         threads::{self, Input, Pace},
         workout::Workout,
     },
-    sessions::review,
-    settings::{self, Resolved, Settings},
+    sessions::Looked,
+    settings::{self, Resolution, Resolved, Settings},
     timeline::{Session, Sink as _},
 };
+#[cfg(feature = "desktop")]
+use crate::{parts::CoachChoice, pipeline::stages::Nothing};
 use clap::{Args, ValueEnum};
 use spotter_vision::source::{FrameSource, SourceInfo};
 use std::{path::PathBuf, time::Duration};
@@ -46,6 +47,9 @@ pub(crate) struct LiveArgs {
     /// A recording, a folder of pictures or `pattern` in the place of the camera
     #[arg(long, value_name = "VIDEO", conflicts_with = "camera")]
     from: Option<PathBuf>,
+    /// Size of the camera's picture, such as 1280x720; the nearest it has is taken [default: 640x480]
+    #[arg(long, value_name = "WxH", conflicts_with = "from")]
+    resolution: Option<Resolution>,
     #[command(flatten)]
     coach: CoachArgs,
     /// No window: print the timeline
@@ -86,6 +90,9 @@ impl LiveArgs {
         if let Some(camera) = self.camera {
             resolved.flag("camera", &camera.to_string())?;
         }
+        if let Some(resolution) = self.resolution {
+            resolved.flag("resolution", &resolution.to_string())?;
+        }
         if let Some(voice) = self.voice {
             resolved.flag("voice", if voice == Switch::On { "true" } else { "false" })?;
         }
@@ -103,6 +110,7 @@ impl LiveArgs {
         Self {
             coach: self.coach.clone().settled(settings),
             camera: Some(settings.camera),
+            resolution: Some(settings.resolution),
             no_record: !settings.record,
             ..self.clone()
         }
@@ -111,7 +119,10 @@ impl LiveArgs {
     fn open(&self) -> anyhow::Result<Box<dyn FrameSource>> {
         match &self.from {
             Some(path) => parts::open_source(path),
-            None => parts::open_camera(self.camera.unwrap_or_default()),
+            None => {
+                let Settings { camera, resolution, .. } = Settings::default();
+                parts::open_camera(self.camera.unwrap_or(camera), self.resolution.unwrap_or(resolution))
+            }
         }
     }
 
@@ -124,17 +135,17 @@ impl LiveArgs {
         Input { source, pace: Pace::Source, again: Some(Box::new(move || again.open())) }
     }
 
-    /// Opens the camera. In a window one that is not there may still come.
-    fn open_or_wait(&self, window: bool) -> anyhow::Result<Box<dyn FrameSource>> {
+    /// Opens the camera; one that is not there may still come.
+    #[cfg(feature = "desktop")]
+    fn open_or_wait(&self) -> anyhow::Result<Box<dyn FrameSource>> {
         let opened = self.open();
-        let may_come = window && cfg!(feature = "camera") && self.from.is_none();
-        match opened {
-            Err(error) if may_come => {
-                tracing::warn!("{error:#}");
-                Ok(Box::new(Nothing(SourceInfo { name: "camera".into(), ..SourceInfo::default() })))
-            }
-            opened => opened,
+        if self.from.is_some() {
+            return opened;
         }
+        Ok(opened.unwrap_or_else(|error| {
+            tracing::info!("{error:#}");
+            Box::new(Nothing::instead("camera", error))
+        }))
     }
 
     fn config(&self, prepared: &Prepared, workout: Option<Workout>) -> Config {
@@ -142,6 +153,7 @@ impl LiveArgs {
             workout,
             lead_in: LEAD_IN,
             own_count: true,
+            spaced: true,
             latency: Latency::Measured,
             cooldown: prepared.cooldown,
             language: self.coach.lang().code().to_owned(),
@@ -171,29 +183,21 @@ impl LiveArgs {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
-    let resolved = args.resolve()?;
-    let args = &args.settled(&resolved.settings);
-    let workout = args.coach.workout()?;
-    #[cfg(feature = "desktop")]
-    let in_window = !args.headless && !args.json && crate::ui::display().is_ok();
-    #[cfg(not(feature = "desktop"))]
-    let in_window = false;
-    let source = args.open_or_wait(in_window)?;
-    let prepared = parts::prepare(&args.coach.choice())?;
-    let (mut sinks, kept) = Kept::split(args.data.recorder(!args.no_record)?);
-    let session = args.session(source.info().clone(), &prepared);
+pub(crate) fn run(given: &LiveArgs) -> anyhow::Result<()> {
+    let resolved = given.resolve()?;
+    let args = &given.settled(&resolved.settings);
     #[cfg(feature = "desktop")]
     if !args.headless && !args.json {
         match crate::ui::display() {
-            Ok(()) => {
-                let config = args.config(&prepared, workout);
-                let first = crate::ui::Take { input: args.input(source), sinks, kept };
-                return window(args, first, prepared, config, session, resolved);
-            }
+            Ok(()) => return window(given, resolved),
             Err(why) => tracing::warn!("{why}: printing the timeline instead of opening a window"),
         }
     }
+    let workout = args.coach.workout()?;
+    let source = args.open()?;
+    let prepared = parts::prepare(&args.coach.choice())?;
+    let (mut sinks, kept) = Kept::split(args.data.recorder(!args.no_record)?);
+    let session = args.session(source.info().clone(), &prepared);
     let voice = voice(&resolved.settings).inspect_err(|error| tracing::info!("cues are not spoken: {error:#}"));
     if let Ok(voice) = &voice {
         sinks.0.push(voice.sink());
@@ -205,8 +209,8 @@ pub(crate) fn run(args: &LiveArgs) -> anyhow::Result<()> {
     let failures = follow(&running, &mut sinks)?;
     sinks.end(&summary(running.monitor(), true))?;
     if let Some((store, id)) = kept.filter(|_| !args.json) {
-        let past = store.read(&id)?;
-        write_review(&mut std::io::stdout().lock(), &past, &review(&past), &earlier(&store, &id)?)?;
+        let Looked { past, review, earlier, .. } = store.look_at(&id)?;
+        write_review(&mut std::io::stdout().lock(), &past, &review, &earlier)?;
     }
     first_failure(failures)
 }
@@ -219,37 +223,66 @@ fn voice(settings: &Settings) -> anyhow::Result<Speech> {
     Speech::open(settings.volume)
 }
 
+/// What a coach was loaded for, and what its model wants; under other settings it is loaded again.
 #[cfg(feature = "desktop")]
-fn window(
-    args: &LiveArgs,
-    first: crate::ui::Take,
-    prepared: Prepared,
-    config: Config,
-    session: Session,
-    resolved: Resolved,
-) -> anyhow::Result<()> {
-    let (again, settings) = (args.clone(), resolved.settings);
-    // also where it is off: the window can turn it on
-    let voice = Speech::open(settings.volume).map_err(|error| format!("cues are shown and not spoken: {error:#}"));
-    let reopen = move |settings: &Settings| {
-        let again = again.settled(settings);
-        let input = again.input(again.open_or_wait(true)?);
-        let (sinks, kept) = Kept::split(again.data.recorder(!again.no_record)?);
-        Ok(crate::ui::Take { input, sinks, kept })
-    };
+struct Made {
+    key: (crate::cli::Language, Option<PathBuf>, Option<f64>),
+    lens: &'static str,
+    talkativeness: f32,
+    cooldown: Duration,
+}
+
+#[cfg(feature = "desktop")]
+fn window(given: &LiveArgs, resolved: Resolved) -> anyhow::Result<()> {
+    // a mistake in what was just typed is told where it was typed
+    if given.coach.says_what() {
+        given.coach.workout()?;
+    }
+    let at_once = given.coach.says_what() || given.screenshot.is_some();
+    let stands_in = given.from.as_ref().map(|path| path.display().to_string());
     crate::ui::run(crate::ui::Play {
-        session,
-        config,
-        talkativeness: prepared.talkativeness,
-        parts: prepared.parts,
-        first,
-        reopen: Box::new(reopen),
+        title: String::new(),
+        opener: Box::new(opener(given.clone())),
+        first: if at_once { crate::ui::First::AtOnce } else { crate::ui::First::Ask },
         live: true,
-        settings,
+        stands_in,
+        settings: resolved.settings,
         settings_file: resolved.file,
-        voice,
-        store: args.data.store().ok(),
+        store: given.data.store().ok(),
         with_timing: true,
-        screenshot: args.screenshot.clone().map(|path| (path, args.screenshot_at)),
+        screenshot: given.screenshot.clone().map(|path| (path, given.screenshot_at)),
     })
+}
+
+/// Opens sessions under the settings of the moment: coach, camera, record.
+#[cfg(feature = "desktop")]
+fn opener(given: LiveArgs) -> impl FnMut(crate::ui::Order) -> anyhow::Result<crate::ui::Opened> + Send {
+    let mut made: Option<Made> = None;
+    move |order| {
+        let settings = &order.settings;
+        let args = given.settled(settings);
+        let workout = args.coach.workout()?;
+        let key = (settings.lang, settings.model.clone(), settings.cooldown);
+        // the model's own talkativeness is what the settings fall back to
+        let choice = CoachChoice { talkativeness: None, ..args.coach.choice() };
+        let loaded = made.take().filter(|made| made.key == key).zip(order.parts);
+        let mut prepared = match loaded {
+            Some((Made { lens, talkativeness, cooldown, .. }, parts)) => {
+                Prepared { parts, lens, talkativeness, cooldown }
+            }
+            None => parts::prepare(&choice)?,
+        };
+        prepared.parts.lens.reset();
+        prepared.parts.coach.reset();
+        prepared.parts.coach.set_exercise(choice.exercise.clone())?;
+        let talkativeness = settings.talkativeness.unwrap_or(prepared.talkativeness);
+        prepared.parts.coach.set_talkativeness(talkativeness);
+        let source = args.open_or_wait()?;
+        let (sinks, kept) = Kept::split(args.data.recorder(!args.no_record)?);
+        let (config, mut session) = (args.config(&prepared, workout), args.session(source.info().clone(), &prepared));
+        session.talkativeness = talkativeness;
+        let Prepared { parts, lens, talkativeness: own, cooldown } = prepared;
+        made = Some(Made { key, lens, talkativeness: own, cooldown });
+        Ok(crate::ui::Opened { session, config, talkativeness, parts, input: args.input(source), sinks, kept })
+    }
 }

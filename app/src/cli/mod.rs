@@ -17,10 +17,10 @@ pub(crate) mod train;
 
 use clap::{Parser, Subcommand};
 pub(crate) use coaching::{Language, exercise, exercise_names};
+#[cfg(feature = "desktop")]
+pub(crate) use replay::summary;
 use std::{fmt, io, process::ExitCode};
 use tracing_subscriber::EnvFilter;
-#[cfg(feature = "desktop")]
-pub(crate) use {replay::summary, sessions::earlier};
 
 /// Watches a person exercise, through a camera or in a recording, and speaks up at the right moment.
 #[derive(Debug, Parser)]

@@ -104,7 +104,7 @@ impl ReplayArgs {
         let language = self.coach.lang().code().to_owned();
         let exercise = self.coach.counted();
         let cooldown = prepared.cooldown;
-        Config { latency, cooldown, language, exercise, workout, own_count: true, ..Config::default() }
+        Config { latency, cooldown, language, exercise, workout, own_count: true, spaced: true, ..Config::default() }
     }
 
     fn session(&self, info: &SourceInfo, prepared: &Prepared, latency: Latency) -> Session {
@@ -207,7 +207,7 @@ pub(crate) fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {
 }
 
 /// The timeline on stdout, coloured on a terminal unless NO_COLOR is set.
-pub(crate) fn stdout_sink(json: bool) -> Box<dyn Sink> {
+pub(crate) fn stdout_sink(json: bool) -> Box<dyn Sink + Send> {
     let out = io::stdout();
     let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     if json { Box::new(JsonLines::new(out)) } else { Box::new(Terminal::new(out, colour)) }
@@ -299,24 +299,42 @@ fn window(
 ) -> anyhow::Result<()> {
     let latency = args.latency(true);
     let resolved = crate::settings::load()?;
-    let video = args.video.clone();
-    // what is played again is written nowhere
-    let reopen = move |_: &crate::settings::Settings| {
-        let input = Input::recording(parts::open_source(&video)?);
-        Ok(crate::ui::Take { input, sinks: Sinks::default(), kept: None })
-    };
-    crate::ui::run(crate::ui::Play {
+    let opened = crate::ui::Opened {
         session: args.session(source.info(), &prepared, latency),
         config: args.config(&prepared, workout, latency),
         talkativeness: prepared.talkativeness,
         parts: prepared.parts,
-        first: crate::ui::Take { input: Input::recording(source), sinks, kept: None },
-        reopen: Box::new(reopen),
+        input: Input::recording(source),
+        sinks,
+        kept: None,
+    };
+    let video = args.video.clone();
+    let (session, config) = (opened.session.clone(), opened.config.clone());
+    let coach = args.coach.choice();
+    // what is played again is written nowhere
+    let again = move |order: crate::ui::Order| {
+        let parts = match order.parts {
+            Some(parts) => parts,
+            None => parts::prepare(&coach)?.parts,
+        };
+        Ok(crate::ui::Opened {
+            session: session.clone(),
+            config: config.clone(),
+            talkativeness: order.talkativeness,
+            parts,
+            input: Input::recording(parts::open_source(&video)?),
+            sinks: Sinks::default(),
+            kept: None,
+        })
+    };
+    crate::ui::run(crate::ui::Play {
+        title: opened.session.source.clone(),
+        opener: Box::new(again),
+        first: crate::ui::First::Opened(Box::new(opened)),
         live: false,
+        stands_in: Some(args.video.display().to_string()),
         settings: resolved.settings,
         settings_file: resolved.file,
-        // whoever looks at a recording may not be alone; a session of one's own speaks
-        voice: Err("a replay does not speak".to_owned()),
         store: args.data.store().ok(),
         with_timing: args.with_timing(latency),
         screenshot: args.screenshot.clone().map(|path| (path, args.screenshot_at)),

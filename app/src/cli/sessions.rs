@@ -2,7 +2,7 @@
 
 use super::{Hinted, Usage, keeping::DataArgs, print_json, replay::create};
 use crate::{
-    sessions::{self, Past, Review, Store, duration_text, fault_name, review, trend},
+    sessions::{Format, Looked, Past, Review, Store, duration_text, fault_name, trend},
     timeline::clock_text,
 };
 use anyhow::{Context as _, anyhow};
@@ -13,9 +13,6 @@ use std::{
     path::PathBuf,
     time::Duration,
 };
-
-/// Earlier sessions that a trend goes back.
-const TREND: usize = 8;
 
 /// Look back on earlier sessions, which are kept on this machine alone.
 #[derive(Debug, Args)]
@@ -50,7 +47,7 @@ enum Command {
         /// A session, the beginning of its name, or `last`
         session: String,
         #[command(flatten)]
-        format: Format,
+        format: FormatFlags,
         /// Write to a file instead of stdout
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -71,7 +68,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Format {
+struct FormatFlags {
     /// The timeline as it was recorded, one JSON object a line
     #[arg(long)]
     json: bool,
@@ -81,6 +78,16 @@ struct Format {
     /// What was said, as subtitles
     #[arg(long)]
     srt: bool,
+}
+
+impl FormatFlags {
+    fn format(&self) -> Format {
+        match (self.csv, self.srt) {
+            (true, _) => Format::Csv,
+            (_, true) => Format::Srt,
+            _ => Format::Json,
+        }
+    }
 }
 
 /// Runs the command.
@@ -94,43 +101,32 @@ pub(crate) fn run(args: &SessionsArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Reads a session; one that can't be read is told and passed over.
-fn readable(store: &Store, id: &str) -> Option<Past> {
-    store.read(id).map_err(|error| tracing::warn!("{error:#}")).ok()
-}
-
 fn list(store: &Store, json: bool) -> anyhow::Result<()> {
-    let ids = store.ids()?;
+    let lines = store.lines()?;
     let mut out = io::stdout().lock();
-    if ids.is_empty() && !json {
+    if lines.is_empty() && !json {
         writeln!(out, "no session is kept in {}", store.folder().display())?;
     }
-    for past in ids.iter().filter_map(|id| readable(store, id)) {
-        let review = review(&past);
-        let reps: u32 = review.sets.iter().map(|s| s.reps).sum();
-        let held = review.sets.iter().fold(0.0, |sum, s| sum + s.held);
-        let faults: usize = review.faults.iter().map(|f| f.at.len()).sum();
+    for line in lines {
+        let (reps, faults) = (line.reps, line.corrections);
         if json {
             print_json(&json!({
-                "id": past.id, "started": past.started.0, "source": past.source, "duration": past.duration,
-                "complete": past.complete, "reps": reps, "held": held, "faults": faults,
+                "id": line.id, "started": line.started.0, "source": line.source, "duration": line.duration,
+                "complete": line.complete, "reps": reps, "held": line.held, "faults": faults,
             }))?;
             continue;
         }
-        let names: Vec<&str> = review.exercises().iter().map(|e| e.name("en")).collect();
-        let held = if held > 0.0 { format!(", {held:.0} s held") } else { String::new() };
-        let cut = if past.complete { "" } else { "  (cut off)" };
-        let (id, lasted) = (&past.id, duration_text(past.duration));
+        let names: Vec<&str> = line.exercises.iter().map(|e| e.name("en")).collect();
+        let held = if line.held > 0.0 { format!(", {:.0} s held", line.held) } else { String::new() };
+        let cut = if line.complete { "" } else { "  (cut off)" };
+        let (id, lasted) = (&line.id, duration_text(line.duration));
         writeln!(out, "{id}  {lasted:>7}  {reps:>4} reps{held}, {faults} corrections  {}{cut}", names.join(", "))?;
     }
     Ok(())
 }
 
 fn show(store: &Store, asked: &str, json: bool) -> anyhow::Result<()> {
-    let id = store.find(asked)?;
-    let past = store.read(&id)?;
-    let now = review(&past);
-    let earlier: Vec<Review> = earlier(store, &id)?;
+    let Looked { past, review: now, earlier, .. } = store.look_at(&store.find(asked)?)?;
     if json {
         let all = || earlier.iter().chain([&now]);
         let trends: Vec<_> =
@@ -141,14 +137,6 @@ fn show(store: &Store, asked: &str, json: bool) -> anyhow::Result<()> {
         }));
     }
     write_review(&mut io::stdout().lock(), &past, &now, &earlier)
-}
-
-/// The sessions before one, the newest last.
-pub(crate) fn earlier(store: &Store, id: &str) -> anyhow::Result<Vec<Review>> {
-    let ids = store.ids()?;
-    let before: Vec<&String> = ids.iter().filter(|other| other.as_str() < id).collect();
-    let skip = before.len().saturating_sub(TREND);
-    Ok(before.into_iter().skip(skip).filter_map(|id| Some(review(&readable(store, id)?))).collect())
 }
 
 /// A session in words.
@@ -191,22 +179,13 @@ pub(crate) fn write_review(out: &mut impl Write, past: &Past, now: &Review, earl
     Ok(())
 }
 
-fn export(store: &Store, asked: &str, format: &Format, file: Option<&PathBuf>) -> anyhow::Result<()> {
-    let id = store.find(asked)?;
-    let past = store.read(&id)?;
+fn export(store: &Store, asked: &str, format: &FormatFlags, file: Option<&PathBuf>) -> anyhow::Result<()> {
+    let looked = store.look_at(&store.find(asked)?)?;
     let mut out: Box<dyn Write> = match file {
         Some(path) => Box::new(create(path)?),
         None => Box::new(io::stdout().lock()),
     };
-    if format.csv {
-        sessions::csv(&past, &mut out)?;
-    } else if format.srt {
-        sessions::srt(&past, &mut out)?;
-    } else {
-        let text = store.raw(&id)?;
-        out.write_all(&text)?;
-    }
-    Ok(out.flush()?)
+    looked.write(format.format(), &mut out)
 }
 
 fn delete(store: &Store, asked: Option<&str>, all: bool, yes: bool) -> anyhow::Result<()> {

@@ -34,6 +34,7 @@ use spotter_vision::{
     lens::{Lens, View},
     pose::Missing,
     reps::Phase,
+    source::Trouble,
 };
 use std::time::Duration;
 use workout::{Bout, Workout};
@@ -53,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) exercise: Option<Exercise>,
     /// Words of the coach that count otherwise than the poses do are withheld.
     pub(crate) own_count: bool,
+    /// The same correction comes again only some repetitions later, and a mistake that is gone is praised.
+    pub(crate) spaced: bool,
     /// The person has to be in view for so long before anything is coached or counted.
     pub(crate) lead_in: Duration,
     /// What is to be done; it says which exercise counts.
@@ -68,6 +71,7 @@ impl Default for Config {
             language: "en".to_owned(),
             exercise: None,
             own_count: false,
+            spaced: false,
             lead_in: Duration::ZERO,
             workout: None,
         }
@@ -102,6 +106,8 @@ pub(crate) enum Event {
         t: Duration,
         /// What is wrong and what to do; `None` once it is back.
         problem: Option<String>,
+        /// What kind of trouble it is, where that is known.
+        trouble: Option<Trouble>,
     },
     /// The person has been in view for the lead-in: the session begins.
     Begun {
@@ -114,6 +120,11 @@ pub(crate) enum Event {
         t_frame: Duration,
         /// The words so far.
         text: String,
+    },
+    /// The words that were being made are not said.
+    Withdrawn {
+        /// Media time of their frame.
+        t_frame: Duration,
     },
     /// Something to say.
     Feedback(Feedback),
@@ -139,6 +150,13 @@ pub(crate) enum Event {
         lasts: Duration,
         /// What comes after it.
         next: Bout,
+    },
+    /// The clock of the workout stops, because the person went away, or goes on.
+    Clock {
+        /// Media time.
+        t: Duration,
+        /// Whether it runs from here on.
+        runs: bool,
     },
     /// The workout is done.
     Finished {

@@ -36,19 +36,35 @@ impl Talkativeness {
     }
 }
 
-/// The exercise that the coach is to be told at its next look; the outer `None` is no news.
+/// What the coach has to know of the others: the exercise that it is to be told at its next look, and when Spotter spoke
+/// itself.
 #[derive(Debug, Default)]
-pub(crate) struct Task(Mutex<Option<Option<String>>>);
+pub(crate) struct Task {
+    /// The outer `None` is no news.
+    exercise: Mutex<Option<Option<String>>>,
+    said: Mutex<Option<Duration>>,
+}
 
 impl Task {
     /// Leaves a message for the coach; a newer one replaces it.
     pub(crate) fn set(&self, exercise: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(exercise);
+        *self.exercise.lock().unwrap_or_else(PoisonError::into_inner) = Some(exercise);
+    }
+
+    /// Words of Spotter's own were said at media time `t`; those of the coach keep their distance.
+    pub(super) fn said(&self, t: Duration) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        *said = said.max(Some(t));
+    }
+
+    /// When that was last.
+    fn last_said(&self) -> Option<Duration> {
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the message.
     fn take(&self) -> Option<Option<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.exercise.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -151,7 +167,7 @@ impl Speaker {
     pub(super) fn offer(&mut self, message: Message, emit: Emit<'_>) {
         let t = message.sight.frame.t;
         self.catch_up(t, emit);
-        self.last_begin = self.last_begin.max(message.cue_at);
+        self.last_begin = self.last_begin.max(message.cue_at).max(self.task.last_said());
         if !message.ask {
             self.monitor.count(|c| c.withheld += 1);
         } else if self.busy_until <= t {
@@ -163,7 +179,7 @@ impl Speaker {
 
     /// Takes a frame that can't wait: the coach is free at media time `now`, because its thread is.
     pub(super) fn offer_now(&mut self, message: Message, now: Duration, emit: Emit<'_>) {
-        self.last_begin = self.last_begin.max(message.cue_at);
+        self.last_begin = self.last_begin.max(message.cue_at).max(self.task.last_said());
         if message.ask {
             let start = now.max(message.sight.frame.t);
             self.look(message, start, emit);
@@ -220,7 +236,7 @@ impl Speaker {
             self.monitor.set_speculation(coach.speculation());
         }
         self.record(&message, decided, encode, elapsed);
-        let first = utterance.first;
+        let (first, t_frame, told) = (utterance.first, utterance.t_frame, !utterance.text.is_empty());
         match seen {
             Ok(step) => {
                 let spoken = settle(utterance, step, &self.monitor);
@@ -228,9 +244,13 @@ impl Speaker {
                     self.monitor.time(Stage::GlassToCue, first.saturating_duration_since(message.arrived));
                 }
                 self.busy_until = start + self.config.latency.cost(spoken.pieces, elapsed);
-                if let Some(feedback) = spoken.feedback {
-                    self.last_begin = Some(feedback.t_frame);
-                    emit(Event::Feedback(feedback));
+                match spoken.feedback {
+                    Some(feedback) => {
+                        self.last_begin = Some(feedback.t_frame);
+                        emit(Event::Feedback(feedback));
+                    }
+                    None if told => emit(Event::Withdrawn { t_frame }),
+                    None => {}
                 }
             }
             Err(failure) => {

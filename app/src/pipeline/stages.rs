@@ -13,7 +13,7 @@ use spotter_vision::{
     Frame,
     lens::{Lens, Sight, View},
     pose::{Missing, missing},
-    source::{FrameSource, SourceError, SourceInfo},
+    source::{FrameSource, SourceError, SourceInfo, Trouble},
 };
 use std::{
     any::Any,
@@ -48,15 +48,35 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// A source without frames, in the place of one that was lost or is not there yet.
-pub(crate) struct Nothing(pub(crate) SourceInfo);
+pub(crate) struct Nothing {
+    info: SourceInfo,
+    /// Why there are none, told once.
+    why: Option<SourceError>,
+}
+
+impl Nothing {
+    /// In the place of a source that was let go.
+    fn after(info: SourceInfo) -> Self {
+        Self { info, why: None }
+    }
+
+    /// In the place of a camera that did not open.
+    pub(crate) fn instead(name: &str, error: anyhow::Error) -> Self {
+        let why = error.downcast::<SourceError>().unwrap_or_else(|error| {
+            let problem = format!("{error:#}");
+            SourceError::Camera { camera: name.to_owned(), trouble: Trouble::Other, problem }
+        });
+        Self { info: SourceInfo { name: name.to_owned(), ..SourceInfo::default() }, why: Some(why) }
+    }
+}
 
 impl FrameSource for Nothing {
     fn info(&self) -> &SourceInfo {
-        &self.0
+        &self.info
     }
 
     fn next_frame(&mut self) -> Result<Option<Frame>, SourceError> {
-        Ok(None)
+        self.why.take().map_or(Ok(None), Err)
     }
 }
 
@@ -70,12 +90,16 @@ pub(super) struct Reader {
     clock: Option<Arc<MediaClock>>,
     /// How long the clock had stood still when the source was opened.
     paused_before: Duration,
+    /// Frames that the source had dropped when it was last asked.
+    dropped: u64,
+    /// What kind of trouble ended the source.
+    trouble: Option<Trouble>,
 }
 
 impl Reader {
     pub(super) fn new(source: Box<dyn FrameSource>, monitor: Arc<Monitor>) -> Self {
         let (last, offset, paused_before) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
-        Self { source, monitor, last, offset, clock: None, paused_before }
+        Self { source, monitor, last, offset, clock: None, paused_before, dropped: 0, trouble: None }
     }
 
     /// Takes pauses of the clock out of the source's own time.
@@ -99,26 +123,37 @@ impl Reader {
     /// The next frame; `None` at the end.
     pub(super) fn read(&mut self) -> Result<Option<Frame>, Failure> {
         let begun = Instant::now();
-        let frame = attempt("capture", self.last, || Ok(self.source.next_frame()?))?;
+        let (source, trouble) = (&mut self.source, &mut self.trouble);
+        *trouble = None;
+        let frame = attempt("capture", self.last, || {
+            Ok(source.next_frame().inspect_err(|error| *trouble = error.trouble())?)
+        })?;
+        let dropped = self.source.dropped();
+        let more = dropped.saturating_sub(std::mem::replace(&mut self.dropped, dropped));
         let Some(mut frame) = frame else { return Ok(None) };
         let paused = self.paused().saturating_sub(self.paused_before);
         // in order, also where a pause was measured a little too long
         frame.t = (frame.t + self.offset).saturating_sub(paused).max(self.last);
         self.monitor.time(Stage::Capture, begun.elapsed());
-        self.monitor.count(|c| c.frames += 1);
+        self.monitor.count(|c| (c.frames, c.dropped) = (c.frames + 1, c.dropped + more));
         self.monitor.reach(frame.t);
         self.last = frame.t;
         Ok(Some(frame))
     }
 
+    /// What kind of trouble the last reading ended in.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.trouble
+    }
+
     /// Lets the source go; what is read until there is another is its end.
     pub(super) fn let_go(&mut self) {
-        self.source = Box::new(Nothing(self.source.info().clone()));
+        (self.source, self.dropped) = (Box::new(Nothing::after(self.source.info().clone())), 0);
     }
 
     /// Goes on with another source, whose own time begins at media time `now`.
     pub(super) fn replace(&mut self, source: Box<dyn FrameSource>, now: Duration) {
-        self.source = source;
+        (self.source, self.dropped) = (source, 0);
         // frames come in order of time, whatever the clock says
         self.offset = now.max(self.last + Duration::from_millis(1));
         self.paused_before = self.paused();

@@ -24,7 +24,7 @@ pub(crate) struct Counts {
     pub(crate) skipped: u64,
     /// Frames withheld from the coach, because the person was not in view.
     pub(crate) withheld: u64,
-    /// Frames dropped before the lens, because it was late.
+    /// Frames dropped before the lens, because it was late; those that the camera itself dropped included.
     pub(crate) dropped: u64,
     /// Utterances of the model.
     pub(crate) utterances: u64,
@@ -38,6 +38,8 @@ pub(crate) struct Counts {
     pub(crate) reopened: u64,
     /// Utterances that counted otherwise than the joints did: said with their number, or withheld.
     pub(crate) miscounted: u64,
+    /// Corrections that were not said, because the same one had been a few repetitions before.
+    pub(crate) repeated: u64,
 }
 
 /// A stage whose time is taken.

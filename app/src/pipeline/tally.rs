@@ -3,24 +3,31 @@
 //! The tally stands where all events of a run come together and passes them on. It knows the exercise because the user
 //! chose it or because the coach named it, and turns the moves of that exercise into sets and repetitions.
 
+mod corrections;
+#[cfg(test)]
+mod tests;
+mod words;
+
 use super::{
     Config, Event,
     moves::Move,
     speaker::Task,
     stats::Monitor,
-    workout::{Bout, Goal, Next, Plan, Stand},
+    workout::{Bout, Next, Plan, Stand},
 };
+use corrections::Corrections;
 use spotter_datasets::synthetic::{
-    Exercise,
-    phrases::{self, Lang},
+    Exercise, Mistake,
+    phrases::{self, Lang, Meaning, SaidKind},
 };
 use spotter_engine::coach::{Feedback, Kind};
-use spotter_vision::reps::Excursion;
+use spotter_vision::{lens::View, reps::Excursion};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use words::{done_words, rest_words, set_words, with_number};
 
 /// After so long without a repetition another set begins.
 const SET_GAP: Duration = Duration::from_secs(20);
@@ -28,6 +35,10 @@ const SET_GAP: Duration = Duration::from_secs(20);
 const LATE_NAME: Duration = Duration::from_secs(12);
 /// Moves kept for an exercise that is named later.
 const PENDING: usize = 256;
+/// Seconds of a hold that count like a repetition, where corrections are spaced.
+const HOLD_STEP: u64 = 4;
+/// Praise for a mistake that is gone comes within this, or not at all.
+const GONE_WITHIN: Duration = Duration::from_secs(4);
 
 /// Where the count stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,9 +59,44 @@ struct Inner {
     plan: Option<Plan>,
     task: Arc<Task>,
     own_count: bool,
+    /// Corrections are spaced; `None` passes on whatever the coach says.
+    corrections: Option<Corrections>,
+    /// Mistakes that are gone and were not praised yet, since when.
+    gone: Option<(Duration, Exercise, Mistake)>,
+    /// No two utterances begin closer than this.
+    cooldown: Duration,
+    /// When the last words were said.
+    said: Option<Duration>,
+    clock: Clock,
     /// Joints are followed: something moved.
     joints: bool,
     monitor: Arc<Monitor>,
+}
+
+/// The time of the workout, which stands still while the person is away.
+#[derive(Default)]
+struct Clock {
+    view: Option<View>,
+    last: Duration,
+    /// Media time that went by meanwhile.
+    away: Duration,
+    halted: bool,
+}
+
+impl Clock {
+    /// Whether the clock stands still: in a set the whole body is wanted, in a rest that somebody is there.
+    fn is_away(&self, resting: bool) -> bool {
+        match self.view {
+            None | Some(View::Clear) => false,
+            Some(View::PartlyOut) => !resting,
+            Some(View::NoPerson) => true,
+        }
+    }
+
+    /// The time of the workout at a media time.
+    fn at(&self, t: Duration) -> Duration {
+        t.saturating_sub(self.away)
+    }
 }
 
 /// Shared by the stages.
@@ -76,6 +122,11 @@ impl Tally {
             plan,
             task,
             own_count: config.own_count,
+            corrections: config.spaced.then(Corrections::default),
+            gone: None,
+            cooldown: config.cooldown,
+            said: None,
+            clock: Clock::default(),
             joints: false,
             monitor,
         };
@@ -97,12 +148,24 @@ impl Tally {
                 if let Some(exercise) = wanted {
                     inner.choose(t, exercise, emit);
                 }
-                let next = inner.plan.as_mut().map_or(Next::Same, |plan| plan.tick(t));
-                inner.go_on(t, next, emit);
+                inner.tick(t, emit);
             }
             Event::Move { t, exercise, what } => inner.moved(t, exercise, what, emit),
+            Event::Partial { t_frame, text } => {
+                // what may turn out to be a correction that is not due must not flash up
+                if !inner.corrections.as_ref().is_some_and(Corrections::is_watching) {
+                    emit(Event::Partial { t_frame, text });
+                }
+            }
+            Event::View { view, .. } => {
+                inner.clock.view = Some(view);
+                emit(event);
+            }
             Event::Feedback(feedback) => {
-                let Some(feedback) = inner.recounted(feedback) else { return };
+                let t_frame = feedback.t_frame;
+                let due = inner.recounted(feedback).filter(|feedback| inner.is_due(feedback));
+                let Some(feedback) = due else { return emit(Event::Withdrawn { t_frame }) };
+                inner.said = inner.said.max(Some(feedback.t_frame));
                 let named = inner.named(&feedback);
                 let t = feedback.t_ready;
                 // the words first: the exercise follows from them
@@ -146,11 +209,74 @@ impl Inner {
             }
         }
         emit(Event::Set { t, bout });
-        self.say(t, set_words(bout, self.lang), emit);
+        self.begin_set(before.exercise != Some(bout.exercise));
+        self.say(t, set_words(bout, self.lang), Kind::Program, emit);
     }
 
-    fn say(&self, t: Duration, text: String, emit: Emit<'_>) {
-        emit(Event::Feedback(Feedback { t_frame: t, t_ready: t, text, kind: Kind::Program }));
+    fn say(&mut self, t: Duration, text: String, kind: Kind, emit: Emit<'_>) {
+        self.said = self.said.max(Some(t));
+        self.task.said(t);
+        emit(Event::Feedback(Feedback { t_frame: t, t_ready: t, text, kind }));
+    }
+
+    /// A frame was looked at: the clock of the workout goes on, and what waited for a quiet moment is said.
+    fn tick(&mut self, t: Duration, emit: Emit<'_>) {
+        let gone_by = t.saturating_sub(self.clock.last);
+        self.clock.last = t;
+        let stand = self.plan.as_ref().map(|plan| plan.stand);
+        let away = match stand {
+            Some(Stand::Work(_)) => self.clock.is_away(false),
+            Some(Stand::Rest(_)) => self.clock.is_away(true),
+            Some(Stand::Done) | None => false,
+        };
+        if std::mem::replace(&mut self.clock.halted, away) != away {
+            emit(Event::Clock { t, runs: !away });
+        }
+        if away {
+            self.clock.away += gone_by;
+        }
+        let at = self.clock.at(t);
+        let next = self.plan.as_mut().map_or(Next::Same, |plan| plan.tick(at));
+        self.go_on(t, next, emit);
+        self.praise(t, emit);
+    }
+
+    /// Tells a mistake that is gone, once nothing else has just been said.
+    fn praise(&mut self, t: Duration, emit: Emit<'_>) {
+        let Some((since, exercise, mistake)) = self.gone else { return };
+        if t.saturating_sub(since) > GONE_WITHIN {
+            self.gone = None;
+        } else if self.said.is_none_or(|said| t.saturating_sub(said) >= self.cooldown) {
+            self.gone = None;
+            let sentences = Meaning::Fixed(exercise, mistake).sentences(self.lang);
+            let turn = t.as_secs() as usize % sentences.len().max(1);
+            if let Some(text) = sentences.into_iter().nth(turn) {
+                self.say(t, text, Kind::Coaching, emit);
+            }
+        }
+    }
+
+    /// Whether the words are to be said: a correction that came a moment ago is not.
+    fn is_due(&mut self, feedback: &Feedback) -> bool {
+        let Some(corrections) = self.corrections.as_mut().filter(|_| feedback.kind == Kind::Coaching) else {
+            return true;
+        };
+        let said = phrases::classify(&feedback.text, self.lang);
+        let (Some(mistake), kind) = (said.mistake, said.kind) else { return true };
+        // what is corrected or praised now needs no praise of our own
+        self.gone = self.gone.filter(|(_, _, gone)| *gone != mistake);
+        match kind {
+            SaidKind::Correction => {
+                let due = corrections.hear(feedback.t_ready, mistake);
+                self.monitor.count(|c| c.repeated += u64::from(!due));
+                due
+            }
+            SaidKind::Fixed => {
+                corrections.fixed(mistake);
+                true
+            }
+            _ => true,
+        }
     }
 
     fn go_on(&mut self, t: Duration, next: Next, emit: Emit<'_>) {
@@ -159,16 +285,23 @@ impl Inner {
             Next::Set(bout) => self.start(t, bout, emit),
             Next::Rest(lasts, next) => {
                 emit(Event::Rest { t, lasts, next });
-                self.say(t, rest_words(lasts, next, self.lang), emit);
+                self.say(t, rest_words(lasts, next, self.lang), Kind::Program, emit);
             }
             Next::Done => {
                 emit(Event::Finished { t });
-                let text = if self.lang == Lang::Ko {
-                    "운동 끝! 수고하셨어요."
-                } else {
-                    "That's the workout. Well done!"
-                };
-                self.say(t, text.to_owned(), emit);
+                self.say(t, done_words(self.lang).to_owned(), Kind::Program, emit);
+            }
+        }
+    }
+
+    /// Another set begins, or another exercise: what was corrected before is forgotten.
+    fn begin_set(&mut self, another_exercise: bool) {
+        self.gone = None;
+        if let Some(corrections) = &mut self.corrections {
+            if another_exercise {
+                *corrections = Corrections::default();
+            } else {
+                corrections.next_set();
             }
         }
     }
@@ -179,6 +312,7 @@ impl Inner {
         self.pending.clear();
         if exercise != self.at.exercise {
             self.task.set(exercise.map(|e| e.name(self.lang.code()).to_owned()));
+            self.begin_set(true);
             self.at = Standing { exercise, set: 1, count: 0, last: None };
             if let Some(exercise) = exercise {
                 emit(Event::Exercise { t, exercise });
@@ -228,6 +362,7 @@ impl Inner {
 
     fn change(&mut self, t: Duration, exercise: Exercise, emit: Emit<'_>) {
         self.at = Standing { exercise: Some(exercise), set: 1, count: 0, last: None };
+        self.begin_set(true);
         emit(Event::Exercise { t, exercise });
         for (t_move, moved, what) in std::mem::take(&mut self.pending) {
             if moved == exercise && t.saturating_sub(t_move) <= LATE_NAME {
@@ -255,241 +390,41 @@ impl Inner {
     fn count(&mut self, t: Duration, exercise: Exercise, what: Move, emit: Emit<'_>) {
         match what {
             Move::Phase(phase) => return emit(Event::Phase { t, exercise, phase }),
-            Move::Excursion(Excursion::Half) => return emit(Event::HalfRep { t, exercise }),
+            Move::Excursion(Excursion::Half) => {
+                if let Some(corrections) = &mut self.corrections {
+                    corrections.half();
+                }
+                return emit(Event::HalfRep { t, exercise });
+            }
             Move::Excursion(Excursion::Full) | Move::Hold { .. } => {}
         }
         // the sets of a workout are the workout's own
         if self.plan.is_none() && self.at.last.is_some_and(|last| t.saturating_sub(last) > SET_GAP) {
             (self.at.set, self.at.count) = (self.at.set + 1, 0);
+            self.begin_set(false);
         }
         self.at.last = Some(t);
         let set = self.at.set;
         let next = if let Move::Hold { lasted, over } = what {
             emit(Event::Hold { t, exercise, set, lasted, over });
-            self.plan.as_mut().map(|plan| plan.hold(t, lasted, over))
+            if !over && lasted.as_secs().is_multiple_of(HOLD_STEP) {
+                self.clean(t, exercise);
+            }
+            self.plan.as_mut().map(|plan| plan.hold(self.clock.at(t), lasted, over))
         } else {
             self.at.count += 1;
             let count = self.at.count;
             emit(Event::Rep { t, exercise, set, count });
-            self.plan.as_mut().map(|plan| plan.rep(t, count))
+            self.clean(t, exercise);
+            self.plan.as_mut().map(|plan| plan.rep(self.clock.at(t), count))
         };
         self.go_on(t, next.unwrap_or(Next::Same), emit);
     }
-}
 
-/// A text with another number in the place of `n`; `None` where `n` is not written in digits.
-fn with_number(text: &str, n: u32, other: u32) -> Option<String> {
-    let digits = n.to_string();
-    let is_digit = |at: Option<char>| at.is_some_and(|c| c.is_ascii_digit());
-    let (at, _) = text.match_indices(&digits).find(|(i, found)| {
-        let (before, after) = (text.get(..*i).unwrap_or_default(), text.get(i + found.len()..).unwrap_or_default());
-        !is_digit(before.chars().next_back()) && !is_digit(after.chars().next())
-    })?;
-    Some(format!("{}{other}{}", text.get(..at)?, text.get(at + digits.len()..)?))
-}
-
-/// What is said when a set begins.
-fn set_words(bout: Bout, lang: Lang) -> String {
-    let name = bout.exercise.name(lang.code());
-    match (lang, bout.goal) {
-        (Lang::En, Goal::Reps(n)) => format!("Set {} of {}: {n} {name}.", bout.set, bout.of),
-        (Lang::En, Goal::Seconds(s)) => format!("Set {} of {}: {name}, {s} seconds.", bout.set, bout.of),
-        (Lang::Ko, Goal::Reps(n)) => format!("{}세트 중 {}세트: {name} {n}회.", bout.of, bout.set),
-        (Lang::Ko, Goal::Seconds(s)) => format!("{}세트 중 {}세트: {name} {s}초.", bout.of, bout.set),
-    }
-}
-
-fn rest_words(lasts: Duration, next: Bout, lang: Lang) -> String {
-    let (seconds, name) = (lasts.as_secs(), next.exercise.name(lang.code()));
-    match lang {
-        Lang::En => format!("Rest {seconds} seconds. Next: {name}."),
-        Lang::Ko => format!("{seconds}초 쉬세요. 다음은 {name}."),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pipeline::workout::Workout;
-    use spotter_vision::reps::Phase;
-
-    fn tally(language: &str, exercise: Option<Exercise>) -> Tally {
-        let config = Config { language: language.into(), exercise, own_count: true, ..Config::default() };
-        Tally::new(&config, Arc::default(), Arc::default())
-    }
-
-    fn s(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    fn rep(t: u64, exercise: Exercise) -> Event {
-        Event::Move { t: s(t), exercise, what: Move::Excursion(Excursion::Full) }
-    }
-
-    fn said(t: u64, text: &str) -> Event {
-        Event::Feedback(Feedback { t_frame: s(t), t_ready: s(t), text: text.into(), kind: Kind::Coaching })
-    }
-
-    /// `(second, set, count)` of the repetitions, and the exercises.
-    fn told(tally: &Tally, events: Vec<Event>) -> (Vec<(u64, u32, u32)>, Vec<Exercise>) {
-        let (mut reps, mut exercises) = (Vec::new(), Vec::new());
-        for event in events {
-            tally.pass(event, &mut |e| match e {
-                Event::Rep { t, set, count, .. } => reps.push((t.as_secs(), set, count)),
-                Event::Exercise { exercise, .. } => exercises.push(exercise),
-                _ => {}
-            });
+    /// A repetition, or some seconds of a hold, went by.
+    fn clean(&mut self, t: Duration, exercise: Exercise) {
+        if let Some(mistake) = self.corrections.as_mut().and_then(Corrections::rep) {
+            self.gone = Some((t, exercise, mistake));
         }
-        (reps, exercises)
-    }
-
-    #[test]
-    fn only_the_chosen_exercise_counts() {
-        let tally = tally("en", Some(Exercise::Squat));
-        let events = vec![
-            rep(1, Exercise::Squat),
-            rep(2, Exercise::Lunge),
-            said(3, "Nice lunges!"),
-            rep(4, Exercise::Squat),
-            rep(30, Exercise::Squat),
-        ];
-        assert_eq!(told(&tally, events), (vec![(1, 1, 1), (4, 1, 2), (30, 2, 1)], vec![Exercise::Squat]));
-    }
-
-    #[test]
-    fn what_was_done_before_the_coach_named_it_counts_too() {
-        let tally = tally("en", None);
-        let events = vec![
-            rep(1, Exercise::Squat),
-            rep(2, Exercise::Lunge),
-            rep(3, Exercise::Squat),
-            said(4, "First up are squats!"),
-            rep(5, Exercise::Squat),
-            said(6, "Keep it up"),
-            rep(7, Exercise::Lunge),
-        ];
-        assert_eq!(told(&tally, events), (vec![(1, 1, 1), (3, 1, 2), (5, 1, 3)], vec![Exercise::Squat]));
-        let events = vec![said(8, "Next up: lunges!"), rep(9, Exercise::Lunge)];
-        assert_eq!(told(&tally, events), (vec![(7, 1, 1), (9, 1, 2)], vec![Exercise::Lunge]));
-    }
-
-    #[test]
-    fn another_choice_begins_anew() {
-        let tally = tally("ko", Some(Exercise::Squat));
-        told(&tally, vec![rep(1, Exercise::Squat)]);
-        tally.choose(Some(Exercise::PushUp));
-        let events = vec![Event::Tick { t: s(3) }, rep(3, Exercise::Squat), rep(4, Exercise::PushUp)];
-        assert_eq!(told(&tally, events), (vec![(4, 1, 1)], vec![Exercise::PushUp]));
-    }
-
-    #[test]
-    fn what_waits_for_a_name_is_bounded() {
-        let tally = tally("en", None);
-        told(&tally, (0..2000).map(|t| rep(t, Exercise::Squat)).collect());
-        assert_eq!(tally.inner.lock().unwrap().pending.len(), PENDING);
-    }
-
-    #[test]
-    fn a_workout_says_what_counts() {
-        let squat = Bout { exercise: Exercise::Squat, set: 1, of: 2, goal: Goal::Reps(2), rest: s(10) };
-        let bouts = vec![squat, Bout { set: 2, ..squat }, Bout { exercise: Exercise::PushUp, of: 1, ..squat }];
-        let config = Config { workout: Some(Workout { name: "x".into(), bouts }), ..Config::default() };
-        let tally = Tally::new(&config, Arc::default(), Arc::default());
-        let mut said = Vec::new();
-        let mut feed = |event| {
-            tally.pass(event, &mut |e| match e {
-                Event::Rep { t, exercise, set, count } => {
-                    said.push(format!("{} {exercise:?} {set}.{count}", t.as_secs()))
-                }
-                Event::Feedback(f) if f.kind == Kind::Program => said.push(f.text),
-                Event::Finished { .. } => said.push("finished".into()),
-                _ => {}
-            });
-        };
-        feed(Event::Begun { t: s(0) });
-        for (t, exercise) in [(1, Exercise::Squat), (2, Exercise::PushUp), (3, Exercise::Squat), (5, Exercise::Squat)] {
-            feed(rep(t, exercise));
-        }
-        feed(Event::Tick { t: s(13) });
-        feed(rep(14, Exercise::Squat));
-        feed(rep(15, Exercise::Squat));
-        feed(Event::Tick { t: s(25) });
-        feed(rep(26, Exercise::PushUp));
-        feed(rep(27, Exercise::PushUp));
-        assert_eq!(
-            said,
-            [
-                "Set 1 of 2: 2 squats.",
-                "1 Squat 1.1",
-                "3 Squat 1.2",
-                "Rest 10 seconds. Next: squats.",
-                "Set 2 of 2: 2 squats.",
-                "14 Squat 2.1",
-                "15 Squat 2.2",
-                "Rest 10 seconds. Next: push-ups.",
-                "Set 1 of 1: 2 push-ups.",
-                "26 PushUp 1.1",
-                "27 PushUp 1.2",
-                "finished",
-                "That's the workout. Well done!",
-            ]
-        );
-    }
-
-    #[test]
-    fn the_coach_does_not_count_against_the_poses() {
-        let tally = tally("en", Some(Exercise::Squat));
-        let mut said_words = Vec::new();
-        let mut feed = |event| {
-            tally.pass(event, &mut |e| {
-                if let Event::Feedback(f) = e {
-                    said_words.push(f.text);
-                }
-            });
-        };
-        feed(said(1, "That's 6."));
-        feed(rep(2, Exercise::Squat));
-        feed(rep(3, Exercise::Squat));
-        for text in ["That's 6.", "2, nice.", "That's 3.", "Knees wider, in line with your feet."] {
-            feed(said(4, text));
-        }
-        let expected = ["That's 6.", "That's 2.", "2, nice.", "That's 3.", "Knees wider, in line with your feet."];
-        assert_eq!(said_words, expected);
-        assert_eq!(tally.inner.lock().unwrap().monitor.counts().miscounted, 1);
-    }
-
-    /// While nobody has named the exercise, the joints have counted all of them.
-    #[test]
-    fn counts_before_an_exercise_is_named_are_those_of_the_joints() {
-        let tally = tally("en", None);
-        let mut said_words = Vec::new();
-        let mut feed = |event| {
-            tally.pass(event, &mut |e| {
-                if let Event::Feedback(f) = e {
-                    said_words.push(f.text);
-                }
-            });
-        };
-        feed(said(1, "That's 3."));
-        feed(Event::Move { t: s(1), exercise: Exercise::PushUp, what: Move::Phase(Phase::Out) });
-        feed(said(2, "That's 3."));
-        for t in 2..6 {
-            feed(rep(t, Exercise::PushUp));
-        }
-        feed(rep(5, Exercise::Boxing));
-        for text in ["6 done.", "5, nice.", "12 reps."] {
-            feed(said(6, text));
-        }
-        // Nobody is followed at first; then somebody is, who has done nothing yet.
-        assert_eq!(said_words, ["That's 3.", "4 done.", "5, nice.", "4 reps."]);
-        assert_eq!(tally.inner.lock().unwrap().monitor.counts().miscounted, 3);
-    }
-
-    #[test]
-    fn a_number_is_replaced_as_a_whole() {
-        assert_eq!(with_number("That's 6.", 6, 4).as_deref(), Some("That's 4."));
-        assert_eq!(with_number("16 of 6", 6, 4).as_deref(), Some("16 of 4"));
-        assert_eq!(with_number("좋아요, 6회", 6, 4).as_deref(), Some("좋아요, 4회"));
-        assert_eq!(with_number("six", 6, 4), None);
     }
 }

@@ -237,7 +237,7 @@ fn camera(script: Vec<Result<f64, &'static str>>) -> Running {
             None => Ok(Box::new(FakeSource::new(30.0, 60.0))),
         }
     };
-    let source = open().unwrap_or_else(|_| Box::new(super::stages::Nothing(Default::default())));
+    let source = open().unwrap_or_else(|error| Box::new(super::stages::Nothing::instead("camera", error)));
     let input = Input { source, pace: Pace::Source, again: Some(Box::new(open)) };
     let running = threads::start(input, parts(clear, FakeCoach::new(1000, 1)), &measured(), 0.0, Box::new(|| {}));
     running.unwrap_or_else(|e| panic!("{e}"))
@@ -247,7 +247,7 @@ fn camera(script: Vec<Result<f64, &'static str>>) -> Running {
 fn told_of(running: &Running, times: usize) -> Vec<Option<String>> {
     let (mut told, mut last, begun) = (Vec::new(), Duration::ZERO, Instant::now());
     while told.iter().filter(|p: &&Option<String>| p.is_none()).count() < times && begun.elapsed().as_secs() < 20 {
-        if let Some(Event::Source { t, problem }) = running.event(Duration::from_millis(20)) {
+        if let Some(Event::Source { t, problem, .. }) = running.event(Duration::from_millis(20)) {
             assert!(t >= last, "{t:?} after {last:?}");
             last = t;
             told.push(problem);

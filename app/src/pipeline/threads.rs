@@ -18,7 +18,7 @@ use spotter_vision::{
     Frame,
     lens::{Lens, Sight},
     link::{Link, Policy},
-    source::FrameSource,
+    source::{FrameSource, SourceError, Trouble},
 };
 use std::{
     sync::Arc,
@@ -199,36 +199,50 @@ fn capture(shared: &Shared, mut reader: Reader, pace: Pace, mut again: Option<Ag
     (shared.wake)();
 }
 
+/// Why there is no picture: in words, and what kind of trouble it is.
+type Lost = (String, Option<Trouble>);
+
+/// A frame, or why there is none.
+fn read(reader: &mut Reader) -> Result<Frame, Lost> {
+    match reader.read() {
+        Ok(Some(frame)) => Ok(frame),
+        Ok(None) => Err(("the camera stopped".to_owned(), Some(Trouble::Unplugged))),
+        Err(failure) => Err((failure.problem, reader.trouble())),
+    }
+}
+
 /// The next frame of a camera; while there is none it is opened again and again. `None` when cancelled.
 fn steady(shared: &Shared, reader: &mut Reader, again: &mut Again) -> Option<Frame> {
-    let mut problem = match reader.read() {
-        Ok(Some(frame)) => return Some(frame),
-        Ok(None) => "the camera stopped".to_owned(),
-        Err(failure) => failure.problem,
+    let mut lost = match read(reader) {
+        Ok(frame) => return Some(frame),
+        Err(lost) => lost,
     };
-    let mut told: Option<String> = None;
+    let mut told: Option<Lost> = None;
     while !shared.cancel.is_cancelled() {
         let t = shared.clock.now();
-        if told.as_ref() != Some(&problem) {
-            told = Some(problem.clone());
-            shared.pass(&shared.frames, Event::Source { t, problem: told.clone() });
+        if told.as_ref() != Some(&lost) {
+            told = Some(lost.clone());
+            let (problem, trouble) = lost;
+            shared.pass(&shared.frames, Event::Source { t, problem: Some(problem), trouble });
         }
         // the old device has to be let go before it can be opened again
         reader.let_go();
         if !rest(shared, RETRY) {
             break;
         }
-        problem = match again() {
-            Err(error) => format!("{error:#}"),
+        lost = match again() {
+            Err(error) => {
+                let trouble = error.downcast_ref::<SourceError>().and_then(SourceError::trouble);
+                (format!("{error:#}"), trouble)
+            }
             Ok(source) => {
                 reader.replace(source, shared.clock.now());
-                match reader.read() {
-                    Ok(Some(frame)) => {
-                        shared.pass(&shared.frames, Event::Source { t: frame.t, problem: None });
+                match read(reader) {
+                    Ok(frame) => {
+                        shared.pass(&shared.frames, Event::Source { t: frame.t, problem: None, trouble: None });
                         return Some(frame);
                     }
-                    Ok(None) => "the camera stopped".to_owned(),
-                    Err(failure) => failure.problem,
+                    Err(lost) => lost,
                 }
             }
         };
@@ -249,6 +263,7 @@ fn rest(shared: &Shared, pause: Duration) -> bool {
 }
 
 fn watch(shared: &Shared, mut watcher: Watcher) -> Option<Box<dyn Lens>> {
+    let mut dropped = 0;
     while let Some(item) = shared.frames.receive() {
         let (frame, arrived) = match item {
             Item::Value(value) => value,
@@ -257,7 +272,9 @@ fn watch(shared: &Shared, mut watcher: Watcher) -> Option<Box<dyn Lens>> {
                 continue;
             }
         };
-        shared.monitor.count(|c| c.dropped = shared.frames.dropped());
+        // beside what the camera dropped itself
+        let more = shared.frames.dropped() - std::mem::replace(&mut dropped, shared.frames.dropped());
+        shared.monitor.count(|c| c.dropped += more);
         if let Some(message) = watcher.watch(&frame, arrived, &mut |e| shared.pass(&shared.messages, e)) {
             shared.sights.send(message.sight.clone());
             shared.messages.send(Item::Value(message));

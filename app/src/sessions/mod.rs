@@ -5,6 +5,7 @@
 //! file. The lines are those of the [timeline](crate::timeline) behind a first one of the type `record`.
 
 mod export;
+mod looked;
 mod names;
 mod read;
 mod record;
@@ -12,6 +13,7 @@ mod stamp;
 mod summary;
 
 pub(crate) use export::{csv, srt};
+pub(crate) use looked::{Format, Line, Looked};
 pub(crate) use names::{duration_text, fault_name};
 pub(crate) use read::{Past, Told};
 pub(crate) use record::{Memory, Recorder};

@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::Stamp;
+use spotter_vision::{lens::View, pose::Missing, source::Trouble};
 
 /// Longer lines are no lines of ours.
 const LONGEST_LINE: usize = 1 << 20;
@@ -38,17 +39,69 @@ pub(crate) struct Past {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Told {
-    Feedback { t: f64, text: String, kind: String },
-    View { t: f64, view: String },
-    Exercise { t: f64, exercise: Exercise },
-    Rep { t: f64, exercise: Exercise, set: u32, count: u32 },
-    HalfRep { t: f64, exercise: Exercise },
-    Hold { t: f64, exercise: Exercise, set: u32, seconds: f64, over: bool },
-    Set { t: f64, exercise: Exercise, set: u32, of: u32, reps: Option<u32>, seconds: Option<u32> },
-    Rest { t: f64, seconds: f64, exercise: Exercise },
-    Finished { t: f64 },
-    Source { t: f64, problem: Option<String> },
-    Failed { t: f64, stage: String, problem: String },
+    Feedback {
+        t: f64,
+        text: String,
+        kind: String,
+    },
+    View {
+        t: f64,
+        view: View,
+        missing: Option<Missing>,
+        #[serde(default)]
+        people: usize,
+    },
+    Exercise {
+        t: f64,
+        exercise: Exercise,
+    },
+    Rep {
+        t: f64,
+        exercise: Exercise,
+        set: u32,
+        count: u32,
+    },
+    HalfRep {
+        t: f64,
+        exercise: Exercise,
+    },
+    Hold {
+        t: f64,
+        exercise: Exercise,
+        set: u32,
+        seconds: f64,
+        over: bool,
+    },
+    Set {
+        t: f64,
+        exercise: Exercise,
+        set: u32,
+        of: u32,
+        reps: Option<u32>,
+        seconds: Option<u32>,
+    },
+    Rest {
+        t: f64,
+        seconds: f64,
+        exercise: Exercise,
+    },
+    Clock {
+        t: f64,
+        runs: bool,
+    },
+    Finished {
+        t: f64,
+    },
+    Source {
+        t: f64,
+        problem: Option<String>,
+        trouble: Option<Trouble>,
+    },
+    Failed {
+        t: f64,
+        stage: String,
+        problem: String,
+    },
 }
 
 impl Told {
@@ -64,6 +117,7 @@ impl Told {
             | Self::Set { t, .. }
             | Self::Rest { t, .. }
             | Self::Finished { t }
+            | Self::Clock { t, .. }
             | Self::Source { t, .. }
             | Self::Failed { t, .. } => *t,
         }

@@ -1,6 +1,6 @@
 //! Writes a session down while it happens.
 
-use super::{EXTENSION, Past, Stamp, Store, read};
+use super::{EXTENSION, Stamp, Store};
 use crate::{
     pipeline::Event,
     timeline::{JsonLines, Session, Sink, Summary},
@@ -103,13 +103,9 @@ impl Memory {
         (memory.clone(), JsonLines::new(memory))
     }
 
-    /// The session so far.
-    ///
-    /// # Errors
-    /// When it can't be read back.
-    pub(crate) fn past(&self) -> anyhow::Result<Past> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        read::parse("", lines.as_slice())
+    /// Its lines so far.
+    pub(crate) fn raw(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -119,7 +115,7 @@ fn head(started: Stamp) -> String {
 }
 
 /// Nobody else on this machine has to know who trains what.
-fn private_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn private_folder(folder: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);

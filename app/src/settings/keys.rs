@@ -36,6 +36,30 @@ impl std::fmt::Display for Patches {
     }
 }
 
+/// The size of a camera's picture that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Resolution {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+}
+
+impl std::fmt::Display for Resolution {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}", self.width, self.height)
+    }
+}
+
+impl std::str::FromStr for Resolution {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let side = |text: &str| text.parse().ok().filter(|side| (16..=8192).contains(side));
+        let sides = text.trim().split_once('x').and_then(|(width, height)| Some((side(width)?, side(height)?)));
+        let (width, height) = sides.ok_or("width and height, such as 640x480")?;
+        Ok(Self { width, height })
+    }
+}
+
 /// A setting.
 pub(crate) struct Key {
     /// In the file.
@@ -66,12 +90,21 @@ macro_rules! key {
 }
 
 /// Every setting, in the order in which they are shown.
-pub(crate) static KEYS: [Key; 13] = [
+pub(crate) static KEYS: [Key; 16] = [
     key!(lang, "SPOTTER_LANG", "language of the coach: en or ko", language, |v: &Language| v.code().to_owned()),
     key!(model, "SPOTTER_MODEL", "model folder, or the name of one that ships", some_path, show_path),
+    key!(exercise, "SPOTTER_EXERCISE", "exercise that is done; left out, it is recognised", some_text, show_option),
+    key!(workout, "SPOTTER_WORKOUT", "workout file that is done instead", some_path, show_path),
     key!(talkativeness, "SPOTTER_TALKATIVENESS", "more speaks more, -20 to 20; 0 is as trained", bias, show_option),
     key!(cooldown, "SPOTTER_COOLDOWN", "seconds between two utterances", seconds, show_option),
     key!(camera, "SPOTTER_CAMERA", "which camera, from 0", number, u32::to_string),
+    key!(
+        resolution,
+        "SPOTTER_RESOLUTION",
+        "size of the camera's picture; the nearest it has is taken",
+        str::parse::<Resolution>,
+        Resolution::to_string
+    ),
     key!(mirror, "SPOTTER_MIRROR", "show the camera as a mirror does", flag, bool::to_string),
     key!(record, "SPOTTER_RECORD", "keep a record of live sessions", flag, bool::to_string),
     key!(data, "SPOTTER_DATA", "folder with what Spotter keeps", some_path, show_path),
@@ -108,8 +141,14 @@ fn show_theme(theme: &Theme) -> String {
     theme.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
 }
 
+// An empty text takes back what was settled.
 fn some_path(text: &str) -> Result<Option<PathBuf>, &'static str> {
-    if text.is_empty() { Err("a path") } else { Ok(Some(PathBuf::from(text))) }
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+fn some_text(text: &str) -> Result<Option<String>, &'static str> {
+    let text = text.trim();
+    Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
 fn show_path(path: &Option<PathBuf>) -> String {

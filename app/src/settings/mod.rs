@@ -7,7 +7,7 @@ mod file;
 mod keys;
 
 pub(crate) use file::{path, write};
-pub(crate) use keys::{KEYS, Key, Patches, Theme};
+pub(crate) use keys::{KEYS, Key, Patches, Resolution, Theme};
 
 use crate::cli::Language;
 use anyhow::anyhow;
@@ -22,10 +22,15 @@ use std::{
 pub(crate) struct Settings {
     pub(crate) lang: Language,
     pub(crate) model: Option<PathBuf>,
+    /// What is done; at most one of the two.
+    pub(crate) exercise: Option<String>,
+    pub(crate) workout: Option<PathBuf>,
     pub(crate) talkativeness: Option<f32>,
     /// Seconds.
     pub(crate) cooldown: Option<f64>,
     pub(crate) camera: u32,
+    /// Of the camera's picture.
+    pub(crate) resolution: Resolution,
     /// Show the camera as a mirror does.
     pub(crate) mirror: bool,
     pub(crate) record: bool,
@@ -44,9 +49,12 @@ impl Default for Settings {
         Self {
             lang: Language::En,
             model: None,
+            exercise: None,
+            workout: None,
             talkativeness: None,
             cooldown: None,
             camera: 0,
+            resolution: Resolution { width: 640, height: 480 },
             mirror: true,
             record: true,
             data: None,
@@ -188,6 +196,7 @@ mod tests {
             ("text_scale = 9", None, "text_scale = `9`: expected"),
             ("volume = [1]", None, "volume"),
             ("lang = ", None, "settings.toml"),
+            ("resolution = \"640\"", None, "expected width and height, such as 640x480"),
             ("", Some(("SPOTTER_THEME", "pink")), "SPOTTER_THEME: theme = `pink`: expected dark, light or system"),
         ] {
             let error = format!("{:#}", settings_of(file, &environment.map_or(vec![], |e| vec![e])).unwrap_err());
@@ -217,6 +226,11 @@ mod tests {
         write(&path, &[("theme", "dark".to_owned()), ("mirror", "false".to_owned())]).unwrap();
         let read = resolve(Some(&path), |_| None).unwrap().settings;
         assert_eq!((read.theme, read.text_scale, read.mirror), (Theme::Dark, 1.3, false));
+        write(&path, &[("workout", "legs.toml".to_owned()), ("resolution", "1280x720".to_owned())]).unwrap();
+        write(&path, &[("workout", String::new()), ("exercise", "squats".to_owned())]).unwrap();
+        let read = resolve(Some(&path), |_| None).unwrap().settings;
+        assert_eq!((read.exercise.as_deref(), read.workout), (Some("squats"), None), "what is taken back is gone");
+        assert_eq!(read.resolution, Resolution { width: 1280, height: 720 });
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{
 use serde::Serialize;
 use spotter_datasets::synthetic::Exercise;
 use spotter_engine::coach::Kind;
-use spotter_vision::{lens::View, pose::Missing};
+use spotter_vision::{lens::View, pose::Missing, source::Trouble};
 use std::{collections::BTreeMap, io::Write};
 
 /// Writes each line as it comes and flushes it, so that a reader is never behind.
@@ -50,6 +50,7 @@ enum Line<'a> {
     Source {
         t: f64,
         problem: Option<&'a str>,
+        trouble: Option<Trouble>,
     },
     Exercise {
         t: f64,
@@ -67,6 +68,10 @@ enum Line<'a> {
         t: f64,
         seconds: f64,
         exercise: Exercise,
+    },
+    Clock {
+        t: f64,
+        runs: bool,
     },
     Finished {
         t: f64,
@@ -123,7 +128,9 @@ impl<W: Write> Sink for JsonLines<W> {
                 Line::Feedback { t: t_ready, t_frame, t_ready, text: &f.text, kind: f.kind }
             }
             Event::Failed(f) => Line::Failed { t: seconds(f.t), stage: f.stage, problem: &f.problem },
-            Event::Source { t, problem } => Line::Source { t: seconds(*t), problem: problem.as_deref() },
+            Event::Source { t, problem, trouble } => {
+                Line::Source { t: seconds(*t), problem: problem.as_deref(), trouble: *trouble }
+            }
             Event::Exercise { t, exercise } => Line::Exercise { t: seconds(*t), exercise: *exercise },
             Event::Set { t, bout } => {
                 let (reps, lasts) = match bout.goal {
@@ -135,6 +142,7 @@ impl<W: Write> Sink for JsonLines<W> {
             Event::Rest { t, lasts, next } => {
                 Line::Rest { t: seconds(*t), seconds: seconds(*lasts), exercise: next.exercise }
             }
+            Event::Clock { t, runs } => Line::Clock { t: seconds(*t), runs: *runs },
             Event::Finished { t } => Line::Finished { t: seconds(*t) },
             Event::Rep { t, exercise, set, count } => {
                 Line::Rep { t: seconds(*t), exercise: *exercise, set: *set, count: *count }
@@ -145,6 +153,7 @@ impl<W: Write> Sink for JsonLines<W> {
             }
             Event::Begun { .. }
             | Event::Partial { .. }
+            | Event::Withdrawn { .. }
             | Event::Phase { .. }
             | Event::Move { .. }
             | Event::Tick { .. } => return Ok(()),

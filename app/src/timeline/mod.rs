@@ -8,10 +8,11 @@
 //! | `session` | first line: `version`, `source`, `width`, `height`, `fps`, `model`, `lens`, `language`, `exercise` (or null), `latency`, `seed`, `talkativeness`, `cooldown` |
 //! | `feedback` | `t` (when it is shown, the same as `t_ready`), `t_frame` (the frame that led to it), `t_ready` (its first word is there), `text`, `kind` (`coaching`, `view` or `program`) |
 //! | `view` | `t`, `view` (`clear`, `partly_out`, `no_person`), `missing` (`head`, `feet`, `side`, `much`, or null), `people` |
-//! | `source` | `t`, `problem`: the camera is lost, or back where it is null |
+//! | `source` | `t`, `problem`, `trouble` (`missing`, `busy`, `forbidden`, `silent`, `unplugged`, `frozen`, `unreadable`, `other`, or null): the camera is lost, or back where `problem` is null |
 //! | `exercise` | `t`, `exercise`: what counts from here on |
 //! | `set` | `t`, `exercise`, `set`, `of`, `reps` or `seconds` (the other is null): a set of the workout begins |
 //! | `rest` | `t`, `seconds`, `exercise` (the next one) |
+//! | `clock` | `t`, `runs`: the clock of the workout stops while the person is away, and goes on |
 //! | `finished` | `t`: the workout is done |
 //! | `rep` | `t` (of its end), `exercise`, `set` (from 1), `count` (in this set) |
 //! | `half_rep` | `t`, `exercise`: it turned before the full range |
@@ -143,7 +144,7 @@ pub(crate) trait Sink {
 
 /// All the places of a run.
 #[derive(Default)]
-pub(crate) struct Sinks(pub(crate) Vec<Box<dyn Sink>>);
+pub(crate) struct Sinks(pub(crate) Vec<Box<dyn Sink + Send>>);
 
 impl Sink for Sinks {
     fn begin(&mut self, session: &Session) -> anyhow::Result<()> {
@@ -157,6 +158,9 @@ impl Sink for Sinks {
     }
 }
 
+/// Words of a cue that come first.
+const WORDS: usize = 8;
+
 /// Seconds, exact to the millisecond.
 fn seconds(t: Duration) -> f64 {
     t.as_millis() as f64 / 1000.0
@@ -168,6 +172,20 @@ pub(crate) fn reading_time(text: &str) -> Duration {
     let letters: u32 = text.chars().map(|c| if c > '\u{1100}' { 2 } else { 1 }).sum();
     (Duration::from_millis(500) + Duration::from_secs(1) * letters / 15)
         .clamp(Duration::from_millis(1200), Duration::from_secs(7))
+}
+
+/// The part of a cue that is spoken, and shown first: whole clauses of up to eight words, the first of them in any case.
+pub(crate) fn first_words(text: &str) -> &str {
+    let text = text.trim();
+    let words = |t: &str| t.split_whitespace().count();
+    if words(text) <= WORDS {
+        return text;
+    }
+    let ends = text.char_indices().filter(|(_, c)| matches!(c, '.' | ',' | '!' | '?' | ';' | ':'));
+    let ends: Vec<usize> = ends.map(|(at, c)| at + c.len_utf8()).collect();
+    let clause = |end: &usize| text.get(..*end).unwrap_or(text);
+    let longest = ends.iter().map(clause).rfind(|t| words(t) <= WORDS);
+    longest.or_else(|| ends.first().map(clause)).unwrap_or(text).trim_end_matches([',', ';', ':'])
 }
 
 /// `mm:ss.s`, and hours where there are some.
@@ -190,6 +208,19 @@ mod tests {
         for (ms, text) in [(0, "00:00.0"), (2475, "00:02.4"), (61_900, "01:01.9"), (3_600_000, "1:00:00.0")] {
             assert_eq!(clock_text(Duration::from_millis(ms)), text);
         }
+    }
+
+    #[test]
+    fn long_cues_are_cut_at_their_clauses() {
+        assert_eq!(first_words("Knees wider."), "Knees wider.");
+        assert_eq!(first_words("Good depth, now push your knees out in line with your feet."), "Good depth");
+        assert_eq!(
+            first_words("Sit back. Chest up. Then drive through your heels and breathe out."),
+            "Sit back. Chest up."
+        );
+        let unbroken = "push your knees out in line with both of your feet";
+        assert_eq!(first_words(unbroken), unbroken);
+        assert_eq!(first_words("무릎을 발끝 방향으로 벌려 주세요"), "무릎을 발끝 방향으로 벌려 주세요");
     }
 
     #[test]

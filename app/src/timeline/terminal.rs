@@ -62,10 +62,12 @@ impl<W: Write> Sink for Terminal<W> {
                 self.line(style, &format!("{}  {}", clock_text(f.t_ready), f.text))
             }
             Event::Failed(f) => self.line("31", &format!("{}  ({} stopped: {})", clock_text(f.t), f.stage, f.problem)),
-            Event::Source { t, problem: Some(problem) } => {
+            Event::Source { t, problem: Some(problem), .. } => {
                 self.line("31", &format!("{}  (no picture: {problem}; trying again)", clock_text(*t)))
             }
-            Event::Source { t, problem: None } => self.line("2", &format!("{}  (the picture is back)", clock_text(*t))),
+            Event::Source { t, problem: None, .. } => {
+                self.line("2", &format!("{}  (the picture is back)", clock_text(*t)))
+            }
             Event::Exercise { t, exercise } => {
                 self.line("2", &format!("{}  ({})", clock_text(*t), exercise.name("en")))
             }
@@ -80,12 +82,17 @@ impl<W: Write> Sink for Terminal<W> {
                 let held = lasted.as_secs_f64();
                 self.line("36", &format!("{}  {}: held {held:.1} s", clock_text(*t), exercise.name("en")))
             }
+            Event::Clock { t, runs } => {
+                let text = if *runs { "the workout goes on" } else { "the workout waits until you are back" };
+                self.line("2", &format!("{}  ({text})", clock_text(*t)))
+            }
             Event::Hold { .. }
             | Event::Set { .. }
             | Event::Rest { .. }
             | Event::Finished { .. }
             | Event::Begun { .. }
             | Event::Partial { .. }
+            | Event::Withdrawn { .. }
             | Event::Phase { .. }
             | Event::Move { .. }
             | Event::Tick { .. } => Ok(()),

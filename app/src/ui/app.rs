@@ -1,23 +1,24 @@
 //! The window as a program: follows the run, draws, and does what the user asks.
 
 use super::{
-    Play, Reopen, Take,
-    front::{Command, Front, Screen, World},
+    First, Opened, Opener, Order, Play,
+    front::{Command, Front, Screen, Stage, World},
     heat,
+    jobs::{self, Done, Jobs},
     picture::{Screen as Texture, skeleton},
-    set_look,
+    set_look, words,
 };
 use crate::{
     audio::Speech,
-    cli::{earlier, summary},
+    cli::summary,
     pipeline::{
-        Config, Event, Parts,
+        Event, Parts,
         stats::Monitor,
         threads::{self, Pace, Running},
     },
-    sessions::{Memory, Stamp, Store, review},
+    sessions::{Looked, Memory, Stamp, Store},
     settings::{self, Patches},
-    timeline::{Session, Sink as _, Sinks},
+    timeline::{Sink as _, Sinks},
 };
 use anyhow::{Context as _, anyhow};
 use eframe::egui::{Color32, ColorImage, Context, Rect, Ui, ViewportCommand, vec2};
@@ -25,15 +26,22 @@ use spotter_vision::Body;
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::Duration,
 };
 
 /// Share of the picture's height that the inset of what the model sees takes.
 const INSET: f32 = 0.24;
 
-/// How the window's run ended, for the one who opened it.
-type Outcome = Arc<Mutex<anyhow::Result<()>>>;
+/// How the window's run ended, and what has to end after it.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) error: Option<anyhow::Error>,
+    pub(super) ending: Vec<JoinHandle<()>>,
+}
+
+/// The same, for the one who opened the window.
+pub(super) type Shared = Arc<Mutex<Outcome>>;
 
 /// A run under way, with what is written of it.
 struct Run {
@@ -41,19 +49,23 @@ struct Run {
     sinks: Sinks,
     memory: Memory,
     kept: Option<(Store, String)>,
+    camera: bool,
 }
 
 pub(super) struct App {
-    model: String,
-    session: Session,
-    config: Config,
-    camera: bool,
+    opener: Arc<Mutex<Opener>>,
     live: bool,
-    reopen: Reopen,
-    talkativeness: f32,
+    stands_in: Option<String>,
+    stage: Stage,
     run: Option<Run>,
-    /// The stages of a session that was ended, on their way back.
-    ending: Option<JoinHandle<Option<Parts>>>,
+    /// What was opened before it was known whether there is a voice.
+    waiting: Option<Box<Opened>>,
+    /// Begin again once the session before is put away.
+    again: bool,
+    parts: Option<Parts>,
+    model: String,
+    lead_in: Duration,
+    talkativeness: f32,
     monitor: Arc<Monitor>,
     /// Media time at which the session was ended.
     ended: Duration,
@@ -63,30 +75,42 @@ pub(super) struct App {
     screenshot: Option<(PathBuf, Duration)>,
     front: Front,
     muted: bool,
-    voice: Result<Speech, String>,
+    /// The voice, or why there is none; nothing while it is being found.
+    voice: Option<Result<Speech, String>>,
     picture: Texture,
     picture_size: [usize; 2],
     inset: Texture,
     body: Option<Body>,
-    outcome: Outcome,
+    jobs: Jobs,
+    outcome: Shared,
 }
 
 impl App {
-    /// Starts the run.
-    pub(super) fn new(play: Play, context: &Context, outcome: Outcome) -> anyhow::Result<Self> {
+    /// Opens what is to be shown first.
+    pub(super) fn new(play: Play, context: &Context, outcome: Shared) -> Self {
         set_look(context, &play.settings);
-        let mut front = Front::new(play.settings, !play.live);
-        front.kept = play.store.as_ref().and_then(|store| store.ids().ok()).map(|ids| ids.len());
+        let jobs = Jobs::new(context);
+        let front = Front::new(play.settings, !play.live);
+        let voice = if play.live {
+            let volume = front.settings.volume;
+            jobs.start("voice", move || Done::Voice(Speech::open(volume).map_err(|error| format!("{error:#}"))));
+            None
+        } else {
+            // whoever looks at a recording may not be alone; a session of one's own speaks
+            Some(Err("a replay does not speak".to_owned()))
+        };
         let mut app = Self {
-            model: play.session.model.clone(),
-            session: play.session,
-            config: play.config,
+            opener: Arc::new(Mutex::new(play.opener)),
             live: play.live,
-            camera: play.first.input.pace == Pace::Source,
-            reopen: play.reopen,
-            talkativeness: play.talkativeness,
+            stands_in: play.stands_in,
+            stage: Stage::Idle,
             run: None,
-            ending: None,
+            waiting: None,
+            again: false,
+            parts: None,
+            model: String::new(),
+            lead_in: Duration::ZERO,
+            talkativeness: front.settings.talkativeness.unwrap_or_default(),
             monitor: Arc::new(Monitor::default()),
             ended: Duration::ZERO,
             store: play.store,
@@ -95,32 +119,123 @@ impl App {
             screenshot: play.screenshot,
             front,
             muted: false,
-            voice: play.voice,
+            voice,
             picture: Texture::default(),
             picture_size: [1, 1],
             inset: Texture::default(),
             body: None,
+            jobs,
             outcome,
         };
-        app.hush();
-        app.begin(play.first, play.parts, context)?;
-        Ok(app)
+        app.list_workouts();
+        match play.first {
+            First::Opened(opened) => app.begin(*opened, context),
+            First::AtOnce => app.open(),
+            First::Ask => {
+                app.front.screen = Screen::Home;
+                let mut commands = Vec::new();
+                app.front.entered(&mut commands);
+                commands.into_iter().for_each(|command| app.act(command, context));
+            }
+        }
+        app
+    }
+
+    fn list_workouts(&self) {
+        // the user's own lie beside the records
+        let own = self.store.as_ref().and_then(|store| Some(store.folder().parent()?.join("workouts")));
+        let lang = words::language(&self.front.settings);
+        self.jobs.start("workouts", move || jobs::workouts(own, lang));
+    }
+
+    /// Opens camera and coach in the background.
+    fn open(&mut self) {
+        (self.stage, self.front.screen, self.front.notice) = (Stage::Opening, Screen::Coach, None);
+        self.front.state = Default::default();
+        (self.body, self.picture, self.inset) = (None, Texture::default(), Texture::default());
+        self.ended = Duration::ZERO;
+        let settings = self.front.settings.clone();
+        let order = Order { settings, talkativeness: self.talkativeness, parts: self.parts.take() };
+        let opener = self.opener.clone();
+        self.jobs.start("opening", move || Done::Opened(jobs::open(&opener, order)));
     }
 
     /// A session begins.
-    fn begin(&mut self, take: Take, parts: Parts, context: &Context) -> anyhow::Result<()> {
+    fn begin(&mut self, opened: Opened, context: &Context) {
+        if let Err(error) = self.try_begin(opened, context) {
+            self.not_begun(&error);
+        }
+    }
+
+    fn try_begin(&mut self, opened: Opened, context: &Context) -> anyhow::Result<()> {
         let (memory, lines) = Memory::begin(Stamp::now());
-        let mut sinks = take.sinks;
+        let mut sinks = opened.sinks;
         sinks.0.push(Box::new(lines));
-        if let Ok(voice) = &self.voice {
+        if let Some(Ok(voice)) = &self.voice {
             sinks.0.push(voice.sink());
         }
-        sinks.begin(&self.session)?;
+        sinks.begin(&opened.session)?;
+        let camera = opened.input.pace == Pace::Source;
+        (self.model, self.lead_in) = (opened.session.model, opened.config.lead_in);
+        self.talkativeness = opened.talkativeness;
         let wake = waker(context);
-        let running = threads::start(take.input, parts, &self.config, self.talkativeness, wake)?;
+        let running = threads::start(opened.input, opened.parts, &opened.config, opened.talkativeness, wake)?;
         self.monitor = running.monitor().clone();
-        self.run = Some(Run { running, sinks, memory, kept: take.kept });
+        self.run = Some(Run { running, sinks, memory, kept: opened.kept, camera });
+        self.stage = Stage::Running;
+        self.hush();
         Ok(())
+    }
+
+    /// Says why no session began, where it was asked for.
+    fn not_begun(&mut self, error: &anyhow::Error) {
+        let lang = words::language(&self.front.settings);
+        let text = format!("{}: {error:#}", words::pick(lang, "I can't begin", "시작할 수 없어요"));
+        self.stage = Stage::Idle;
+        if self.live {
+            (self.front.screen, self.front.notice) = (Screen::Home, Some(text));
+        } else {
+            self.front.state.failures.push(text);
+        }
+    }
+
+    /// Takes what the threads in the background brought.
+    fn take_done(&mut self, context: &Context) {
+        while let Some(done) = self.jobs.take() {
+            match done {
+                Done::Opened(Ok(opened)) => self.waiting = Some(opened),
+                Done::Opened(Err(error)) => self.not_begun(&error),
+                Done::Voice(voice) => {
+                    self.voice = Some(voice);
+                    self.hush();
+                }
+                Done::Cameras(found) => self.front.cameras = Some(found),
+                Done::Workouts(found) => self.front.workouts = found,
+                Done::Sessions(Ok(mut lines)) => {
+                    lines.reverse();
+                    self.front.sessions = Some(lines);
+                }
+                Done::Looked(Ok(looked)) => {
+                    self.front.past = Some(looked);
+                    if self.screenshot.is_none() {
+                        self.front.screen = Screen::Summary;
+                    }
+                }
+                Done::Sessions(Err(error)) | Done::Looked(Err(error)) => self.front.notice = Some(format!("{error:#}")),
+                Done::Told(text) => self.front.notice = Some(text),
+                Done::Stopped(parts) => {
+                    (self.parts, self.stage) = (parts, Stage::Idle);
+                    if std::mem::take(&mut self.again) {
+                        self.open();
+                    }
+                }
+            }
+        }
+        if self.voice.is_some()
+            && let Some(opened) = self.waiting.take()
+        {
+            self.begin(*opened, context);
+        }
     }
 
     /// Takes what the stages have ready, without waiting.
@@ -156,49 +271,42 @@ impl App {
             self.front.state.apply(event);
         }
         if let Some(error) = problem {
-            self.fail(error);
+            self.front.state.failures.push(format!("{error:#}"));
+            self.outcome.lock().unwrap_or_else(PoisonError::into_inner).error = Some(error);
         }
         if over {
-            self.end(context);
+            self.end();
         }
     }
 
-    /// The session ends: its timeline is closed, its stages stop in the background, and the summary is shown.
-    fn end(&mut self, context: &Context) {
+    /// The session ends: its timeline is closed and its stages stop in the background; then the summary is shown.
+    fn end(&mut self) {
         let Some(run) = self.run.take() else { return };
-        let Run { running, mut sinks, memory, kept } = run;
-        self.ended = running.clock().now().min(self.monitor.end());
-        if let Err(error) = sinks.end(&summary(&self.monitor, self.with_timing)) {
-            self.fail(error);
-        }
-        let wake = waker(context);
-        let stop = move || {
-            let parts = running.stop();
-            wake();
-            parts
-        };
-        self.ending = thread::Builder::new().name("ending".to_owned()).spawn(stop).ok();
-        let before = kept.and_then(|(store, id)| earlier(&store, &id).ok()).unwrap_or_default();
-        match memory.past() {
-            Ok(past) => {
-                let now = review(&past);
-                self.front.past = Some((past, now, before));
+        self.ended = run.running.clock().now().min(self.monitor.end());
+        self.stage = Stage::Ending;
+        let (monitor, with_timing, outcome) = (self.monitor.clone(), self.with_timing, self.outcome.clone());
+        let put_away = move |tell: &dyn Fn(Done)| {
+            let Run { running, mut sinks, memory, kept, .. } = run;
+            let closed = sinks.end(&summary(&monitor, with_timing));
+            drop(sinks);
+            tell(Done::Looked(looked(&memory, kept.as_ref())));
+            if let Err(error) = closed {
+                tell(Done::Told(format!("{error:#}")));
+                outcome.lock().unwrap_or_else(PoisonError::into_inner).error = Some(error);
             }
-            Err(error) => self.fail(error),
+            tell(Done::Stopped(running.stop()));
+        };
+        if let Some(thread) = self.jobs.start_with("ending", put_away) {
+            let ending = &mut self.outcome.lock().unwrap_or_else(PoisonError::into_inner).ending;
+            ending.retain(|thread| !thread.is_finished());
+            ending.push(thread);
         }
-        self.front.kept = self.store.as_ref().and_then(|store| store.ids().ok()).map(|ids| ids.len());
-        if self.screenshot.is_none() {
-            self.front.screen = Screen::Summary;
-        }
-    }
-
-    fn fail(&mut self, error: anyhow::Error) {
-        self.front.state.failures.push(format!("{error:#}"));
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
     }
 
     fn act(&mut self, command: Command, context: &Context) {
         match command {
+            Command::Start if self.stage == Stage::Idle && self.live => self.open(),
+            Command::Start => {}
             Command::Pause => {
                 if let Some(run) = &self.run {
                     run.running.clock().pause(!run.running.clock().is_paused());
@@ -209,75 +317,106 @@ impl App {
                 if let Some(run) = &self.run {
                     run.running.talkativeness().set(bias);
                 }
+                if self.live {
+                    self.set(&[("talkativeness", format!("{bias:.1}"))], context);
+                }
             }
             Command::Choose(exercise) => {
-                self.config.exercise = exercise;
-                self.config.workout = None;
                 if let Some(run) = &self.run {
                     run.running.choose(exercise);
                 }
             }
-            Command::End => self.end(context),
-            Command::Restart => {
-                if let Err(error) = self.restart(context) {
-                    self.front.state.failures.push(format!("can't begin again: {error:#}"));
+            Command::End => self.end(),
+            Command::Restart => match self.stage {
+                Stage::Idle => self.open(),
+                Stage::Running => {
+                    self.again = true;
+                    self.end();
                 }
-            }
-            Command::Setting(key, value) => self.set(key, &value, context),
+                Stage::Opening | Stage::Ending => {}
+            },
+            Command::Set(changed) => self.set(&changed, context),
             Command::Mute(muted) => {
                 self.muted = muted;
                 self.hush();
             }
-            Command::DeleteAll => {
-                let deleted = self.store.as_ref().map(Store::delete_all);
-                self.front.notice = Some(match deleted {
-                    Some(Ok(n)) => format!("{n} sessions deleted"),
-                    Some(Err(error)) => format!("{error:#}"),
-                    None => "nothing is kept".to_owned(),
-                });
-                self.front.kept = self.store.as_ref().and_then(|store| store.ids().ok()).map(|ids| ids.len());
-            }
+            Command::ListCameras => drop(self.jobs.start("cameras", jobs::cameras)),
             Command::Quit => context.send_viewport_cmd(ViewportCommand::Close),
+            about_records => self.act_on_records(about_records),
         }
     }
 
-    /// A setting takes effect at once, and is written into the settings file.
-    fn set(&mut self, key: &'static str, value: &str, context: &Context) {
-        if let Err(error) = settings::set(&mut self.front.settings, key, value) {
-            self.front.notice = Some(format!("{error:#}"));
-            return;
+    /// What is done with records: on a thread, since they lie on a disk.
+    fn act_on_records(&mut self, command: Command) {
+        let Some(store) = self.store.clone() else { return };
+        let lang = words::language(&self.front.settings);
+        match command {
+            Command::LookAt(id) => drop(self.jobs.start("reading", move || Done::Looked(store.look_at(&id)))),
+            Command::Export(format) => {
+                let Some(looked) = self.front.past.clone() else { return };
+                let folder = store.folder().with_file_name("exports");
+                self.jobs.start("export", move || match looked.export(format, &folder) {
+                    Ok(path) => {
+                        Done::Told(format!("{}: {}", words::pick(lang, "written to", "저장한 곳"), path.display()))
+                    }
+                    Err(error) => Done::Told(format!("{error:#}")),
+                });
+            }
+            Command::Delete(id) => {
+                self.front.past = None;
+                self.front.screen = Screen::History;
+                self.change_records(store, move |store| {
+                    store.delete(&id)?;
+                    Ok(words::pick(lang, "the session is deleted", "기록을 지웠어요").to_owned())
+                });
+            }
+            Command::DeleteAll => {
+                self.front.past = None;
+                self.change_records(store, move |store| {
+                    let n = store.delete_all()?;
+                    Ok(format!("{n} {}", words::pick(lang, "sessions deleted", "개의 기록을 지웠어요")))
+                });
+            }
+            _ => drop(self.jobs.start("sessions", move || Done::Sessions(store.lines()))),
+        }
+    }
+
+    /// Changes what is kept, tells what came of it, and reads it again.
+    fn change_records(&self, store: Store, change: impl FnOnce(&Store) -> anyhow::Result<String> + Send + 'static) {
+        self.jobs.start_with("records", move |tell| {
+            tell(Done::Told(change(&store).unwrap_or_else(|error| format!("{error:#}"))));
+            tell(Done::Sessions(store.lines()));
+        });
+    }
+
+    /// Settings take effect at once, and are written into the settings file.
+    fn set(&mut self, changed: &[(&'static str, String)], context: &Context) {
+        for (key, value) in changed {
+            if let Err(error) = settings::set(&mut self.front.settings, key, value) {
+                self.front.notice = Some(format!("{error:#}"));
+                return;
+            }
         }
         set_look(context, &self.front.settings);
-        if let Ok(voice) = &self.voice {
+        if let Some(Ok(voice)) = &self.voice {
             voice.set_volume(self.front.settings.volume);
         }
         self.hush();
-        let written = self.settings_file.as_ref().map(|path| settings::write(path, &[(key, value.to_owned())]));
+        if changed.iter().any(|(key, _)| *key == "lang") {
+            self.list_workouts();
+        }
+        let written = self.settings_file.as_ref().map(|path| settings::write(path, changed));
         self.front.notice = match written {
-            Some(Err(error)) => Some(format!("the setting holds for this session only: {error:#}")),
+            Some(Err(error)) => Some(format!("the setting holds until the window closes: {error:#}")),
             _ => None,
         };
     }
 
     /// The voice is silent while it is muted, and where the settings say so.
     fn hush(&self) {
-        if let Ok(voice) = &self.voice {
+        if let Some(Ok(voice)) = &self.voice {
             voice.mute(self.muted || !self.front.settings.voice);
         }
-    }
-
-    fn restart(&mut self, context: &Context) -> anyhow::Result<()> {
-        self.end(context);
-        let ending = self.ending.take().context("start Spotter again")?;
-        let stopped = ending.join().map_err(|_| anyhow!("a stage failed"))?;
-        let mut parts = stopped.context("a stage failed; start Spotter again")?;
-        parts.lens.reset();
-        parts.coach.reset();
-        let take = (self.reopen)(&self.front.settings)?;
-        self.front.state = Default::default();
-        self.front.screen = Screen::Coach;
-        self.body = None;
-        self.begin(take, parts, context)
     }
 
     fn screenshot_when_due(&mut self, context: &Context, now: Duration, over: bool) {
@@ -289,7 +428,7 @@ impl App {
         let (again, outcome) = (context.clone(), self.outcome.clone());
         context.request_screenshot(move |image| {
             if let Err(error) = save(&image, &path) {
-                *outcome.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
+                outcome.lock().unwrap_or_else(PoisonError::into_inner).error = Some(error);
             }
             again.send_viewport_cmd(ViewportCommand::Close);
         });
@@ -313,19 +452,23 @@ impl App {
         }
     }
 
-    fn session_is_live(&self) -> bool {
-        self.camera
-    }
-
     /// What moves by itself on the screen, besides what the stages wake the window for.
     fn wake_later(&self, context: &Context, now: Duration) {
         let state = &self.front.state;
-        let counts_down = state.countdown(now, self.config.lead_in).is_some() || state.work.rest.is_some();
+        let counts_down = state.countdown(now, self.lead_in).is_some();
+        let clock = state.work.halted.is_none() && (state.work.rest.is_some() || state.work.until.is_some());
         let fades = state.current(now).is_some();
-        if counts_down || fades {
+        if counts_down || clock || fades {
             context.request_repaint_after(Duration::from_millis(250));
         }
     }
+}
+
+/// A session that has just ended, as it is remembered.
+fn looked(memory: &Memory, kept: Option<&(Store, String)>) -> anyhow::Result<Looked> {
+    let earlier = kept.and_then(|(store, id)| store.earlier(id).ok()).unwrap_or_default();
+    let id = kept.map_or("", |(_, id)| id.as_str());
+    Looked::new(id, memory.raw(), earlier, kept.is_some())
 }
 
 /// Wakes the window from a stage.
@@ -344,49 +487,49 @@ fn save(image: &ColorImage, path: &Path) -> anyhow::Result<()> {
 impl eframe::App for App {
     fn ui(&mut self, ui: &mut Ui, _frame: &mut eframe::Frame) {
         let context = ui.ctx().clone();
+        self.take_done(&context);
         self.follow(&context);
         let running = self.run.as_ref().map(|run| &run.running);
         // after the end the clock runs on, but the recording does not
         let now = running.map_or(self.ended, |r| r.clock().now().min(self.monitor.end()));
-        let (over, paused) = (running.is_none(), running.is_some_and(|r| r.clock().is_paused()));
-        let mut front = std::mem::replace(&mut self.front, Front::new(Default::default(), false));
+        let (over, paused) = (self.stage == Stage::Idle, running.is_some_and(|r| r.clock().is_paused()));
+        let camera = self.run.as_ref().is_some_and(|run| run.camera);
+        let mut front = std::mem::take(&mut self.front);
+        let (mirror, show) = (camera && front.settings.mirror, front.settings.patches);
+        let picture = |ui: &Ui, area: Rect| self.picture_ui(ui, area, mirror, show);
         let world = World {
             now,
+            stage: self.stage,
             paused,
-            over,
-            camera: self.session_is_live(),
-            lead_in: self.config.lead_in,
+            live: self.live,
+            camera,
+            stands_in: self.stands_in.as_deref(),
+            lead_in: self.lead_in,
             model: &self.model,
             talkativeness: self.talkativeness,
             monitor: Some(&self.monitor),
             voice: match &self.voice {
-                Ok(voice) => voice.about(),
-                Err(why) => why,
+                Some(Ok(voice)) => voice.about(),
+                Some(Err(why)) => why,
+                None => "",
             },
             muted: self.muted,
-            silent: self.voice.as_ref().err().map(String::as_str).filter(|_| self.live),
-            picture: &|_, _| {},
+            silent: self.live && self.voice.as_ref().is_some_and(Result::is_err),
+            picture: &picture,
         };
-        let mirror = world.camera && front.settings.mirror;
-        let show = front.settings.patches;
-        let picture = |ui: &Ui, area: Rect| self.picture_ui(ui, area, mirror, show);
-        let commands = front.ui(ui, &World { picture: &picture, ..world });
+        let commands = front.ui(ui, &world);
         self.front = front;
         for command in commands {
             self.act(command, &context);
         }
-        if !over && !paused {
+        if self.stage == Stage::Running && !paused {
             self.wake_later(&context, now);
         }
         self.screenshot_when_due(&context, now, over);
     }
 
     fn on_exit(&mut self, _gl: Option<&eframe::glow::Context>) {
-        if let Some(run) = &mut self.run
-            && let Err(error) = run.sinks.end(&summary(&self.monitor, self.with_timing))
-        {
-            tracing::error!("{error:#}");
-        }
-        self.run = None;
+        // the window goes at once; whoever opened it waits for the session to be put away
+        self.end();
     }
 }

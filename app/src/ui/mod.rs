@@ -4,33 +4,51 @@
 //! woken by the stages only when there is one. It never waits for a stage.
 
 mod app;
+mod dialog;
 mod front;
 mod heat;
 mod help;
+mod history;
+mod home;
 mod hud;
+mod jobs;
 mod look_back;
 mod panels;
 mod picture;
 mod preferences;
+mod rewind;
 mod state;
 #[cfg(test)]
 mod tests;
 mod theme;
+mod words;
 
 use crate::{
-    audio::Speech,
     pipeline::{Config, Parts, threads::Input},
     sessions::Store,
     settings::{Settings, Theme},
     timeline::{Session, Sinks, text::FONT},
 };
 use anyhow::anyhow;
-use app::App;
+use app::{App, Shared};
 use eframe::egui;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-/// What a session is played from and written to.
-pub(crate) struct Take {
+/// What a session is opened with.
+pub(crate) struct Order {
+    pub(crate) settings: Settings,
+    pub(crate) talkativeness: f32,
+    /// Those of the session before, where there was one and none of its stages failed.
+    pub(crate) parts: Option<Parts>,
+}
+
+/// A session that is ready to begin.
+pub(crate) struct Opened {
+    /// The first line of the timeline.
+    pub(crate) session: Session,
+    pub(crate) config: Config,
+    pub(crate) talkativeness: f32,
+    pub(crate) parts: Parts,
     pub(crate) input: Input,
     /// Where the timeline goes besides the window.
     pub(crate) sinks: Sinks,
@@ -38,24 +56,31 @@ pub(crate) struct Take {
     pub(crate) kept: Option<(Store, String)>,
 }
 
-/// Begins another session under the settings of now, or plays the recording from its beginning.
-pub(crate) type Reopen = Box<dyn FnMut(&Settings) -> anyhow::Result<Take>>;
+/// Opens a session, on a thread that may wait.
+pub(crate) type Opener = Box<dyn FnMut(Order) -> anyhow::Result<Opened> + Send>;
+
+/// What the window shows first.
+pub(crate) enum First {
+    /// A session that was opened already.
+    Opened(Box<Opened>),
+    /// One that is opened at once.
+    AtOnce,
+    /// What to do.
+    Ask,
+}
 
 /// What a window plays.
 pub(crate) struct Play {
-    /// The first line of the timeline.
-    pub(crate) session: Session,
-    pub(crate) config: Config,
-    pub(crate) talkativeness: f32,
-    pub(crate) parts: Parts,
-    pub(crate) first: Take,
-    pub(crate) reopen: Reopen,
-    /// A session of its own, and not a recording that is looked at.
+    /// Beside the program's name.
+    pub(crate) title: String,
+    pub(crate) opener: Opener,
+    pub(crate) first: First,
+    /// Sessions of one's own, and not a recording that is looked at.
     pub(crate) live: bool,
+    /// What is in the place of a camera.
+    pub(crate) stands_in: Option<String>,
     pub(crate) settings: Settings,
     pub(crate) settings_file: Option<PathBuf>,
-    /// The voice, or why there is none.
-    pub(crate) voice: Result<Speech, String>,
     /// Where records are kept.
     pub(crate) store: Option<Store>,
     pub(crate) with_timing: bool,
@@ -121,21 +146,25 @@ fn x11_answers(display: &str) -> bool {
 /// # Errors
 /// When no window can be opened, or a stage failed.
 pub(crate) fn run(play: Play) -> anyhow::Result<()> {
+    let title = if play.title.is_empty() { "Spotter".to_owned() } else { format!("Spotter: {}", play.title) };
     let viewport = egui::ViewportBuilder::default()
-        .with_title(format!("Spotter: {}", play.session.source))
+        .with_title(title)
         .with_inner_size([1180.0, 760.0])
         .with_min_inner_size([640.0, 420.0]);
     let options = eframe::NativeOptions { viewport, ..eframe::NativeOptions::default() };
-    let outcome = Arc::new(std::sync::Mutex::new(Ok(())));
+    let outcome = Shared::default();
     let told = outcome.clone();
     let create = Box::new(move |context: &eframe::CreationContext<'_>| {
         set_up(&context.egui_ctx);
-        let app = App::new(play, &context.egui_ctx, told)?;
-        Ok(Box::new(app) as Box<dyn eframe::App>)
+        Ok(Box::new(App::new(play, &context.egui_ctx, told)) as Box<dyn eframe::App>)
     });
     eframe::run_native("spotter", options, create).map_err(|e| anyhow!("the window can't be opened: {e}"))?;
-    let mut outcome = outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    std::mem::replace(&mut *outcome, Ok(()))
+    let outcome = std::mem::take(&mut *outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    for thread in outcome.ending {
+        // it told what was wrong, if anything was
+        drop(thread.join());
+    }
+    outcome.error.map_or(Ok(()), Err)
 }
 
 /// Hangul after the letters that egui brings.
@@ -155,8 +184,7 @@ fn set_look(context: &egui::Context, settings: &Settings) {
         Theme::Light => egui::ThemePreference::Light,
         Theme::System => egui::ThemePreference::System,
     });
-    // egui's own grey is faint for words that are read from a distance
-    context.style_mut_of(egui::Theme::Dark, |style| style.visuals.override_text_color = Some(theme::OVER_PICTURE.text));
-    context.style_mut_of(egui::Theme::Light, |style| style.visuals.override_text_color = Some(theme::ON_LIGHT.text));
+    context.style_mut_of(egui::Theme::Dark, |style| theme::shape(style, theme::OVER_PICTURE.text));
+    context.style_mut_of(egui::Theme::Light, |style| theme::shape(style, theme::ON_LIGHT.text));
     context.set_zoom_factor(settings.text_scale);
 }

@@ -1,62 +1,104 @@
 //! What is beside and under the picture.
 
 use super::{
-    front::{Command, Front, Screen, World},
+    front::{Command, Front, Screen, Stage, World},
     state::State,
     theme::palette,
+    words::pick,
 };
 use crate::{
     pipeline::stats::{Monitor, STAGES},
     timeline::{Drafting, clock_text},
 };
-use eframe::egui::{self, Button, RichText, Ui};
+use eframe::egui::{self, RichText, Ui};
+use spotter_datasets::synthetic::phrases::Lang;
 use spotter_engine::coach::Kind;
+
+/// Narrower windows have the screens in a list.
+const NARROW: f32 = 820.0;
 
 /// Buttons and media time.
 pub(super) fn controls_ui(ui: &mut Ui, front: &mut Front, world: &World<'_>, commands: &mut Vec<Command>) {
-    ui.add_space(4.0);
+    let lang = front.lang();
+    ui.add_space(6.0);
     ui.horizontal_wrapped(|ui| {
         // on every screen: nobody is to be filmed without knowing
-        if world.camera && !world.over && front.state.lost.is_none() {
+        if world.camera && world.running() && front.state.lost.is_none() {
             let (dot, _) = ui.allocate_exact_size(egui::vec2(14.0, 14.0), egui::Sense::hover());
             ui.painter().circle_filled(dot.center(), 6.0, palette(ui).bad);
-            ui.label(RichText::new("camera on").color(palette(ui).bad));
+            ui.label(RichText::new(pick(lang, "camera on", "카메라 켜짐")).color(palette(ui).bad));
         }
-        let label = if world.paused { "Go on" } else { "Pause" };
-        if ui.add_enabled(!world.over, Button::new(label)).clicked() {
-            commands.push(Command::Pause);
-        }
-        if ui.add_enabled(!world.over, Button::new("End session")).clicked() {
-            commands.push(Command::End);
-        }
-        if ui.button("Restart").clicked() {
-            commands.push(Command::Restart);
-        }
-        let mute = if world.muted { "Unmute" } else { "Mute" };
-        if ui.button(mute).clicked() {
-            commands.push(Command::Mute(!world.muted));
-        }
-        ui.label(RichText::new(clock_text(world.now)).monospace().size(16.0));
-        if world.over {
-            ui.label("end");
-        }
+        session_ui(ui, world, lang, commands);
         ui.separator();
-        for (screen, name) in [
-            (Screen::Coach, "Coach"),
-            (Screen::Summary, "Summary"),
-            (Screen::Settings, "Settings"),
-            (Screen::Help, "Keys"),
-        ] {
-            if ui.selectable_label(front.screen == screen, name).clicked() {
-                front.screen = screen;
-            }
-        }
+        screens_ui(ui, front, world, lang);
         ui.separator();
-        if ui.selectable_label(front.side, "Times").clicked() {
+        if ui.selectable_label(front.side, pick(lang, "Times", "처리 시간")).clicked() {
             front.side = !front.side;
         }
     });
-    ui.add_space(4.0);
+    ui.add_space(6.0);
+}
+
+/// What can be done with the session, as far as there is one.
+fn session_ui(ui: &mut Ui, world: &World<'_>, lang: Lang, commands: &mut Vec<Command>) {
+    match world.stage {
+        Stage::Running => {
+            let label = if world.paused { pick(lang, "Go on", "계속") } else { pick(lang, "Pause", "멈춤") };
+            if ui.button(label).clicked() {
+                commands.push(Command::Pause);
+            }
+            if ui.button(pick(lang, "End session", "끝내기")).clicked() {
+                commands.push(Command::End);
+            }
+        }
+        Stage::Opening => drop(ui.label(pick(lang, "opening ...", "여는 중 ..."))),
+        Stage::Ending => drop(ui.label(pick(lang, "ending ...", "정리 중 ..."))),
+        Stage::Idle if world.live => {}
+        Stage::Idle => drop(ui.label(pick(lang, "end", "끝"))),
+    }
+    let restart = !world.live || world.running();
+    if restart && ui.button(pick(lang, "Restart", "처음부터")).clicked() {
+        commands.push(Command::Restart);
+    }
+    let mute = if world.muted { pick(lang, "Unmute", "소리 켜기") } else { pick(lang, "Mute", "소리 끄기") };
+    if world.live && ui.button(mute).clicked() {
+        commands.push(Command::Mute(!world.muted));
+    }
+    if world.running() || !world.live {
+        ui.label(RichText::new(clock_text(world.now)).monospace());
+    }
+}
+
+/// The screens, side by side where there is room.
+fn screens_ui(ui: &mut Ui, front: &mut Front, world: &World<'_>, lang: Lang) {
+    let first = if world.live && world.stage == Stage::Idle {
+        (Screen::Home, pick(lang, "Begin", "시작 화면"))
+    } else {
+        (Screen::Coach, pick(lang, "Coach", "코치"))
+    };
+    let screens = [
+        first,
+        (Screen::Summary, pick(lang, "Summary", "요약")),
+        (Screen::History, pick(lang, "Sessions", "지난 운동")),
+        (Screen::Settings, pick(lang, "Settings", "설정")),
+        (Screen::Help, pick(lang, "Keys", "키")),
+    ];
+    if ui.ctx().content_rect().width() < NARROW {
+        ui.menu_button(pick(lang, "Screens", "화면"), |ui| {
+            for (screen, name) in screens {
+                if ui.selectable_label(front.screen == screen, name).clicked() {
+                    front.screen = screen;
+                    ui.close();
+                }
+            }
+        });
+        return;
+    }
+    for (screen, name) in screens {
+        if ui.selectable_label(front.screen == screen, name).clicked() {
+            front.screen = screen;
+        }
+    }
 }
 
 /// Model, times of the stages and everything that was said.

@@ -1,12 +1,15 @@
 //! What the window shows of a run: a pure function of the events so far.
 
 use crate::{
-    pipeline::{Event, workout::Bout},
+    pipeline::{
+        Event,
+        workout::{Bout, Goal},
+    },
     timeline::reading_time,
 };
 use spotter_datasets::synthetic::Exercise;
 use spotter_engine::coach::Feedback;
-use spotter_vision::{lens::View, pose::Missing, reps::Phase};
+use spotter_vision::{lens::View, pose::Missing, reps::Phase, source::Trouble};
 use std::{collections::VecDeque, time::Duration};
 
 /// Utterances kept in the log.
@@ -34,11 +37,55 @@ pub(super) struct Work {
     pub(super) bout: Option<Bout>,
     /// Until when is rested, and what comes then.
     pub(super) rest: Option<(Duration, Bout)>,
+    /// Until when a set for a time lasts, once its clock runs.
+    pub(super) until: Option<Duration>,
+    /// Since when the clock of the workout stands still, because the person is away.
+    pub(super) halted: Option<Duration>,
     /// The workout is done.
     pub(super) finished: bool,
     /// How long something was held, and whether that is over.
     pub(super) held: Option<(Duration, bool)>,
 }
+
+impl Work {
+    /// The media time at which the clock of the workout stands.
+    fn clock(&self, now: Duration) -> Duration {
+        self.halted.map_or(now, |since| since.min(now))
+    }
+
+    /// What is left of the rest, and what comes after it.
+    pub(super) fn rest_left(&self, now: Duration) -> Option<(Duration, Bout)> {
+        self.rest.map(|(until, next)| (until.saturating_sub(self.clock(now)), next))
+    }
+
+    /// What is left of a set for a time.
+    pub(super) fn time_left(&self, now: Duration) -> Option<Duration> {
+        self.until.map(|until| until.saturating_sub(self.clock(now)))
+    }
+
+    /// The clock of the workout stops or goes on; what it counts down to comes so much later.
+    fn clock_runs(&mut self, t: Duration, runs: bool) {
+        if !runs {
+            self.halted.get_or_insert(t);
+            return;
+        }
+        let Some(since) = self.halted.take() else { return };
+        let stood = t.saturating_sub(since);
+        self.until = self.until.map(|until| until + stood);
+        self.rest = self.rest.map(|(until, next)| (until + stood, next));
+    }
+
+    /// A repetition is done; with the first one the clock of a set for a time begins.
+    fn rep(&mut self, t: Duration, set: u32, count: u32) {
+        (self.set, self.count) = (set, count);
+        if let Some(Goal::Seconds(s)) = self.bout.map(|bout| bout.goal) {
+            self.until.get_or_insert(t + Duration::from_secs(u64::from(s)));
+        }
+    }
+}
+
+/// Why there is no picture: in words, and what kind of trouble it is.
+pub(super) type Lost = (String, Option<Trouble>);
 
 /// What is shown.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +99,7 @@ pub(super) struct State {
     /// Words that are being made.
     pub(super) partial: Option<String>,
     /// Why there is no picture, while the camera is lost.
-    pub(super) lost: Option<String>,
+    pub(super) lost: Option<Lost>,
     /// Stages that stopped.
     pub(super) failures: Vec<String>,
     /// What is being done.
@@ -64,7 +111,7 @@ impl State {
     pub(super) fn apply(&mut self, event: Event) {
         match event {
             Event::View { t, view, missing, people } => self.seen = Some(Seen { t, view, missing, people }),
-            Event::Source { problem, .. } => self.lost = problem,
+            Event::Source { problem, trouble, .. } => self.lost = problem.map(|problem| (problem, trouble)),
             Event::Begun { .. } => self.begun = true,
             Event::Partial { text, .. } => self.partial = Some(text),
             Event::Feedback(feedback) => {
@@ -76,15 +123,17 @@ impl State {
             }
             Event::Exercise { exercise, .. } => self.work = Work { exercise: Some(exercise), ..Work::default() },
             Event::Phase { phase, .. } => self.work.phase = phase,
-            Event::Rep { set, count, .. } => (self.work.set, self.work.count) = (set, count),
+            Event::Rep { t, set, count, .. } => self.work.rep(t, set, count),
             Event::Hold { set, lasted, over, .. } => {
                 (self.work.set, self.work.held) = (set, Some((lasted, over)));
             }
             Event::Set { bout, .. } => {
                 self.work = Work { exercise: Some(bout.exercise), set: bout.set, bout: Some(bout), ..Work::default() };
             }
-            Event::Rest { t, lasts, next } => self.work.rest = Some((t + lasts, next)),
-            Event::Finished { .. } => self.work.finished = true,
+            Event::Rest { t, lasts, next } => (self.work.rest, self.work.until) = (Some((t + lasts, next)), None),
+            Event::Clock { t, runs } => self.work.clock_runs(t, runs),
+            Event::Finished { .. } => (self.work.finished, self.work.until) = (true, None),
+            Event::Withdrawn { .. } => self.partial = None,
             Event::HalfRep { .. } | Event::Move { .. } | Event::Tick { .. } => {}
             Event::Failed(failure) => self.failures.push(format!("{} stopped: {}", failure.stage, failure.problem)),
         }

@@ -1,17 +1,18 @@
 //! The screens by the names that a screen reader says, without a display.
 
 use super::{
-    front::{Command, Front, Screen, World},
+    front::{Command, Front, Listed, Screen, Stage, World, set},
     state::State,
 };
 use crate::{
+    cli::Language,
     pipeline::{
         Event,
-        stats::{Monitor, Stage},
+        stats::{self, Monitor},
         workout::{Bout, Goal},
     },
-    sessions::{Memory, Stamp, review},
-    settings::{Patches, Settings},
+    sessions::{Format, Line, Looked, Memory, Stamp},
+    settings::{Patches, Settings, Theme},
     timeline::Sink as _,
 };
 use eframe::egui::{Key, Rect, Ui};
@@ -21,7 +22,12 @@ use egui_kittest::{
 };
 use spotter_datasets::synthetic::Exercise;
 use spotter_engine::coach::{Attended, Feedback, Kind};
-use spotter_vision::{lens::View, pose::Missing, reps::Phase};
+use spotter_vision::{
+    lens::View,
+    pose::Missing,
+    reps::Phase,
+    source::{Trouble, camera::CameraEntry},
+};
 use std::time::Duration;
 
 fn s(seconds: u64) -> Duration {
@@ -40,9 +46,10 @@ fn view(t: u64, view: View, missing: Option<Missing>) -> Event {
 struct Desk {
     front: Front,
     now: Duration,
-    over: bool,
+    stage: Stage,
+    paused: bool,
     muted: bool,
-    silent: Option<&'static str>,
+    silent: bool,
     monitor: Monitor,
     asked: Vec<Command>,
 }
@@ -50,16 +57,25 @@ struct Desk {
 fn desk(events: Vec<Event>, now: u64) -> Desk {
     let mut front = Front::new(Settings::default(), false);
     events.into_iter().for_each(|event| front.state.apply(event));
-    Desk { front, now: s(now), over: false, muted: false, silent: None, monitor: Monitor::default(), asked: Vec::new() }
+    let (stage, monitor) = (Stage::Running, Monitor::default());
+    Desk { front, now: s(now), stage, paused: false, muted: false, silent: false, monitor, asked: Vec::new() }
 }
 
 fn harness(desk: Desk) -> Harness<'static, Desk> {
-    let draw = |ui: &mut Ui, desk: &mut Desk| {
+    let mut ready = false;
+    let draw = move |ui: &mut Ui, desk: &mut Desk| {
+        if !std::mem::replace(&mut ready, true) {
+            super::set_up(ui.ctx());
+            super::set_look(ui.ctx(), &desk.front.settings);
+            return;
+        }
         let world = World {
             now: desk.now,
-            paused: false,
-            over: desk.over,
+            stage: desk.stage,
+            paused: desk.paused,
+            live: true,
             camera: true,
+            stands_in: None,
             lead_in: s(3),
             model: "spotter-mini",
             talkativeness: 0.0,
@@ -91,7 +107,7 @@ fn the_coach_screen_says_exercise_count_phase_and_cue() {
     events.push(Event::Phase { t: s(7), exercise, phase: Phase::Turned });
     events.push(said(8, "Knees wider"));
     let harness = harness(desk(events, 8));
-    for label in ["squats", "set 2", "7 repetitions", "full range, and back", "Knees wider", "in view", "camera on"] {
+    for label in ["Squats", "set 2", "7 repetitions", "full range, and back", "Knees wider", "in view", "camera on"] {
         harness.get_by_label(label);
     }
     // three metres: a twelfth of the picture's height
@@ -114,7 +130,7 @@ fn a_hold_has_a_timer_and_a_workout_its_goals() {
     let hold = Event::Hold { t: s(20), exercise: Exercise::Plank, set: 1, lasted: s(12), over: false };
     let mut events = [begun(), vec![Event::Set { t: s(5), bout }, hold]].concat();
     let held = harness(desk(events.clone(), 20));
-    for label in ["planks", "set 1 of 2", "holding 12 seconds of 30"] {
+    for label in ["Planks", "set 1 of 2", "holding 12 seconds of 30"] {
         held.get_by_label(label);
     }
     let squat = Bout { exercise: Exercise::Squat, goal: Goal::Reps(10), ..bout };
@@ -142,8 +158,8 @@ fn keys_do_what_the_help_says() {
         (Key::E, Command::End),
         (Key::R, Command::Restart),
         (Key::M, Command::Mute(true)),
-        (Key::Minus, Command::Setting("text_scale", "0.9".into())),
-        (Key::Plus, Command::Setting("text_scale", "1.1".into())),
+        (Key::Minus, set("text_scale", 0.9)),
+        (Key::Plus, set("text_scale", 1.1)),
     ] {
         harness.key_press(key);
         harness.run();
@@ -151,12 +167,14 @@ fn keys_do_what_the_help_says() {
     }
     for (key, screen, label) in [
         (Key::S, Screen::Settings, "talkativeness"),
+        (Key::V, Screen::History, "reading ..."),
         (Key::H, Screen::Help, "pause, or go on"),
         (Key::Escape, Screen::Coach, "in view"),
     ] {
         harness.key_press(key);
         harness.run();
         assert_eq!(harness.state().front.screen, screen);
+        harness.state_mut().asked.clear();
         assert!(harness.query_all_by_label(label).count() > 0, "{label}");
     }
     assert!(harness.query_by_label("stage").is_none());
@@ -170,14 +188,14 @@ fn keys_do_what_the_help_says() {
 fn every_control_is_reached_by_the_keyboard() {
     let mut harness = harness(desk(begun(), 5));
     let mut reached = Vec::new();
-    for _ in 0..12 {
+    for _ in 0..14 {
         harness.key_press(Key::Tab);
         harness.run();
         let focused =
             harness.query_all_by(|node| node.is_focused()).next().and_then(|node| node.accesskit_node().label());
         reached.extend(focused);
     }
-    for control in ["Pause", "End session", "Restart", "Mute", "Summary", "Settings", "Keys", "Times"] {
+    for control in ["Pause", "End session", "Restart", "Mute", "Summary", "Sessions", "Settings", "Keys", "Times"] {
         assert!(reached.iter().any(|name| name == control), "{control} is not among {reached:?}");
     }
 }
@@ -192,25 +210,62 @@ fn buttons_do_what_they_say() {
     }
     harness.get_by_label("Settings").click();
     harness.run();
+    harness.state_mut().asked.clear();
     harness.get_by_label("light").click();
     harness.run();
-    assert_eq!(harness.state().asked, [Command::Setting("theme", "light".into())]);
+    assert_eq!(harness.state().asked, [set("theme", "light")]);
 }
 
 #[test]
-fn everything_is_deleted_only_at_the_second_press() {
+fn everything_is_deleted_only_after_a_question() {
     let mut harness = harness(desk(begun(), 5));
-    harness.state_mut().front.kept = Some(4);
+    harness.state_mut().front.sessions = Some(vec![line(), line()]);
     harness.key_press(Key::S);
     harness.run();
-    harness.get_by_label("4 sessions are kept on this machine");
+    harness.get_by_label("2 sessions are kept on this machine");
     harness.get_by_label("no sound here");
-    harness.get_by_label("Delete everything").click();
+    for (answer, asked) in [("Keep", vec![]), ("Delete", vec![Command::DeleteAll])] {
+        harness.get_by_label("Delete everything ...").click();
+        harness.run();
+        harness.state_mut().asked.clear();
+        harness.get_by_label("Delete everything: all 2 sessions?");
+        // keys do nothing else meanwhile
+        harness.key_press(Key::E);
+        harness.run();
+        harness.get_by_label(answer).click();
+        harness.run();
+        assert_eq!(harness.state().asked, asked);
+        assert!(harness.query_by_label("Keep").is_none());
+    }
+}
+
+fn line() -> Line {
+    Line {
+        id: "2026-01-02T10-00-00Z".into(),
+        started: Stamp(1_767_348_000),
+        source: "camera".into(),
+        duration: 754.0,
+        complete: true,
+        exercises: vec![Exercise::Squat],
+        reps: 31,
+        held: 0.0,
+        corrections: 2,
+    }
+}
+
+#[test]
+fn earlier_sessions_are_listed_and_looked_at() {
+    let mut desk = desk(Vec::new(), 0);
+    (desk.stage, desk.front.screen) = (Stage::Idle, Screen::History);
+    desk.front.sessions = Some(vec![line()]);
+    let mut harness = harness(desk);
+    harness.get_by_label("Squats, 31 reps, 2 corrections");
+    harness.get_by_label("2026-01-02 10:00   12:34").click();
     harness.run();
-    assert!(harness.state().asked.is_empty());
-    harness.get_by_label_contains("press again").click();
+    assert_eq!(harness.state().asked, [Command::LookAt("2026-01-02T10-00-00Z".into())]);
+    harness.state_mut().front.sessions = Some(Vec::new());
     harness.run();
-    assert_eq!(harness.state().asked, [Command::DeleteAll]);
+    harness.get_by_label_contains("None is kept yet");
 }
 
 /// A session as it is remembered, from its events.
@@ -219,11 +274,10 @@ fn summarised(events: &[Event]) -> Front {
     for event in events {
         lines.event(event).unwrap();
     }
-    let past = memory.past().unwrap();
-    let now = review(&past);
-    let before = vec![now.clone()];
+    let now = Looked::new("x", memory.raw(), Vec::new(), true).unwrap();
+    let before = vec![now.review.clone()];
     let mut front = Front::new(Settings::default(), false);
-    (front.past, front.screen) = (Some((past, now, before)), Screen::Summary);
+    (front.past, front.screen) = (Some(Looked { earlier: before, ..now }), Screen::Summary);
     front
 }
 
@@ -240,18 +294,58 @@ fn the_summary_is_that_of_the_events() {
         rep(40, 2, 1),
     ];
     let mut desk = desk(Vec::new(), 60);
-    (desk.front, desk.over) = (summarised(&events), true);
-    let harness = harness(desk);
-    for label in ["Session summary", "set 1", "2 reps", "1 half", "set 2", "1 reps", "squats: 3, 3"] {
+    (desk.front, desk.stage) = (summarised(&events), Stage::Idle);
+    let mut harness = harness(desk);
+    for label in ["Session summary", "set 1", "2 reps", "1 half", "set 2", "1 rep", "squats: 3, 3"] {
         harness.get_by_label(label);
     }
-    harness.get_by_label("knees caving in: 1 times, at 00:10.0");
+    harness.get_by_label("Knees caving in: once, at 00:10.0");
+    for (label, asked) in [
+        ("JSON", vec![Command::Export(Format::Json)]),
+        ("CSV", vec![Command::Export(Format::Csv)]),
+        ("SRT", vec![Command::Export(Format::Srt)]),
+        ("Train again", vec![Command::Start]),
+        ("Delete this session ...", vec![]),
+        ("Delete", vec![Command::Delete("x".into())]),
+    ] {
+        harness.get_by_label(label).click();
+        harness.run();
+        assert_eq!(harness.state_mut().asked.drain(..).collect::<Vec<_>>(), asked, "{label}");
+    }
+}
+
+#[test]
+fn a_session_is_replayed_and_each_cue_is_a_click_away() {
+    let exercise = Exercise::Squat;
+    let rep = |t, count| Event::Rep { t: s(t), exercise, set: 1, count };
+    let events =
+        [Event::Exercise { t: s(0), exercise }, rep(4, 1), said(5, "Chest up"), rep(7, 2), said(8, "Knees wider")];
+    let mut desk = desk(Vec::new(), 60);
+    (desk.front, desk.stage) = (summarised(&events), Stage::Idle);
+    let mut harness = harness(desk);
+    harness.get_by_label("Replay it").click();
+    harness.run();
+    assert!(harness.query_by_label_contains("repetitions").is_none(), "nothing is counted yet");
+    harness.get_by_label("00:08.0  Knees wider").click();
+    harness.run();
+    harness.get_by_label("2 repetitions");
+    harness.get_by_label("Knees wider");
+    assert!((harness.state().front.rewind.at - 8.0).abs() < 0.1);
+    harness.key_press(Key::Escape);
+    harness.run();
+    harness.key_press(Key::ArrowLeft);
+    harness.run();
+    harness.get_by_label("1 repetitions");
+    harness.get_by_label("Chest up");
+    harness.get_by_label("Next cue").click();
+    harness.run();
+    assert!((harness.state().front.rewind.at - 8.0).abs() < 0.1);
 }
 
 #[test]
 fn times_are_shown_beside_the_picture() {
     let desk = desk(begun(), 5);
-    desk.monitor.time(Stage::Lens, Duration::from_millis(12));
+    desk.monitor.time(stats::Stage::Lens, Duration::from_millis(12));
     let mut harness = harness(desk);
     harness.key_press(Key::L);
     harness.run();
@@ -277,7 +371,7 @@ fn patches_that_are_worked_on_are_told_and_chosen_with_a_key() {
         harness.key_press(Key::P);
         harness.run();
         let asked: Vec<Command> = harness.state_mut().asked.drain(..).collect();
-        assert_eq!(asked, [Command::Setting("patches", expected.into())]);
+        assert_eq!(asked, [set("patches", expected)]);
     };
     press(Patches::Summed, "1");
     press(Patches::Layer(1), "3");
@@ -299,13 +393,25 @@ fn a_stage_that_stopped_is_a_sentence_in_the_window() {
 
 #[test]
 fn a_lost_camera_is_a_sentence_until_it_is_back() {
-    let lost = Event::Source { t: s(4), problem: Some("camera 0: it is in use by another program".into()) };
-    let mut events = [begun(), vec![lost]].concat();
-    let without = harness(desk(events.clone(), 5));
-    without.get_by_label("No picture: camera 0: it is in use by another program. Trying again.");
-    assert!(without.query_by_label("camera on").is_none());
-    events.push(Event::Source { t: s(6), problem: None });
-    harness(desk(events, 7)).get_by_label("camera on");
+    for (trouble, title, help) in [
+        (Trouble::Busy, "Another program is using the camera.", "Close that program, and I take over."),
+        (Trouble::Missing, "I can't find the camera.", "Plug one in, or choose another in the settings."),
+        (Trouble::Unplugged, "The camera is gone.", "Plug it in again, and we go on."),
+        (Trouble::Frozen, "The camera stopped sending pictures.", "Check its cable."),
+    ] {
+        let problem = Some("camera 0: what the system says".to_owned());
+        let lost = Event::Source { t: s(4), problem, trouble: Some(trouble) };
+        let mut events = [begun(), vec![lost]].concat();
+        let without = harness(desk(events.clone(), 5));
+        for label in [title, help, "camera 0: what the system says"] {
+            without.get_by_label(label);
+        }
+        assert!(without.query_by_label("camera on").is_none());
+        events.push(Event::Source { t: s(6), problem: None, trouble: None });
+        let back = harness(desk(events, 7));
+        back.get_by_label("camera on");
+        assert!(back.query_by_label(title).is_none());
+    }
 }
 
 #[test]
@@ -318,14 +424,163 @@ fn a_running_camera_is_told_on_every_screen() {
 }
 
 #[test]
-fn silence_has_its_reason_over_the_picture() {
-    let why = "cues are shown and not spoken: there is no sound device that can be used";
+fn silence_is_told_over_the_picture() {
     let mut without = desk(begun(), 5);
-    without.silent = Some(why);
-    harness(without).get_by_label(why);
+    without.silent = true;
+    harness(without).get_by_label("no sound here: read what I say");
     let mut muted = desk(begun(), 5);
-    (muted.muted, muted.silent) = (true, Some(why));
+    (muted.muted, muted.silent) = (true, true);
     harness(muted).get_by_label("muted: M speaks again");
+}
+
+#[test]
+fn a_pause_is_told_large() {
+    let mut desk = desk(begun(), 5);
+    desk.paused = true;
+    let harness = harness(desk);
+    harness.get_by_label("Go on");
+    harness.get_by_label("Space goes on");
+    assert!(harness.get_by_label("Paused").rect().height() > 80.0);
+}
+
+#[test]
+fn opening_and_ending_are_told() {
+    for (stage, label) in [(Stage::Opening, "Opening the camera ..."), (Stage::Ending, "Putting the session away ...")]
+    {
+        let mut desk = desk(Vec::new(), 0);
+        desk.stage = stage;
+        harness(desk).get_by_label(label);
+    }
+}
+
+#[test]
+fn walking_away_stops_the_clock_of_the_workout() {
+    let bout = Bout { exercise: Exercise::JumpingJack, set: 1, of: 1, goal: Goal::Seconds(40), rest: s(20) };
+    let next = Bout { exercise: Exercise::Squat, ..bout };
+    let rep = Event::Rep { t: s(10), exercise: Exercise::JumpingJack, set: 1, count: 1 };
+    let mut events = [begun(), vec![Event::Set { t: s(5), bout }, rep]].concat();
+    harness(desk(events.clone(), 20)).get_by_label("0:30 left");
+    events.push(Event::Clock { t: s(22), runs: false });
+    let away = harness(desk(events.clone(), 60));
+    away.get_by_label("I wait for you");
+    away.get_by_label("0:28 left");
+    events.push(Event::Clock { t: s(62), runs: true });
+    let back = harness(desk(events.clone(), 72));
+    back.get_by_label("0:18 left");
+    assert!(back.query_by_label("I wait for you").is_none());
+    events.push(Event::Rest { t: s(90), lasts: s(20), next });
+    events.push(Event::Clock { t: s(95), runs: false });
+    harness(desk(events, 300)).get_by_label("rest 0:15, then squats");
+}
+
+/// The first words large, the rest below them.
+#[test]
+fn a_long_cue_begins_with_its_first_words() {
+    let harness =
+        harness(desk([begun(), vec![said(8, "Knees wider, and push them out in line with your feet.")]].concat(), 8));
+    let first = harness.get_by_label("Knees wider").rect();
+    let rest = harness.get_by_label("and push them out in line with your feet.").rect();
+    assert!(first.bottom() <= rest.top() + 1.0, "{first:?}, {rest:?}");
+    assert!(first.height() > 60.0, "{first:?}");
+}
+
+fn at_home() -> Desk {
+    let mut desk = desk(Vec::new(), 0);
+    (desk.stage, desk.front.screen) = (Stage::Idle, Screen::Home);
+    desk.front.cameras = Some(Ok(vec![CameraEntry { index: Some(0), name: "Webcam".into() }]));
+    let about = Ok("squats: 3 sets, about 4 min".to_owned());
+    desk.front.workouts = vec![Listed { path: "/w/legs.toml".into(), name: "legs".into(), about }];
+    desk
+}
+
+#[test]
+fn the_first_screen_asks_what_to_do() {
+    let mut harness = harness(at_home());
+    harness.get_by_label("What shall we do?");
+    harness.get_by_label("squats: 3 sets, about 4 min");
+    for (label, exercise, workout) in
+        [("Squats", "squats", ""), ("Legs", "", "/w/legs.toml"), ("Anything: I recognise what you do", "", "")]
+    {
+        harness.get_by_label(label).click();
+        harness.run();
+        let expected = Command::Set(vec![("exercise", exercise.to_owned()), ("workout", workout.to_owned())]);
+        assert_eq!(harness.state_mut().asked.drain(..).collect::<Vec<_>>(), [expected]);
+    }
+    harness.get_by_label("Start").click();
+    harness.run();
+    harness.key_press(Key::Escape);
+    harness.run();
+    harness.key_press(Key::Enter);
+    harness.run();
+    assert_eq!(harness.state().asked, [Command::Start, Command::Start]);
+}
+
+#[test]
+fn the_first_screen_says_what_is_missing() {
+    let mut desk = at_home();
+    (desk.front.cameras, desk.silent) = (Some(Ok(Vec::new())), true);
+    desk.front.settings.workout = Some("/mine/odd.toml".into());
+    let harness = harness(desk);
+    harness.get_by_label_contains("No camera was found");
+    harness.get_by_label("no sound here: read what I say");
+    harness.get_by_label("/mine/odd.toml");
+    assert!(harness.query_by_label("camera on").is_none(), "it does not run yet");
+}
+
+#[test]
+fn settings_of_the_camera_and_the_coach_are_set() {
+    let mut desk = at_home();
+    desk.front.screen = Screen::Settings;
+    let mut harness = harness(desk);
+    harness.get_by_label("size of the picture").click();
+    harness.run();
+    harness.get_by_label("1280x720").click();
+    harness.run();
+    harness.get_by_label("한국어").click();
+    harness.run();
+    harness.get_by_label("show it as a mirror does").click();
+    harness.run();
+    harness.get_by_label("speak aloud").click();
+    harness.run();
+    let expected = [set("resolution", "1280x720"), set("lang", "ko"), set("mirror", false), set("voice", false)];
+    assert_eq!(harness.state().asked, expected);
+    for label in ["talkativeness", "seconds between two cues", "volume", "text size", "camera"] {
+        assert!(harness.query_all_by_label(label).count() > 0, "{label}");
+    }
+}
+
+/// Each screen in each language, theme and size: it comes to rest, and every letter of it can be drawn.
+#[test]
+fn every_screen_draws_in_both_languages_themes_and_sizes() {
+    let screens =
+        [Screen::Home, Screen::Coach, Screen::Summary, Screen::Rewind, Screen::History, Screen::Settings, Screen::Help];
+    let events = [
+        Event::Exercise { t: s(0), exercise: Exercise::Squat },
+        Event::Rep { t: s(4), exercise: Exercise::Squat, set: 1, count: 1 },
+        said(10, "Knees wider, in line with your feet."),
+    ];
+    for (lang, theme, scale) in
+        [(Language::En, Theme::Light, 1.0), (Language::Ko, Theme::Dark, 1.0), (Language::Ko, Theme::Light, 2.0)]
+    {
+        for screen in screens {
+            let mut desk = desk([begun(), events.to_vec()].concat(), 11);
+            let home = at_home().front;
+            desk.front.past = summarised(&events).past;
+            (desk.front.cameras, desk.front.workouts) = (home.cameras, home.workouts);
+            (desk.front.sessions, desk.front.screen) = (Some(vec![line()]), screen);
+            desk.front.settings = Settings { lang, theme, text_scale: scale, ..Settings::default() };
+            let harness = harness(desk);
+            // a letter that no font has ends a test here
+            assert!(harness.query_all_by(|node| node.label().is_some()).count() > 5, "{screen:?} is empty");
+            // what lies below can be scrolled to; nothing may lie beside the window
+            let window = harness.ctx.content_rect();
+            for node in harness.query_all_by(|node| node.label().is_some()) {
+                let (at, label) = (node.rect(), node.accesskit_node().label());
+                let inside = at.left() >= -1.0 && at.right() <= window.right() + 1.0;
+                assert!(inside, "{label:?} of {screen:?} in {lang:?} at {scale}: {at:?}, {window:?}");
+            }
+        }
+    }
 }
 
 #[test]

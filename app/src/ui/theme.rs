@@ -1,6 +1,6 @@
 //! Colours of both themes, and sizes that are read from afar.
 
-use eframe::egui::{Color32, Rect, Ui};
+use eframe::egui::{Color32, CornerRadius, FontFamily, FontId, Rect, Style, TextStyle, Ui, vec2};
 
 /// Colours with a meaning. None is the only sign of what it means: each stands beside words.
 #[derive(Clone, Copy, Debug)]
@@ -9,6 +9,8 @@ pub(super) struct Palette {
     pub(super) warning: Color32,
     pub(super) good: Color32,
     pub(super) bad: Color32,
+    /// Of the one button that matters, under words in `text`.
+    pub(super) accent: Color32,
 }
 
 /// On the picture, whatever the theme: light words on a dark plate.
@@ -17,6 +19,7 @@ pub(super) const OVER_PICTURE: Palette = Palette {
     warning: Color32::from_rgb(255, 214, 102),
     good: Color32::from_rgb(134, 226, 144),
     bad: Color32::from_rgb(255, 138, 128),
+    accent: Color32::from_rgb(24, 92, 160),
 };
 
 /// On the light panels.
@@ -25,6 +28,7 @@ pub(super) const ON_LIGHT: Palette = Palette {
     warning: Color32::from_rgb(133, 84, 0),
     good: Color32::from_rgb(16, 104, 32),
     bad: Color32::from_rgb(170, 24, 16),
+    accent: Color32::from_rgb(150, 200, 250),
 };
 
 /// The plate under words on the picture.
@@ -33,6 +37,36 @@ pub(super) const PLATE: Color32 = Color32::from_black_alpha(205);
 /// The colours of a panel.
 pub(super) fn palette(ui: &Ui) -> Palette {
     if ui.visuals().dark_mode { OVER_PICTURE } else { ON_LIGHT }
+}
+
+/// Letters and controls large enough for somebody who stands, and round.
+pub(super) fn shape(style: &mut Style, text: Color32) {
+    for (name, size) in [
+        (TextStyle::Small, 13.0),
+        (TextStyle::Body, 16.0),
+        (TextStyle::Button, 16.0),
+        (TextStyle::Heading, 32.0),
+        (TextStyle::Name("large".into()), 19.0),
+    ] {
+        style.text_styles.insert(name, FontId::new(size, FontFamily::Proportional));
+    }
+    style.text_styles.insert(TextStyle::Monospace, FontId::new(15.0, FontFamily::Monospace));
+    style.spacing.item_spacing = vec2(10.0, 7.0);
+    style.spacing.button_padding = vec2(12.0, 7.0);
+    style.spacing.interact_size.y = 32.0;
+    style.spacing.slider_width = 220.0;
+    let widgets = &mut style.visuals.widgets;
+    for widget in [
+        &mut widgets.inactive,
+        &mut widgets.hovered,
+        &mut widgets.active,
+        &mut widgets.open,
+        &mut widgets.noninteractive,
+    ] {
+        widget.corner_radius = CornerRadius::same(8);
+    }
+    // egui's own grey is faint for words that are read from a distance
+    style.visuals.override_text_color = Some(text);
 }
 
 /// Height of the letters of a cue. At three metres an eye reads letters of about 12 mm with ease, which is a twelfth of
@@ -75,6 +109,9 @@ mod tests {
         }
         for colour in colours(ON_LIGHT) {
             assert!(contrast(colour, Color32::from_gray(248)) >= 4.5, "{colour:?} on light");
+        }
+        for p in [OVER_PICTURE, ON_LIGHT] {
+            assert!(contrast(p.text, p.accent) >= 4.5, "{:?} on its accent", p.text);
         }
     }
 

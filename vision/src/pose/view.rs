@@ -27,7 +27,7 @@ pub fn view_of(body: Option<&Body>, frame: &Frame) -> View {
 }
 
 /// What has to come into the picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
     /// The head alone.

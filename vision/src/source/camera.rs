@@ -1,25 +1,22 @@
 //! A webcam: a thread of its own captures, the newest frame wins.
 
-use super::{FrameSource, SourceError, SourceInfo};
+mod device;
+#[cfg(test)]
+mod tests;
+
+pub use device::list;
+
+use super::{FrameSource, SourceError, SourceInfo, Trouble};
 use crate::{
     Frame,
     link::{Link, Policy, Received},
 };
-use nokhwa::{
-    Camera, NokhwaError,
-    pixel_format::RgbFormat,
-    query,
-    utils::{ApiBackend, CameraFormat, CameraIndex, FrameFormat, RequestedFormat, RequestedFormatType},
-};
 use std::{
-    path::PathBuf,
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
-/// Formats we decode, the better first: MJPEG reaches 30 frames a second on USB 2, YUYV needs no decoding.
-const FORMATS: [FrameFormat; 2] = [FrameFormat::MJPEG, FrameFormat::YUYV];
 /// Broken pictures in a row (cables, start-up) before the camera counts as gone.
 const MAX_BAD_PICTURES: u32 = 30;
 
@@ -34,13 +31,13 @@ pub struct CameraOptions {
     pub fps: u32,
     /// How long opening may take before it counts as failed: drivers can hang.
     pub open_timeout: Duration,
-    /// How long a frame may take before the camera counts as gone.
+    /// How long a frame may take before the camera counts as frozen.
     pub frame_timeout: Duration,
 }
 
 impl Default for CameraOptions {
     fn default() -> Self {
-        let (open_timeout, frame_timeout) = (Duration::from_secs(10), Duration::from_secs(5));
+        let (open_timeout, frame_timeout) = (Duration::from_secs(10), Duration::from_secs(3));
         Self { width: 640, height: 480, fps: 30, open_timeout, frame_timeout }
     }
 }
@@ -54,49 +51,56 @@ pub struct CameraEntry {
     pub name: String,
 }
 
-/// The cameras of this machine; empty when there is none.
-///
-/// # Errors
-/// [`SourceError::Open`] when the system does not tell.
-pub fn list() -> Result<Vec<CameraEntry>, SourceError> {
-    let found = query(ApiBackend::Auto).map_err(|e| SourceError::Open {
-        path: PathBuf::from("camera"),
-        problem: format!("the system does not list its cameras: {e}"),
-    })?;
-    Ok(found.iter().map(|c| CameraEntry { index: c.index().as_index().ok(), name: c.human_name() }).collect())
+/// What went wrong with a camera, and in words.
+type Problem = (Trouble, String);
+
+/// A picture of a device: width, height and RGB bytes.
+type Picture = (usize, usize, Vec<u8>);
+
+/// An opened camera, on the thread that owns it.
+trait Device {
+    /// The next picture, waited for; `None` for one that is broken.
+    fn picture(&mut self) -> Result<Option<Picture>, Problem>;
 }
 
-type Captured = Result<Frame, String>;
+type Captured = Result<Frame, Problem>;
 
 /// A camera as a source. Frames that come while nobody takes one are dropped, and leave gaps in [`Frame::seq`].
 #[derive(Debug)]
 pub struct CameraSource {
-    path: PathBuf,
+    camera: String,
     info: SourceInfo,
     frames: Arc<Link<Captured>>,
     frame_timeout: Duration,
     ended: mpsc::Receiver<()>,
-    last: (Duration, u64),
 }
 
 impl CameraSource {
     /// Opens camera `index` (0 is the first), waiting no longer than `options.open_timeout`.
     ///
     /// # Errors
-    /// [`SourceError::Open`] when there is no such camera, it is busy or not permitted, offers neither MJPEG nor YUYV, or does not answer in time.
+    /// [`SourceError::Camera`] when there is no such camera, it is busy or not permitted, offers no format that can be
+    /// read, or does not answer in time.
     pub fn open(index: u32, options: CameraOptions) -> Result<Self, SourceError> {
-        let path = PathBuf::from(format!("camera {index}"));
-        let failed = |problem: String| SourceError::Open { path: path.clone(), problem };
+        Self::start(format!("camera {index}"), options, move || device::open(index, options))
+    }
+
+    /// Opens a device on a thread of its own: it can't be sent between threads on every system.
+    fn start<D: Device>(
+        camera: String,
+        options: CameraOptions,
+        open: impl FnOnce() -> Result<(D, SourceInfo), Problem> + Send + 'static,
+    ) -> Result<Self, SourceError> {
+        let failed = |(trouble, problem)| SourceError::Camera { camera: camera.clone(), trouble, problem };
         let frames = Arc::new(Link::new(Policy::Newest, 1));
         let (ready, opened) = mpsc::channel();
         let (end, ended) = mpsc::channel();
         let link = frames.clone();
-        // The camera lives on its thread: it can't be sent between threads on every system.
         let spawned = thread::Builder::new().name("camera".into()).spawn(move || {
-            match open_camera(index, options) {
-                Ok((camera, info)) => {
+            match open() {
+                Ok((device, info)) => {
                     if ready.send(Ok(info)).is_ok() {
-                        capture(camera, &link);
+                        capture(device, &link);
                     }
                 }
                 // Nobody listens any more after a time-out.
@@ -105,26 +109,22 @@ impl CameraSource {
             link.close();
             drop(end);
         });
-        spawned.map_err(|e| failed(format!("no thread for the camera: {e}")))?;
+        spawned.map_err(|e| failed((Trouble::Other, format!("no thread for the camera: {e}"))))?;
         let info = match opened.recv_timeout(options.open_timeout) {
             Ok(info) => info.map_err(failed)?,
             Err(_) => {
                 frames.close();
                 let secs = options.open_timeout.as_secs_f64();
-                return Err(failed(format!("it does not answer within {secs:.1} s; unplug it and plug it in again")));
+                let problem = format!("it does not answer within {secs:.1} s; unplug it and plug it in again");
+                return Err(failed((Trouble::Silent, problem)));
             }
         };
-        Ok(Self { path, info, frames, frame_timeout: options.frame_timeout, ended, last: (Duration::ZERO, 0) })
+        Ok(Self { camera, info, frames, frame_timeout: options.frame_timeout, ended })
     }
 
-    /// Frames captured and dropped because newer ones came.
-    pub fn dropped(&self) -> u64 {
-        self.frames.dropped()
-    }
-
-    fn broken(&self, problem: String) -> SourceError {
+    fn broken(&self, (trouble, problem): Problem) -> SourceError {
         self.frames.close();
-        SourceError::Broken { path: self.path.clone(), t: self.last.0, frames: self.last.1, problem }
+        SourceError::Camera { camera: self.camera.clone(), trouble, problem }
     }
 }
 
@@ -135,17 +135,19 @@ impl FrameSource for CameraSource {
 
     fn next_frame(&mut self) -> Result<Option<Frame>, SourceError> {
         match self.frames.receive_timeout(self.frame_timeout) {
-            Received::Item(Ok(frame)) => {
-                self.last = (frame.t, self.last.1 + 1);
-                Ok(Some(frame))
-            }
+            Received::Item(Ok(frame)) => Ok(Some(frame)),
             Received::Item(Err(problem)) => Err(self.broken(problem)),
             Received::Closed => Ok(None),
             Received::TimedOut => {
                 let secs = self.frame_timeout.as_secs_f64();
-                Err(self.broken(format!("no frame for {secs:.1} s; check the cable, or whether the camera sleeps")))
+                let problem = format!("no frame for {secs:.1} s; check the cable, or whether the camera sleeps");
+                Err(self.broken((Trouble::Frozen, problem)))
             }
         }
+    }
+
+    fn dropped(&self) -> u64 {
+        self.frames.dropped()
     }
 }
 
@@ -157,69 +159,20 @@ impl Drop for CameraSource {
     }
 }
 
-fn open_camera(index: u32, options: CameraOptions) -> Result<(Camera, SourceInfo), String> {
-    let any = RequestedFormat::with_formats(RequestedFormatType::None, &FORMATS);
-    let mut camera = Camera::new(CameraIndex::Index(index), any).map_err(|e| explain(index, &e))?;
-    let offered = camera.compatible_camera_formats().map_err(|e| explain(index, &e))?;
-    let format = choose(&offered, options)
-        .ok_or("it offers neither MJPEG nor YUYV pictures, the formats that can be read; use another camera")?;
-    camera
-        .set_camera_requset(RequestedFormat::with_formats(RequestedFormatType::Exact(format), &FORMATS))
-        .map_err(|e| explain(index, &e))?;
-    camera.open_stream().map_err(|e| explain(index, &e))?;
-    let taken = camera.camera_format();
-    let info = SourceInfo {
-        name: camera.info().human_name(),
-        width: taken.width() as usize,
-        height: taken.height() as usize,
-        fps: f64::from(taken.frame_rate()),
-        duration: None,
-    };
-    Ok((camera, info))
-}
-
-/// The offered format nearest to the wish: first a rate that is not slower, then the size, then the format.
-fn choose(offered: &[CameraFormat], options: CameraOptions) -> Option<CameraFormat> {
-    offered.iter().copied().filter(|f| FORMATS.contains(&f.format())).min_by_key(|f| {
-        // Half the rate still coaches; less is a slide show and comes last, whatever its size.
-        let slow = f.frame_rate() * 2 < options.fps;
-        let size = (f.width() as usize).abs_diff(options.width) + (f.height() as usize).abs_diff(options.height);
-        let rank = FORMATS.iter().position(|format| *format == f.format());
-        (slow, size, f.frame_rate().abs_diff(options.fps), rank)
-    })
-}
-
-fn explain(index: u32, error: &NokhwaError) -> String {
-    let text = error.to_string();
-    let lower = text.to_lowercase();
-    let has = |parts: &[&str]| parts.iter().any(|part| lower.contains(part));
-    if has(&["no such file", "os error 2)", "no such device", "os error 19)"]) {
-        format!("there is no camera {index}; plug one in, or play a video file or `pattern` instead ({text})")
-    } else if has(&["busy", "os error 16)"]) {
-        format!("it is in use by another program; close that program ({text})")
-    } else if has(&["denied", "os error 13)"]) {
-        format!("this user may not use it; on Linux join the group `video` ({text})")
-    } else {
-        format!("it does not open: {text}")
-    }
-}
-
-fn capture(mut camera: Camera, frames: &Link<Captured>) {
+fn capture(mut device: impl Device, frames: &Link<Captured>) {
     let (mut seq, mut start, mut bad) = (0, None, 0);
     while !frames.is_closed() {
-        let picture = match camera.frame() {
-            Ok(buffer) => buffer.decode_image::<RgbFormat>(),
-            Err(error) => {
+        let picture = match device.picture() {
+            Ok(picture) => picture,
+            Err(problem) => {
                 // A refused hand-over only means that nobody listens any more.
-                frames.send(Err(format!("the camera is gone: {error}; plug it in again")));
+                frames.send(Err(problem));
                 break;
             }
         };
         let now = Instant::now();
-        let frame = picture.ok().and_then(|picture| {
-            let (width, height) = (picture.width() as usize, picture.height() as usize);
-            Frame::from_rgb(seq, now - *start.get_or_insert(now), width, height, picture.into_raw())
-        });
+        let frame = picture
+            .and_then(|(width, height, rgb)| Frame::from_rgb(seq, now - *start.get_or_insert(now), width, height, rgb));
         seq += 1;
         match frame {
             Some(frame) => {
@@ -230,42 +183,10 @@ fn capture(mut camera: Camera, frames: &Link<Captured>) {
             }
             None if bad < MAX_BAD_PICTURES => bad += 1,
             None => {
-                frames.send(Err("its pictures can't be decoded; try another cable or camera".into()));
+                let problem = "its pictures can't be decoded; try another cable or camera".to_owned();
+                frames.send(Err((Trouble::Unreadable, problem)));
                 break;
             }
         }
-    }
-    // The device is being given up; an error here changes nothing.
-    let _ = camera.stop_stream();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_camera_that_is_not_there_is_an_error_in_time() {
-        let start = Instant::now();
-        let error = CameraSource::open(250, CameraOptions::default()).map(drop).expect_err("no camera 250").to_string();
-        assert!(error.starts_with("camera 250: there is no camera 250"), "{error}");
-        assert!(start.elapsed() < Duration::from_secs(10));
-        assert!(list().is_ok());
-    }
-
-    #[test]
-    fn the_nearest_format_is_chosen() {
-        let f = CameraFormat::new_from;
-        let (mjpeg, yuyv) = (FrameFormat::MJPEG, FrameFormat::YUYV);
-        let chosen = |offered: &[CameraFormat]| choose(offered, CameraOptions::default());
-        assert_eq!(chosen(&[f(640, 480, yuyv, 30), f(640, 480, mjpeg, 30)]), Some(f(640, 480, mjpeg, 30)));
-        assert_eq!(chosen(&[f(640, 480, yuyv, 2), f(1280, 720, mjpeg, 30)]), Some(f(1280, 720, mjpeg, 30)));
-        assert_eq!(chosen(&[f(640, 480, FrameFormat::NV12, 30)]), None);
-    }
-
-    #[test]
-    fn errors_say_what_to_do() {
-        let explained = |text: &str| explain(0, &NokhwaError::OpenDeviceError("0".into(), text.into()));
-        assert!(explained("Device or resource busy (os error 16)").contains("in use by another program"));
-        assert!(explained("Permission denied (os error 13)").contains("group `video`"));
     }
 }

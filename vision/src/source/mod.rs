@@ -36,6 +36,28 @@ pub struct SourceInfo {
     pub duration: Option<Duration>,
 }
 
+/// What is wrong with a camera, for whoever tells it in words of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trouble {
+    /// There is none of this number.
+    Missing,
+    /// Another program has it.
+    Busy,
+    /// This user may not use it.
+    Forbidden,
+    /// It does not answer when it is opened.
+    Silent,
+    /// It was there and went away.
+    Unplugged,
+    /// It is there and sends no pictures any more.
+    Frozen,
+    /// Its pictures can't be read.
+    Unreadable,
+    /// Something else.
+    Other,
+}
+
 /// An error of a source. Every message names the source, what was expected and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -59,6 +81,26 @@ pub enum SourceError {
         /// What is wrong.
         problem: String,
     },
+    /// A camera that does not open or gives no more pictures; it may come back.
+    #[error("{camera}: {problem}")]
+    Camera {
+        /// Which one.
+        camera: String,
+        /// What kind of trouble it is.
+        trouble: Trouble,
+        /// The same in words, and what to do.
+        problem: String,
+    },
+}
+
+impl SourceError {
+    /// The trouble of a camera; `None` for what is no camera.
+    pub fn trouble(&self) -> Option<Trouble> {
+        match self {
+            Self::Camera { trouble, .. } => Some(*trouble),
+            Self::Open { .. } | Self::Broken { .. } => None,
+        }
+    }
 }
 
 /// A stream of frames in order of media time, read on the thread that owns it.
@@ -67,6 +109,10 @@ pub trait FrameSource: Send {
     fn info(&self) -> &SourceInfo;
     /// The next frame; `None` at the end. After an error the source is at its end.
     fn next_frame(&mut self) -> Result<Option<Frame>, SourceError>;
+    /// Frames so far that came while nobody took them, and are lost. A recording loses none.
+    fn dropped(&self) -> u64 {
+        0
+    }
 }
 
 /// What [`open`] passes on to the source it finds.
