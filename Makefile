@@ -7,10 +7,10 @@ LENS := $(if $(filter $(DEMO),$(CLIP)),--lens none)
 SPOTTER := target/release/spotter
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test live bench lint
+.PHONY: help setup build run test live bench camera-test lint
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{ printf "  make %-7s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 setup: ## system packages (where they may be installed) and ONNX Runtime
 	@scripts/setup.sh
@@ -38,6 +38,9 @@ ifneq ($(PERSON),)
 	$(PIN) $(SPOTTER) replay $(PERSON) --headless --stats
 	$(PIN) $(SPOTTER) replay $(PERSON) --headless --stats --lens none
 endif
+
+camera-test: setup ## the camera code against the kernel's test camera in a small emulated guest (x86-64 Debian; builds a probe)
+	scripts/camera-test.sh
 
 lint: setup ## formatting and clippy, warnings are errors
 	cargo fmt --all --check

@@ -1,5 +1,8 @@
 //! Spotter: watches a person exercise and speaks up at the right moment.
 
+// kept in one place: what only a window uses is built without one too
+#![cfg_attr(not(feature = "desktop"), allow(dead_code, unused_imports, reason = "only a window uses it"))]
+
 mod assets;
 mod audio;
 mod cli;

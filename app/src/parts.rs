@@ -339,6 +339,14 @@ pub(crate) fn video_out(path: &Path, width: usize, height: usize, fps: f64) -> a
     Ok(VideoWriter::create(path, width, height, fps)?)
 }
 
+/// Loads any ONNX model, for the voice.
+///
+/// # Errors
+/// When nothing runs such models, or it can't be read or used.
+pub(crate) fn onnx_session(path: &Path, threads: usize) -> anyhow::Result<ort::session::Session> {
+    Ok(runtime()?.open(path, threads)?)
+}
+
 /// What runs the pose models, in words.
 ///
 /// # Errors

@@ -138,12 +138,12 @@ fn a_reader_that_goes_away_is_no_failure() {
 fn settings_come_with_their_origins() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("settings.toml");
-    fs::write(&file, "lang = \"ko\"\nvolume = 0.5\n").unwrap();
+    fs::write(&file, "lang = \"ko\"\nvolume = 0.5\nworkout = \"legs.toml\"\nresolution = \"1280x720\"\n").unwrap();
     let show = |more: &[&str]| {
         let mut command = common::command(&[&["config", "show", "--json"], more].concat());
         command.env("SPOTTER_CONFIG", &file).env("SPOTTER_VOLUME", "0.3").output().unwrap()
     };
-    let out = show(&["--cooldown", "4"]);
+    let out = show(&["--cooldown", "4", "--exercise", "squats"]);
     assert!(out.status.success(), "{}", stderr(&out));
     let lines: Vec<serde_json::Value> = stdout(&out).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let of =
@@ -152,6 +152,10 @@ fn settings_come_with_their_origins() {
     assert_eq!(of("lang"), ("ko".into(), file.to_string_lossy().into()));
     assert_eq!(of("volume"), ("0.3".into(), "SPOTTER_VOLUME".into()));
     assert_eq!(of("cooldown"), ("4".into(), "flag".into()));
+    assert_eq!(of("resolution"), ("1280x720".into(), file.to_string_lossy().into()));
+    // an exercise takes the place of a workout that was settled
+    assert_eq!(of("exercise"), ("squats".into(), "flag".into()));
+    assert_eq!(of("workout"), (serde_json::Value::Null, "flag".into()));
     fs::write(&file, "lagn = 1\n").unwrap();
     let out = show(&[]);
     assert_eq!(out.status.code(), Some(1));

@@ -29,11 +29,11 @@ pub struct Sight {
     pub body: Option<Body>,
 }
 
-/// An error of a lens: a pose model that can't be loaded or run.
+/// An error of a lens: a model that can't be loaded or run.
 #[derive(Debug, thiserror::Error)]
 pub enum LensError {
     /// A model file that is missing or broken.
-    #[error("pose model {path}: {problem}")]
+    #[error("model {path}: {problem}")]
     Model {
         /// The file.
         path: std::path::PathBuf,

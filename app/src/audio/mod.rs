@@ -6,6 +6,7 @@
 #[cfg(feature = "audio")]
 mod device;
 mod earcon;
+mod piper;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ mod voice;
 
 use crate::{
     pipeline::Event,
+    settings::Settings,
     timeline::{Session, Sink, first_words},
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
@@ -70,12 +72,12 @@ pub(crate) struct Speech {
 }
 
 impl Speech {
-    /// The voice of this machine.
+    /// The voice of a file, or of this machine.
     ///
     /// # Errors
     /// A sentence on why there is no sound; everything else works without.
-    pub(crate) fn open(volume: f32) -> anyhow::Result<Self> {
-        Self::start(device, voice::best(), volume)
+    pub(crate) fn open(settings: &Settings) -> anyhow::Result<Self> {
+        Self::start(device, voice::best(settings.speech.as_deref()), settings.volume)
     }
 
     /// A voice over an output, which is made on the thread that owns it.

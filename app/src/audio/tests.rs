@@ -153,7 +153,7 @@ fn without_a_device_there_is_a_sentence_and_nothing_waits() {
 /// This machine may have a device or none; either way there is an answer in words.
 #[test]
 fn opening_the_voice_of_this_machine_never_fails_without_a_word() {
-    match Speech::open(0.0) {
+    match Speech::open(&Settings { volume: 0.0, ..Settings::default() }) {
         Ok(speech) => assert!(!speech.about().is_empty()),
         Err(error) => assert!(error.to_string().contains("sound"), "{error:#}"),
     }

@@ -1,18 +1,20 @@
 //! Words to sound: the voice of the system, in a process of its own.
 //!
-//! espeak-ng is under the GPL; started as a program it stays apart from Spotter.
+//! espeak-ng is under the GPL; started as a program it stays apart from Spotter. A voice is what gives samples: one that
+//! speaks by itself, such as speech-dispatcher's, could neither be silenced at once nor kept from overlapping.
 
-use super::{Cue, earcon};
-use anyhow::{Context as _, bail};
+use super::{Cue, earcon, piper::Piper};
+use anyhow::{Context as _, anyhow, bail};
 use spotter_datasets::synthetic::phrases::Lang;
 use std::{
     io::Write as _,
+    path::Path,
     process::{Command, Stdio},
     sync::Arc,
 };
 
 /// Longer sounds are no cues.
-const LONGEST_SECONDS: usize = 20;
+pub(super) const LONGEST_SECONDS: usize = 20;
 
 /// One channel of sound.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,14 +37,49 @@ pub(crate) trait Voice: Send {
     fn about(&self) -> String;
 }
 
-/// The best voice of this machine: the system's, else earcons.
-pub(super) fn best() -> Box<dyn Voice> {
-    for program in ["espeak-ng", "espeak"] {
-        if let Ok(voice) = Espeak::find(program) {
-            return Box::new(voice);
+/// The best voice of this machine: the user's own file, else the system's, else earcons.
+pub(super) fn best(file: Option<&Path>) -> Box<dyn Voice> {
+    let espeak = ["espeak-ng", "espeak"].into_iter().find_map(|program| Espeak::find(program).ok());
+    let program = espeak.as_ref().map(|espeak| espeak.program);
+    let system: Box<dyn Voice> = match espeak {
+        Some(espeak) => Box::new(espeak),
+        None if cfg!(target_os = "macos") => Box::new(Say),
+        None => Box::new(Earcons),
+    };
+    let Some(file) = file else { return system };
+    let loaded = match program {
+        Some(program) => Piper::load(file, program),
+        None => Err(anyhow!("{}: the voice needs espeak-ng for its phonemes", file.display())),
+    };
+    match loaded {
+        Ok(piper) => Box::new(Own { piper, system }),
+        Err(error) => {
+            tracing::warn!("{error:#}");
+            system
         }
     }
-    if cfg!(target_os = "macos") { Box::new(Say) } else { Box::new(Earcons) }
+}
+
+/// The user's own voice, and the system's for what it can't say.
+struct Own {
+    piper: Piper,
+    system: Box<dyn Voice>,
+}
+
+impl Voice for Own {
+    fn speak(&mut self, cue: &Cue) -> anyhow::Result<Sound> {
+        if !self.piper.speaks(cue.lang) {
+            return self.system.speak(cue);
+        }
+        self.piper.speak(cue).or_else(|error| {
+            tracing::warn!("the voice failed: {error:#}");
+            self.system.speak(cue)
+        })
+    }
+
+    fn about(&self) -> String {
+        self.piper.about()
+    }
 }
 
 /// espeak-ng.

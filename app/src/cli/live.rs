@@ -220,7 +220,7 @@ fn voice(settings: &Settings) -> anyhow::Result<Speech> {
     if !settings.voice {
         anyhow::bail!("the voice is off in the settings");
     }
-    Speech::open(settings.volume)
+    Speech::open(settings)
 }
 
 /// What a coach was loaded for, and what its model wants; under other settings it is loaded again.

@@ -8,7 +8,7 @@
 pub(crate) mod clock;
 pub(crate) mod coach;
 #[cfg(test)]
-mod fakes;
+pub(crate) mod fakes;
 pub(crate) mod latency;
 pub(crate) mod moves;
 mod sampler;

@@ -148,7 +148,6 @@ impl Monitor {
     }
 
     /// The same, for the window.
-    #[cfg_attr(not(feature = "desktop"), allow(dead_code, reason = "only a window shows it"))]
     pub(crate) fn attended(&self) -> Option<Attended> {
         self.lock().attended.clone()
     }

@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! name = "Legs"
+//! name_ko = "다리"
 //!
 //! [[exercise]]
 //! name = "squats"
@@ -57,6 +58,8 @@ pub(crate) struct Workout {
 #[serde(deny_unknown_fields)]
 struct File {
     name: Option<String>,
+    /// In Korean, where it has another.
+    name_ko: Option<String>,
     #[serde(default)]
     exercise: Vec<Entry>,
 }
@@ -97,7 +100,8 @@ impl Workout {
         if bouts.is_empty() {
             bail!("there is nothing to do: expected at least one [[exercise]] with a name and reps or seconds");
         }
-        Ok(Self { name: file.name.unwrap_or_else(|| name.to_owned()), bouts })
+        let own = file.name_ko.filter(|_| lang == Lang::Ko).or(file.name);
+        Ok(Self { name: own.unwrap_or_else(|| name.to_owned()), bouts })
     }
 }
 
@@ -247,6 +251,9 @@ mod tests {
                 (Exercise::JumpingJack, 1, 1, Goal::Seconds(30)),
             ]
         );
+        let named = "name = \"Legs\"\nname_ko = \"다리\"\n[[exercise]]\nname = \"squats\"\nreps = 5\n";
+        let names = [Lang::En, Lang::Ko].map(|lang| Workout::parse(named, "x", lang).unwrap().name);
+        assert_eq!(names, ["Legs", "다리"]);
         let korean = Workout::parse("[[exercise]]\nname = \"스쿼트\"\nreps = 5\n", "x", Lang::Ko).unwrap();
         assert_eq!(korean.bouts[0].exercise, Exercise::Squat);
     }

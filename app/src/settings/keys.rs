@@ -90,7 +90,7 @@ macro_rules! key {
 }
 
 /// Every setting, in the order in which they are shown.
-pub(crate) static KEYS: [Key; 16] = [
+pub(crate) static KEYS: [Key; 17] = [
     key!(lang, "SPOTTER_LANG", "language of the coach: en or ko", language, |v: &Language| v.code().to_owned()),
     key!(model, "SPOTTER_MODEL", "model folder, or the name of one that ships", some_path, show_path),
     key!(exercise, "SPOTTER_EXERCISE", "exercise that is done; left out, it is recognised", some_text, show_option),
@@ -118,6 +118,7 @@ pub(crate) static KEYS: [Key; 16] = [
         Patches::to_string
     ),
     key!(voice, "SPOTTER_VOICE", "speak aloud", flag, bool::to_string),
+    key!(speech, "SPOTTER_SPEECH", "file of a Piper voice (.onnx); left out, the system's voice", some_path, show_path),
     key!(volume, "SPOTTER_VOLUME", "loudness of the voice, 0 to 1", share, f32::to_string),
 ];
 

@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     /// Which patches that the encoder works on are shown.
     pub(crate) patches: Patches,
     pub(crate) voice: bool,
+    /// A voice of the Piper kind.
+    pub(crate) speech: Option<PathBuf>,
     /// 0 to 1.
     pub(crate) volume: f32,
 }
@@ -62,6 +64,7 @@ impl Default for Settings {
             text_scale: 1.0,
             patches: Patches::Off,
             voice: true,
+            speech: None,
             volume: 0.8,
         }
     }

@@ -1,8 +1,10 @@
 //! The window as a program: follows the run, draws, and does what the user asks.
 
+mod commands;
+
 use super::{
     First, Opened, Opener, Order, Play,
-    front::{Command, Front, Screen, Stage, World},
+    front::{Front, Screen, Stage, World},
     heat,
     jobs::{self, Done, Jobs},
     picture::{Screen as Texture, skeleton},
@@ -17,7 +19,7 @@ use crate::{
         threads::{self, Pace, Running},
     },
     sessions::{Looked, Memory, Stamp, Store},
-    settings::{self, Patches},
+    settings::Patches,
     timeline::{Sink as _, Sinks},
 };
 use anyhow::{Context as _, anyhow};
@@ -77,8 +79,12 @@ pub(super) struct App {
     muted: bool,
     /// The voice, or why there is none; nothing while it is being found.
     voice: Option<Result<Speech, String>>,
+    /// Another voice was chosen during a session, which goes on with the one it began with.
+    another_voice: bool,
     picture: Texture,
     picture_size: [usize; 2],
+    /// Pictures that came to the screen.
+    drawn: u64,
     inset: Texture,
     body: Option<Body>,
     jobs: Jobs,
@@ -91,14 +97,8 @@ impl App {
         set_look(context, &play.settings);
         let jobs = Jobs::new(context);
         let front = Front::new(play.settings, !play.live);
-        let voice = if play.live {
-            let volume = front.settings.volume;
-            jobs.start("voice", move || Done::Voice(Speech::open(volume).map_err(|error| format!("{error:#}"))));
-            None
-        } else {
-            // whoever looks at a recording may not be alone; a session of one's own speaks
-            Some(Err("a replay does not speak".to_owned()))
-        };
+        // whoever looks at a recording may not be alone; a session of one's own speaks
+        let voice = (!play.live).then(|| Err("a replay does not speak".to_owned()));
         let mut app = Self {
             opener: Arc::new(Mutex::new(play.opener)),
             live: play.live,
@@ -120,14 +120,17 @@ impl App {
             front,
             muted: false,
             voice,
+            another_voice: false,
             picture: Texture::default(),
             picture_size: [1, 1],
+            drawn: 0,
             inset: Texture::default(),
             body: None,
             jobs,
             outcome,
         };
         app.list_workouts();
+        app.open_voice();
         match play.first {
             First::Opened(opened) => app.begin(*opened, context),
             First::AtOnce => app.open(),
@@ -139,6 +142,16 @@ impl App {
             }
         }
         app
+    }
+
+    /// Looks for a voice in the background: a model has to be read, and a sound device may hang.
+    fn open_voice(&mut self) {
+        if !self.live {
+            return;
+        }
+        self.voice = None;
+        let settings = self.front.settings.clone();
+        self.jobs.start("voice", move || Done::Voice(Speech::open(&settings).map_err(|error| format!("{error:#}"))));
     }
 
     fn list_workouts(&self) {
@@ -225,6 +238,9 @@ impl App {
                 Done::Told(text) => self.front.notice = Some(text),
                 Done::Stopped(parts) => {
                     (self.parts, self.stage) = (parts, Stage::Idle);
+                    if std::mem::take(&mut self.another_voice) {
+                        self.open_voice();
+                    }
                     if std::mem::take(&mut self.again) {
                         self.open();
                     }
@@ -248,6 +264,7 @@ impl App {
         let mut looked_at = None;
         if let Some(frame) = run.running.picture() {
             self.picture_size = [frame.width, frame.height];
+            self.drawn += 1;
             self.picture.set(context, "picture", &frame);
         }
         if let Some(sight) = run.running.sight() {
@@ -301,115 +318,6 @@ impl App {
             ending.retain(|thread| !thread.is_finished());
             ending.push(thread);
         }
-    }
-
-    fn act(&mut self, command: Command, context: &Context) {
-        match command {
-            Command::Start if self.stage == Stage::Idle && self.live => self.open(),
-            Command::Start => {}
-            Command::Pause => {
-                if let Some(run) = &self.run {
-                    run.running.clock().pause(!run.running.clock().is_paused());
-                }
-            }
-            Command::Talkativeness(bias) => {
-                self.talkativeness = bias;
-                if let Some(run) = &self.run {
-                    run.running.talkativeness().set(bias);
-                }
-                if self.live {
-                    self.set(&[("talkativeness", format!("{bias:.1}"))], context);
-                }
-            }
-            Command::Choose(exercise) => {
-                if let Some(run) = &self.run {
-                    run.running.choose(exercise);
-                }
-            }
-            Command::End => self.end(),
-            Command::Restart => match self.stage {
-                Stage::Idle => self.open(),
-                Stage::Running => {
-                    self.again = true;
-                    self.end();
-                }
-                Stage::Opening | Stage::Ending => {}
-            },
-            Command::Set(changed) => self.set(&changed, context),
-            Command::Mute(muted) => {
-                self.muted = muted;
-                self.hush();
-            }
-            Command::ListCameras => drop(self.jobs.start("cameras", jobs::cameras)),
-            Command::Quit => context.send_viewport_cmd(ViewportCommand::Close),
-            about_records => self.act_on_records(about_records),
-        }
-    }
-
-    /// What is done with records: on a thread, since they lie on a disk.
-    fn act_on_records(&mut self, command: Command) {
-        let Some(store) = self.store.clone() else { return };
-        let lang = words::language(&self.front.settings);
-        match command {
-            Command::LookAt(id) => drop(self.jobs.start("reading", move || Done::Looked(store.look_at(&id)))),
-            Command::Export(format) => {
-                let Some(looked) = self.front.past.clone() else { return };
-                let folder = store.folder().with_file_name("exports");
-                self.jobs.start("export", move || match looked.export(format, &folder) {
-                    Ok(path) => {
-                        Done::Told(format!("{}: {}", words::pick(lang, "written to", "저장한 곳"), path.display()))
-                    }
-                    Err(error) => Done::Told(format!("{error:#}")),
-                });
-            }
-            Command::Delete(id) => {
-                self.front.past = None;
-                self.front.screen = Screen::History;
-                self.change_records(store, move |store| {
-                    store.delete(&id)?;
-                    Ok(words::pick(lang, "the session is deleted", "기록을 지웠어요").to_owned())
-                });
-            }
-            Command::DeleteAll => {
-                self.front.past = None;
-                self.change_records(store, move |store| {
-                    let n = store.delete_all()?;
-                    Ok(format!("{n} {}", words::pick(lang, "sessions deleted", "개의 기록을 지웠어요")))
-                });
-            }
-            _ => drop(self.jobs.start("sessions", move || Done::Sessions(store.lines()))),
-        }
-    }
-
-    /// Changes what is kept, tells what came of it, and reads it again.
-    fn change_records(&self, store: Store, change: impl FnOnce(&Store) -> anyhow::Result<String> + Send + 'static) {
-        self.jobs.start_with("records", move |tell| {
-            tell(Done::Told(change(&store).unwrap_or_else(|error| format!("{error:#}"))));
-            tell(Done::Sessions(store.lines()));
-        });
-    }
-
-    /// Settings take effect at once, and are written into the settings file.
-    fn set(&mut self, changed: &[(&'static str, String)], context: &Context) {
-        for (key, value) in changed {
-            if let Err(error) = settings::set(&mut self.front.settings, key, value) {
-                self.front.notice = Some(format!("{error:#}"));
-                return;
-            }
-        }
-        set_look(context, &self.front.settings);
-        if let Some(Ok(voice)) = &self.voice {
-            voice.set_volume(self.front.settings.volume);
-        }
-        self.hush();
-        if changed.iter().any(|(key, _)| *key == "lang") {
-            self.list_workouts();
-        }
-        let written = self.settings_file.as_ref().map(|path| settings::write(path, changed));
-        self.front.notice = match written {
-            Some(Err(error)) => Some(format!("the setting holds until the window closes: {error:#}")),
-            _ => None,
-        };
     }
 
     /// The voice is silent while it is muted, and where the settings say so.
@@ -484,8 +392,9 @@ fn save(image: &ColorImage, path: &Path) -> anyhow::Result<()> {
     picture.save(path).with_context(|| format!("{}: can't be written", path.display()))
 }
 
-impl eframe::App for App {
-    fn ui(&mut self, ui: &mut Ui, _frame: &mut eframe::Frame) {
+impl App {
+    /// Follows what runs, draws it and does what the user asked for. Nothing in it waits.
+    pub(super) fn draw(&mut self, ui: &mut Ui) {
         let context = ui.ctx().clone();
         self.take_done(&context);
         self.follow(&context);
@@ -508,6 +417,7 @@ impl eframe::App for App {
             model: &self.model,
             talkativeness: self.talkativeness,
             monitor: Some(&self.monitor),
+            drawn: self.drawn,
             voice: match &self.voice {
                 Some(Ok(voice)) => voice.about(),
                 Some(Err(why)) => why,
@@ -528,8 +438,24 @@ impl eframe::App for App {
         self.screenshot_when_due(&context, now, over);
     }
 
-    fn on_exit(&mut self, _gl: Option<&eframe::glow::Context>) {
-        // the window goes at once; whoever opened it waits for the session to be put away
+    /// Pictures that came to the screen so far.
+    #[cfg(test)]
+    pub(super) fn drawn(&self) -> u64 {
+        self.drawn
+    }
+
+    /// The window goes at once; whoever opened it waits for the session to be put away.
+    pub(super) fn leave(&mut self) {
         self.end();
+    }
+}
+
+impl eframe::App for App {
+    fn ui(&mut self, ui: &mut Ui, _frame: &mut eframe::Frame) {
+        self.draw(ui);
+    }
+
+    fn on_exit(&mut self, _gl: Option<&eframe::glow::Context>) {
+        self.leave();
     }
 }

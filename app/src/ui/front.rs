@@ -102,6 +102,8 @@ pub(super) struct World<'a> {
     pub(super) model: &'a str,
     pub(super) talkativeness: f32,
     pub(super) monitor: Option<&'a Monitor>,
+    /// Pictures that came to the screen.
+    pub(super) drawn: u64,
     /// How the voice is: on, muted, or why there is none.
     pub(super) voice: &'a str,
     pub(super) muted: bool,
@@ -144,8 +146,9 @@ pub(super) struct Front {
     /// The cameras that were found, once they were looked for.
     pub(super) cameras: Option<Result<Vec<CameraEntry>, String>>,
     pub(super) workouts: Vec<Listed>,
-    /// The file of a workout as it is being typed.
+    /// The file of a workout and that of a voice as they are being typed.
     pub(super) typed: String,
+    pub(super) typed_voice: String,
     /// What waits for a yes.
     pub(super) ask: Option<dialog::Ask>,
 }

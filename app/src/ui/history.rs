@@ -64,7 +64,9 @@ pub(super) fn about(line: &Line, lang: Lang) -> String {
     if !names.is_empty() {
         parts.push(capital(&names.join(", ")));
     }
-    if line.reps > 0 || line.held <= 0.0 {
+    if names.is_empty() && line.held <= 0.0 {
+        parts.push(pick(lang, "nothing was counted", "센 동작이 없음").to_owned());
+    } else if line.reps > 0 {
         parts.push(reps(lang, line.reps));
     }
     if line.held > 0.0 {

@@ -120,11 +120,12 @@ fn workouts_ui(ui: &mut Ui, front: &mut Front, commands: &mut Vec<Command>) {
     let field = ui.add(TextEdit::singleline(&mut front.typed).hint_text(hint).desired_width(f32::INFINITY));
     let field = field.labelled_by(label.id);
     if field.lost_focus() && ui.input(|input| input.key_pressed(egui::Key::Enter)) && !front.typed.trim().is_empty() {
-        if Path::new(front.typed.trim()).is_file() {
-            commands.push(chosen("", front.typed.trim()));
-        } else {
-            let none = pick(lang, "there is no such file", "그런 파일이 없어요");
-            front.notice = Some(format!("{}: {none}", front.typed.trim()));
+        match Path::new(front.typed.trim()).canonicalize() {
+            Ok(path) if path.is_file() => commands.push(chosen("", &path.display().to_string())),
+            _ => {
+                let none = pick(lang, "there is no such file", "그런 파일이 없어요");
+                front.notice = Some(format!("{}: {none}", front.typed.trim()));
+            }
         }
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn ui(ui: &mut Ui, area: Rect, state: &State, world: &World<'_>, lang
         return;
     }
     corner_ui(ui, area, cue * 0.6, state, world, lang);
-    count_ui(ui, area, count_size(area), &state.work, lang);
+    count_ui(ui, area, count_size(area), &state.work, world.now, lang);
     centre_ui(ui, area, cue, state, world, lang);
     cue_ui(ui, area, cue, state, world);
 }
@@ -141,23 +141,22 @@ fn corner_ui(ui: &mut Ui, area: Rect, size: f32, state: &State, world: &World<'_
     // a long line must not run under the count
     let left = Rect::from_min_size(area.min, vec2(area.width() * 0.62, area.height()));
     plate(ui, "corner", left, Align2::LEFT_TOP, |ui| {
-        exercise_ui(ui, size, &state.work, world, lang);
+        exercise_ui(ui, size, &state.work, lang);
         signs_ui(ui, (size * 0.55).max(16.0), state, world, lang);
     });
 }
 
-fn exercise_ui(ui: &mut Ui, size: f32, work: &Work, world: &World<'_>, lang: Lang) {
+fn exercise_ui(ui: &mut Ui, size: f32, work: &Work, lang: Lang) {
     let Some(exercise) = work.exercise else { return };
     let name = |e: Exercise| e.name(lang.code());
     ui.label(RichText::new(capital(name(exercise))).size(size).strong().color(OVER_PICTURE.text));
-    let small = |text: String| RichText::new(text).size(size * 0.65).color(OVER_PICTURE.text);
-    let clock = |left: Duration| duration_text(left.as_secs_f64().ceil());
+    let small = |text: String| RichText::new(text).size(size * 0.75).color(OVER_PICTURE.text);
     if work.finished {
         ui.label(small(pick(lang, "workout done", "운동 끝").to_owned()));
-    } else if let Some((left, next)) = work.rest_left(world.now) {
+    } else if let Some((_, next)) = work.rest {
         ui.label(small(match lang {
-            Lang::En => format!("rest {}, then {}", clock(left), name(next.exercise)),
-            Lang::Ko => format!("휴식 {}, 다음은 {}", clock(left), name(next.exercise)),
+            Lang::En => format!("rest, then {}", name(next.exercise)),
+            Lang::Ko => format!("휴식, 다음은 {}", name(next.exercise)),
         }));
     } else if let Some(bout) = work.bout {
         ui.label(small(match lang {
@@ -168,12 +167,6 @@ fn exercise_ui(ui: &mut Ui, size: f32, work: &Work, world: &World<'_>, lang: Lan
         ui.label(small(match lang {
             Lang::En => format!("set {}", work.set),
             Lang::Ko => format!("{}세트", work.set),
-        }));
-    }
-    if let Some(left) = work.time_left(world.now) {
-        ui.label(small(match lang {
-            Lang::En => format!("{} left", clock(left)),
-            Lang::Ko => format!("{} 남음", clock(left)),
         }));
     }
     if let Some(phase) = phase_text(work, lang) {
@@ -193,11 +186,30 @@ fn phase_text(work: &Work, lang: Lang) -> Option<&'static str> {
     }
 }
 
-fn count_ui(ui: &mut Ui, area: Rect, size: f32, work: &Work, lang: Lang) {
-    let Some((text, spoken)) = count_text(work, lang) else { return };
+/// What counts right now, as large as it goes: what is left of a rest or of a set for a time, else the count.
+fn count_ui(ui: &mut Ui, area: Rect, size: f32, work: &Work, now: Duration, lang: Lang) {
+    let counted = count_text(work, lang);
+    let left = work.rest_left(now).map(|(left, _)| left).or_else(|| work.time_left(now));
+    let (large, small) = match left {
+        Some(left) => {
+            let clock = duration_text(left.as_secs_f64().ceil());
+            let s = left.as_secs_f64().ceil();
+            let spoken = match lang {
+                Lang::En => format!("{s:.0} seconds left"),
+                Lang::Ko => format!("{s:.0}초 남음"),
+            };
+            ((clock, spoken), counted.filter(|_| work.rest.is_none()))
+        }
+        None => match counted {
+            Some(counted) => (counted, None),
+            None => return,
+        },
+    };
     plate(ui, "count", area, Align2::RIGHT_TOP, |ui| {
-        let label = ui.label(RichText::new(text).size(size).strong().color(OVER_PICTURE.text));
-        label.widget_info(|| WidgetInfo::labeled(Role::Label, true, &spoken));
+        for ((text, spoken), size) in [(large, size)].into_iter().chain(small.map(|small| (small, size * 0.4))) {
+            let label = ui.label(RichText::new(text).size(size).strong().color(OVER_PICTURE.text));
+            label.widget_info(|| WidgetInfo::labeled(Role::Label, true, &spoken));
+        }
     });
 }
 
@@ -271,13 +283,14 @@ fn signs_ui(ui: &mut Ui, size: f32, state: &State, world: &World<'_>, lang: Lang
     let line = |ui: &mut Ui, text: String, colour: Color32| {
         ui.label(RichText::new(text).size(size).color(colour));
     };
-    let (text, colour) = match state.seen.map(|seen| seen.view) {
+    let seen = match state.seen.map(|seen| seen.view) {
+        _ if state.lost.is_some() => (pick(lang, "no picture", "화면 없음"), OVER_PICTURE.warning),
         None => (pick(lang, "looking", "보고 있어요"), OVER_PICTURE.text),
         Some(View::Clear) => (pick(lang, "in view", "잘 보여요"), OVER_PICTURE.good),
         Some(View::PartlyOut) => (pick(lang, "partly out of view", "일부만 보여요"), OVER_PICTURE.warning),
         Some(View::NoPerson) => (pick(lang, "nobody in view", "아무도 안 보여요"), OVER_PICTURE.warning),
     };
-    line(ui, text.to_owned(), colour);
+    line(ui, seen.0.to_owned(), seen.1);
     if let Some(people) = state.seen.map(|seen| seen.people).filter(|people| *people > 1) {
         let text = match lang {
             Lang::En => format!("{people} people, the largest is coached"),

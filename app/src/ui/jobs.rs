@@ -108,6 +108,8 @@ fn listed(folder: &Path, lang: Lang) -> Vec<Listed> {
 }
 
 fn entry(path: PathBuf, lang: Lang) -> Listed {
+    // what is chosen is settled, and has to be found from any folder
+    let path = path.canonicalize().unwrap_or(path);
     let stem = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
     match Workout::read(&path, lang) {
         Ok(workout) => Listed { name: workout.name.clone(), about: Ok(about(&workout, lang)), path },

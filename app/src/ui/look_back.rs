@@ -72,6 +72,7 @@ fn about(looked: &Looked, lang: Lang) -> String {
     let Looked { past, review, .. } = looked;
     let lasted = duration_text(review.duration);
     let said = match lang {
+        Lang::En if review.said == 1 => format!("{} UTC, {lasted}, 1 thing said", past.started.text()),
         Lang::En => format!("{} UTC, {lasted}, {} things said", past.started.text(), review.said),
         Lang::Ko => format!("{} UTC, {lasted}, 코치의 말 {}번", past.started.text(), review.said),
     };

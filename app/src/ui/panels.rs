@@ -108,7 +108,7 @@ pub(super) fn side_ui(ui: &mut Ui, state: &State, world: &World<'_>) {
     ui.label(RichText::new(world.voice).weak());
     ui.separator();
     if let Some(monitor) = world.monitor {
-        latency_ui(ui, monitor);
+        latency_ui(ui, monitor, world.drawn);
         ui.separator();
     }
     ui.label(RichText::new("said").weak());
@@ -116,7 +116,7 @@ pub(super) fn side_ui(ui: &mut Ui, state: &State, world: &World<'_>) {
 }
 
 /// Times of the stages and what was dropped.
-fn latency_ui(ui: &mut Ui, monitor: &Monitor) {
+fn latency_ui(ui: &mut Ui, monitor: &Monitor, drawn: u64) {
     egui::Grid::new("latency").num_columns(3).striped(true).min_col_width(64.0).show(ui, |ui| {
         ui.label(RichText::new("stage").weak());
         ui.label(RichText::new("p50 ms").weak());
@@ -138,7 +138,8 @@ fn latency_ui(ui: &mut Ui, monitor: &Monitor) {
         }
     });
     let c = monitor.counts();
-    ui.label(format!("{} frames, {} looked at, {} decided on", c.frames, c.sampled, c.observed));
+    let (frames, looked_at, decided) = (c.frames, c.sampled, c.observed);
+    ui.label(format!("{frames} frames, {drawn} drawn, {looked_at} looked at, {decided} decided on"));
     let lost = c.dropped + c.skipped;
     let text = RichText::new(format!("{} dropped, {} skipped, {} stale", c.dropped, c.skipped, c.stale));
     ui.label(if lost > 0 { text.color(palette(ui).warning) } else { text.weak() });

@@ -5,13 +5,13 @@ use super::{
     front::{Command, Front, World, set},
     home::{camera_ui, language_ui},
     theme::palette,
-    words::{capital, pick},
+    words::{self, capital, pick},
 };
 use crate::{
     pipeline::stats::Monitor,
     settings::{Patches, Resolution, Theme},
 };
-use eframe::egui::{self, ComboBox, RichText, Slider, Ui};
+use eframe::egui::{self, ComboBox, RichText, Slider, TextEdit, Ui};
 use spotter_datasets::synthetic::{Exercise, phrases::Lang};
 
 /// Sizes of the camera's picture that are offered; what is taken is the nearest that the camera has.
@@ -177,7 +177,7 @@ fn patches_ui(ui: &mut Ui, front: &Front, world: &World<'_>, commands: &mut Vec<
     });
 }
 
-fn voice_ui(ui: &mut Ui, front: &Front, world: &World<'_>, commands: &mut Vec<Command>) {
+fn voice_ui(ui: &mut Ui, front: &mut Front, world: &World<'_>, commands: &mut Vec<Command>) {
     let lang = front.lang();
     title(ui, pick(lang, "Voice", "목소리"));
     let mut voice = front.settings.voice;
@@ -188,7 +188,26 @@ fn voice_ui(ui: &mut Ui, front: &Front, world: &World<'_>, commands: &mut Vec<Co
     if ui.add(Slider::new(&mut volume, 0.0..=1.0).text(pick(lang, "volume", "음량")).fixed_decimals(2)).changed() {
         commands.push(set("volume", format!("{volume:.2}")));
     }
-    ui.label(world.voice);
+    ui.label(if world.silent { words::silent(lang) } else { world.voice });
+    voice_file_ui(ui, front, lang, commands);
+}
+
+/// The file of a voice; an empty one is the system's voice.
+fn voice_file_ui(ui: &mut Ui, front: &mut Front, lang: Lang, commands: &mut Vec<Command>) {
+    let label = ui.label(pick(lang, "file of a Piper voice, then Enter", "Piper 목소리 파일을 적고 Enter"));
+    let settled = front.settings.speech.as_ref().map_or_else(String::new, |path| path.display().to_string());
+    let hint = if settled.is_empty() { "/home/me/voice.onnx" } else { &settled };
+    let field = TextEdit::singleline(&mut front.typed_voice).hint_text(hint).desired_width(320.0);
+    let field = ui.add(field).labelled_by(label.id);
+    if field.lost_focus() && ui.input(|input| input.key_pressed(egui::Key::Enter)) {
+        let typed = front.typed_voice.trim().to_owned();
+        if typed.is_empty() || std::path::Path::new(&typed).is_file() {
+            commands.push(set("speech", typed));
+        } else {
+            let none = pick(lang, "there is no such file", "그런 파일이 없어요");
+            front.notice = Some(format!("{typed}: {none}"));
+        }
+    }
 }
 
 fn records_ui(ui: &mut Ui, front: &mut Front, commands: &mut Vec<Command>) {

@@ -234,6 +234,7 @@ fn legend_ui(ui: &mut Ui, lang: Lang) {
         for (corners, colour, word) in [
             (3, colours.bad, pick(lang, "correction", "교정")),
             (0, colours.good, pick(lang, "praise or count", "칭찬, 횟수")),
+            (0, OVER_PICTURE.accent, pick(lang, "workout", "프로그램")),
             (4, colours.warning, pick(lang, "out of view", "화면 밖")),
             (2, colours.text, pick(lang, "repetition", "동작")),
         ] {

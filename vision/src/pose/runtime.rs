@@ -192,6 +192,16 @@ impl Runtime {
         Ok(model)
     }
 
+    /// Loads a model of any inputs and outputs.
+    ///
+    /// # Errors
+    /// [`LensError::Model`] when it can't be read or is no ONNX model that the runtime takes.
+    pub fn open(&self, path: &Path, threads: usize) -> Result<Session, LensError> {
+        let error = |problem: String| LensError::Model { path: path.to_path_buf(), problem };
+        let bytes = std::fs::read(path).map_err(|e| error(format!("can't be read ({e})")))?;
+        self.session(&bytes, threads).map_err(|e| error(format!("is not a usable ONNX model ({e})")))
+    }
+
     fn session(&self, bytes: &[u8], threads: usize) -> ort::Result<Session> {
         // tract knows neither threads nor spinning: an option that is refused hands the builder back.
         Session::builder(&self.environment)?

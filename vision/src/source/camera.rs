@@ -97,6 +97,8 @@ impl CameraSource {
         let (end, ended) = mpsc::channel();
         let link = frames.clone();
         let spawned = thread::Builder::new().name("camera".into()).spawn(move || {
+            // also where a driver panics: whoever waits for a frame learns that there is none
+            let _closing = Closing(link.clone());
             match open() {
                 Ok((device, info)) => {
                     if ready.send(Ok(info)).is_ok() {
@@ -106,7 +108,6 @@ impl CameraSource {
                 // Nobody listens any more after a time-out.
                 Err(problem) => drop(ready.send(Err(problem))),
             }
-            link.close();
             drop(end);
         });
         spawned.map_err(|e| failed((Trouble::Other, format!("no thread for the camera: {e}"))))?;
@@ -156,6 +157,15 @@ impl Drop for CameraSource {
         self.frames.close();
         // The device is free once the thread has ended; a hung driver must not hang us.
         let _ = self.ended.recv_timeout(Duration::from_millis(500));
+    }
+}
+
+/// Closes a link when its thread ends.
+struct Closing(Arc<Link<Captured>>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

@@ -8,6 +8,8 @@ use nokhwa::{
     utils::{ApiBackend, CameraFormat, CameraIndex, FrameFormat, RequestedFormat, RequestedFormatType},
 };
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 /// Formats we decode, the better first: MJPEG reaches 30 frames a second on USB 2, YUYV and NV12 need no decoding.
 const FORMATS: [FrameFormat; 3] = [FrameFormat::MJPEG, FrameFormat::YUYV, FrameFormat::NV12];
 
@@ -46,7 +48,9 @@ impl Drop for Streaming {
 
 /// The picture in a buffer as RGB; `None` where it is broken.
 pub(super) fn decode(buffer: &Buffer) -> Option<Picture> {
-    let picture = buffer.decode_image::<RgbFormat>().ok()?;
+    // the JPEG library unwinds from a picture that is cut off
+    let decoded = catch_unwind(AssertUnwindSafe(|| buffer.decode_image::<RgbFormat>()));
+    let picture = decoded.ok()?.ok()?;
     Some((picture.width() as usize, picture.height() as usize, picture.into_raw()))
 }
 

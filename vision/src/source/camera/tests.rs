@@ -105,6 +105,7 @@ enum Then {
     Freezes(Duration),
     IsUnplugged,
     IsBroken,
+    Panics,
 }
 
 impl Device for Fake {
@@ -121,6 +122,7 @@ impl Device for Fake {
             }
             Then::IsUnplugged => Err((Trouble::Unplugged, "the camera is gone".to_owned())),
             Then::IsBroken => Ok(None),
+            Then::Panics => panic!("the driver broke"),
         }
     }
 }
@@ -174,6 +176,9 @@ fn a_camera_that_freezes_is_told_in_time_and_lets_go() {
 fn unplugging_and_broken_pictures_are_told_apart() {
     assert_eq!(until_trouble(&mut fake(5, Then::IsUnplugged)).1, Some(Trouble::Unplugged));
     assert_eq!(until_trouble(&mut fake(5, Then::IsBroken)).1, Some(Trouble::Unreadable));
+    let begun = Instant::now();
+    assert_eq!(until_trouble(&mut fake(5, Then::Panics)).1, None, "it is at its end");
+    assert!(begun.elapsed() < Duration::from_millis(140), "at once: {:?}", begun.elapsed());
 }
 
 #[test]
