@@ -33,6 +33,9 @@ pub struct Attention {
     kv_heads: usize,
     head_dim: usize,
     window: Option<usize>,
+    /// On the queries, so that products over the root of `head_dim` are what the model asks for; nothing where it asks
+    /// for just that.
+    sharpen: Option<f64>,
     mode: Mode,
 }
 
@@ -67,6 +70,7 @@ impl Attention {
             kv_heads: cfg.kv_heads,
             head_dim: cfg.head_dim,
             window: cfg.window,
+            sharpen: sharpening(cfg),
             mode,
         })
     }
@@ -87,6 +91,10 @@ impl Attention {
             }
         };
         let split = |t: Tensor, heads: usize| t.contiguous()?.reshape((b, n, heads, self.head_dim));
+        let q = match self.sharpen {
+            Some(factor) => (q * factor)?,
+            None => q,
+        };
         Ok((split(q, self.heads)?, split(k, self.kv_heads)?, split(v, self.kv_heads)?))
     }
 
@@ -189,6 +197,14 @@ impl Attention {
         };
         if dtype == DType::F32 { Ok(weights) } else { weights.to_dtype(dtype) }
     }
+}
+
+/// What turns one over the root of `head_dim` into a model's own factor. It goes on the queries, so that everything that
+/// computes attention again (cache policies) need not know it.
+fn sharpening(cfg: &DecoderConfig) -> Option<f64> {
+    let factor = cfg.multipliers.attention? * (cfg.head_dim as f64).sqrt();
+    // Files round the root to six digits or so.
+    ((factor - 1.0).abs() > 1e-6).then_some(factor)
 }
 
 /// `[b, n, heads, dim]` to contiguous `[b, heads, n, dim]`; free for a single position.

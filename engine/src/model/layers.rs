@@ -41,6 +41,10 @@ impl Linear {
         Self { weight, bias: None }
     }
 
+    pub(crate) fn from_parts(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+
     /// One map whose output is those of `parts` side by side: fewer and larger products.
     pub(crate) fn join(parts: &[&Self]) -> Result<Self> {
         let weights: Vec<_> = parts.iter().map(|p| &p.weight).collect();

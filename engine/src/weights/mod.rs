@@ -1,14 +1,18 @@
 //! A checkpoint on disk: what lies in it, checked against what a model needs before anything is allocated for it.
 //!
-//! Weights are safetensors, in one file or in shards with an index, mapped and not copied.
+//! Weights are safetensors, in one file or in shards with an index, mapped and not copied. A LoRA adapter is merged into
+//! them as they are loaded.
 
+mod adapter;
 mod error;
 mod header;
 
+pub use adapter::file_of;
 pub use error::WeightsError;
 pub use header::{TensorInfo, read_header};
 
-use candle_core::{DType, Device};
+use adapter::{Adapter, Merged};
+use candle_core::{DType, Device, safetensors::MmapedSafetensors};
 use candle_nn::VarBuilder;
 use serde::de::DeserializeOwned;
 use spotter_vision::encoder::TensorSpec;
@@ -26,6 +30,7 @@ pub struct Checkpoint {
     folder: PathBuf,
     files: Vec<PathBuf>,
     tensors: BTreeMap<String, TensorInfo>,
+    adapter: Option<Adapter>,
 }
 
 /// The part of `model.safetensors.index.json` that is read.
@@ -47,12 +52,14 @@ impl Checkpoint {
                 "a model is a folder with config.json, tokenizer.json and model.safetensors",
             ));
         }
-        let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
+        let base = adapter::base_of(folder)?;
+        let home = base.as_deref().unwrap_or(folder);
+        let (single, index) = (home.join("model.safetensors"), home.join("model.safetensors.index.json"));
         let (mut files, index) = if single.is_file() {
             (vec![single], None)
         } else if index.is_file() {
             let parsed: Index = read_json(&index)?;
-            (shard_paths(folder, &index, &parsed)?, Some((index, parsed)))
+            (shard_paths(home, &index, &parsed)?, Some((index, parsed)))
         } else {
             return Err(WeightsError::missing(
                 &single,
@@ -81,7 +88,12 @@ impl Checkpoint {
             tensors.extend(header.into_iter().map(|(name, info)| (name, TensorInfo { file: files.len(), ..info })));
             files.push(added);
         }
-        Ok(Self { folder: folder.to_path_buf(), files, tensors })
+        let adapter = base.is_some().then(|| Adapter::open(folder, &tensors)).transpose()?;
+        if let Some(adapter) = &adapter {
+            let added = adapter.added.iter().map(|(name, info)| (name.clone(), info.clone()));
+            tensors.extend(added.map(|(name, info)| (name, TensorInfo { file: files.len(), ..info })));
+        }
+        Ok(Self { folder: folder.to_path_buf(), files, tensors, adapter })
     }
 
     /// Where it lies.
@@ -143,18 +155,26 @@ impl Checkpoint {
     pub fn var_builder(&self, dtype: DType, device: &Device) -> Result<VarBuilder<'static>, WeightsError> {
         // SAFETY: a mapped file must not change while it is used. Model files are written once, under another name,
         // and moved into place; who overwrites one in use gets wrong numbers, as with any mapping program.
-        let vb = unsafe { VarBuilder::from_mmaped_safetensors(&self.files, dtype, device) };
-        Ok(vb?)
+        let map = |files: &[PathBuf]| unsafe { MmapedSafetensors::multi(files) };
+        let base = map(&self.files)?;
+        Ok(match &self.adapter {
+            None => VarBuilder::from_backend(Box::new(base), dtype, device.clone()),
+            Some(adapter) => {
+                let tensors = map(std::slice::from_ref(&adapter.file))?;
+                let merged = Merged { base, tensors, adapter: adapter.clone() };
+                VarBuilder::from_backend(Box::new(merged), dtype, device.clone())
+            }
+        })
     }
 
     /// One of its JSON files.
     pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, WeightsError> {
-        read_json(&self.folder.join(name))
+        read_json(&file_of(&self.folder, name))
     }
 
     /// One of its JSON files, if it is there.
     pub fn json_if_present<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, WeightsError> {
-        let path = self.folder.join(name);
+        let path = file_of(&self.folder, name);
         if path.is_file() { read_json(&path).map(Some) } else { Ok(None) }
     }
 }
