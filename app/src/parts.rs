@@ -4,6 +4,7 @@ use crate::{
     assets,
     cli::Hinted,
     pipeline::{Coach, Parts, script::ScriptedCoach, streamed::StreamedCoach},
+    store,
 };
 use anyhow::Context as _;
 use candle_core::{DType, Device};
@@ -203,10 +204,12 @@ pub(crate) fn model_folder(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
         None => PathBuf::from(MODEL),
     };
     let shipped = path.to_str().filter(|name| !name.contains(['/', '\\'])).and_then(assets::find);
-    shipped.ok_or_else(|| {
+    // What was pulled is used without asking the network.
+    let pulled = || store::find(path.to_str()?);
+    shipped.or_else(pulled).ok_or_else(|| {
         let hint = format!(
             "a model is a folder with config.json, tokenizer.json and weights, and a spotter.toml; the one that ships is \
-             assets/{MODEL} (set {} if assets lie elsewhere)",
+             assets/{MODEL} (set {} if assets lie elsewhere); spotter models list names others, spotter models pull fetches them",
             assets::VARIABLE
         );
         Hinted::new(anyhow::anyhow!("model {}: no such folder", path.display()), hint).into()

@@ -1,5 +1,8 @@
-//! `spotter models`: what a model is, and what it would say next.
+//! `spotter models`: which there are, what a model is, and what it would say next.
 
+mod pull;
+
+use crate::parts;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use spotter_engine::{
@@ -26,9 +29,17 @@ pub(crate) struct ModelsArgs {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Name the models that are known, with licences, sizes and drafters
+    List {
+        /// Print JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fetch a model from the hub
+    Pull(pull::PullArgs),
     /// Describe a checkpoint: architecture, parameters, memory, tokens a frame.
     Inspect {
-        /// Folder with config.json, tokenizer.json and safetensors.
+        /// Folder with config.json, tokenizer.json and safetensors, or the name of a model that was pulled.
         model: PathBuf,
         /// Print JSON.
         #[arg(long)]
@@ -40,7 +51,7 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct ProbeArgs {
-    /// Folder with config.json, tokenizer.json and safetensors.
+    /// Folder with config.json, tokenizer.json and safetensors, or the name of a model that was pulled.
     model: PathBuf,
     /// What the person says.
     #[arg(long)]
@@ -68,8 +79,10 @@ struct ProbeArgs {
 /// A checkpoint that does not fit together, a picture that can't be read, a conversation its template refuses.
 pub(crate) fn run(args: ModelsArgs) -> anyhow::Result<()> {
     match args.command {
+        Command::List { json } => print(&pull::list(json)?),
+        Command::Pull(args) => print(&pull::pull(&args)?),
         Command::Inspect { model, json } => {
-            let report = probe::inspect(&model)?;
+            let report = probe::inspect(&parts::model_folder(Some(&model))?)?;
             print(&if json { serde_json::to_string(&report)? } else { describe(&report) })
         }
         Command::Probe(args) => {
@@ -92,7 +105,7 @@ fn run_probe(args: &ProbeArgs) -> anyhow::Result<(Probe, String)> {
         bail!("--top: expected at least 1, found 0");
     }
     let frames = args.image.iter().map(|path| read_frame(path)).collect::<anyhow::Result<Vec<_>>>()?;
-    let plan = Plan::open(&args.model)?;
+    let plan = Plan::open(&parts::model_folder(Some(&args.model))?)?;
     let template = plan.template()?;
     let choice = device::choose(args.device, plan.checkpoint.dtype())?;
     let model = plan.build(&choice)?;
