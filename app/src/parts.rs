@@ -3,6 +3,7 @@
 use crate::{
     assets,
     cli::Hinted,
+    memory,
     pipeline::{Coach, Parts, script::ScriptedCoach, streamed::StreamedCoach},
     store,
 };
@@ -13,6 +14,7 @@ use spotter_engine::coach::{
     CacheChoice, CoachOptions, SpeculationChoice,
     load::{load, load_drafter},
     manifest::LensKind,
+    need::need,
     session::{CoachSession, StreamModel},
 };
 use spotter_engine::{
@@ -125,7 +127,12 @@ pub(crate) fn load_coach(choice: &CoachChoice) -> anyhow::Result<LoadedCoach> {
     }
     let folder = model_folder(choice.model.as_deref())?;
     let device = card(choice.card);
-    let mut model = load(&folder, &device).with_context(|| format!("model {}", folder.display()))?;
+    let context = || format!("model {}", folder.display());
+    if device.is_cpu() {
+        let need = need(&folder, &choice.cache, choice.max_tokens, DType::F32).with_context(context)?;
+        memory::enough(&folder.display().to_string(), &need, memory::free())?;
+    }
+    let mut model = load(&folder, &device).with_context(context)?;
     let (defaults, lens) = (model.manifest.defaults.clone(), model.manifest.lens);
     let options = CoachOptions {
         talkativeness: choice.talkativeness.unwrap_or(defaults.talkativeness),

@@ -137,7 +137,7 @@ impl Listed {
             };
         }
         let mut files: Vec<&str> = BESIDE.iter().copied().filter(has).collect();
-        if ADAPTER.iter().all(|file| has(file)) {
+        if ADAPTER.iter().all(has) {
             files.extend(ADAPTER);
         } else if has(&WEIGHTS) {
             files.push(WEIGHTS);

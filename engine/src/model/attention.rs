@@ -53,13 +53,12 @@ enum Input {
 impl Attention {
     /// Tensors `q_proj`, `k_proj`, `v_proj` and `o_proj` under `vb`.
     pub fn new(cfg: &DecoderConfig, vb: VarBuilder, mode: Mode) -> Result<Self> {
-        let part = |name: &str, heads: usize| {
-            Linear::new(cfg.width, heads * cfg.head_dim, cfg.qkv_bias, INIT_STD, vb.pp(name))
-        };
-        let (q, k, v) = (part("q_proj", cfg.heads)?, part("k_proj", cfg.kv_heads)?, part("v_proj", cfg.kv_heads)?);
+        let parts = [("q_proj", cfg.heads), ("k_proj", cfg.kv_heads), ("v_proj", cfg.kv_heads)];
+        let [q, k, v] = parts.map(|(name, heads)| (name, heads * cfg.head_dim));
+        let part = |(name, output): (&str, usize)| Linear::new(cfg.width, output, cfg.qkv_bias, INIT_STD, vb.pp(name));
         let input = match mode {
-            Mode::Infer => Input::Joined(Linear::join(&[&q, &k, &v])?),
-            Mode::Train => Input::Apart { q, k, v },
+            Mode::Infer => Input::Joined(Linear::joined(cfg.width, &[q, k, v], cfg.qkv_bias, &vb)?),
+            Mode::Train => Input::Apart { q: part(q)?, k: part(k)?, v: part(v)? },
         };
         let std = INIT_STD / (2.0 * cfg.layers as f64).sqrt();
         let out = Linear::new(cfg.heads * cfg.head_dim, cfg.width, cfg.out_bias, std, vb.pp("o_proj"))?;

@@ -13,6 +13,7 @@ pub mod language;
 pub mod layers;
 pub mod llava;
 pub mod llava_config;
+pub mod memory;
 pub mod mlp;
 pub mod plan;
 pub mod probe;

@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(tiling.tokens((378, 378), 9), 81 + 9 * (9 + 1 + 1), "an odd rest keeps one column of bars");
         // One row of pixels: the fewest tiles side by side that hold it; one row of tokens is left.
         assert_eq!(tiling.plane((2000, 1)), (378, 6 * 378));
-        assert_eq!(tiling.tokens((2000, 1), 9), 81 + (9 - 2 * 4) * (54 + 1));
+        assert_eq!(tiling.tokens((2000, 1), 9), 81 + (54 + 1));
         let plain = Tiling { unpad: false, ..tiling };
         assert_eq!(plain.tokens((378, 378), 9), 81 + 9 * 18);
     }

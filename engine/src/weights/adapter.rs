@@ -2,10 +2,9 @@
 //! weights are loaded: `adapter_config.json` and `adapter_model.safetensors`, in the folder of their base model, or in one
 //! of their own that has the base as its folder `base` or names it by a path.
 
-use super::{TensorInfo, WeightsError, header::read_header, read_json};
+use super::{TensorInfo, WeightsError, header::read_header, mapped::Mapped, read_json};
 use crate::model::ConfigError;
-use candle_core::{DType, Device, Result, Shape, Tensor, safetensors::MmapedSafetensors};
-use candle_nn::{Init, var_builder::SimpleBackend};
+use candle_core::{DType, Device, Result, Tensor};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
@@ -47,6 +46,8 @@ struct Delta {
 #[derive(Clone, Debug)]
 pub(super) struct Adapter {
     pub(super) file: PathBuf,
+    /// Its header.
+    pub(super) tensors: BTreeMap<String, TensorInfo>,
     /// By the base's name of a weight.
     deltas: BTreeMap<String, Delta>,
     /// Whole tensors in the place of the base's, or beside them: the base's name, then the adapter's.
@@ -103,8 +104,13 @@ impl Adapter {
         let file = folder.join(TENSORS);
         let header = read_header(&file)?;
         let wrong = |name: &str, problem: String| WeightsError::file(&file, format!("tensor `{name}`: {problem}"));
-        let mut adapter =
-            Self { file: file.clone(), deltas: BTreeMap::new(), whole: BTreeMap::new(), added: BTreeMap::new() };
+        let mut adapter = Self {
+            file: file.clone(),
+            tensors: header.clone(),
+            deltas: BTreeMap::new(),
+            whole: BTreeMap::new(),
+            added: BTreeMap::new(),
+        };
         let known: BTreeMap<String, &String> = base.keys().map(|name| (canonical(name), name)).collect();
         let in_base =
             |plain: &str| known.get(&canonical(plain)).map_or_else(|| plain.to_owned(), |name| (*name).clone());
@@ -206,41 +212,31 @@ fn canonical(name: &str) -> String {
     )
 }
 
-/// Weights of a base with an adapter in them. Each is merged when it is asked for, in f32.
-pub(super) struct Merged {
-    pub(super) base: MmapedSafetensors,
-    pub(super) tensors: MmapedSafetensors,
-    pub(super) adapter: Adapter,
-}
-
-impl Merged {
-    fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        let weight = |dtype: DType| match self.adapter.whole.get(name) {
-            Some(own) => self.tensors.load(own, device)?.to_dtype(dtype),
-            None => self.base.load(name, device)?.to_dtype(dtype),
+impl Adapter {
+    /// A weight of the base with the adapter in it, merged in f32; `tensors` is the adapter's file.
+    ///
+    /// # Errors
+    /// Those of reading and of the device.
+    pub(super) fn merge(
+        &self,
+        (base, tensors): (&Mapped, &Mapped),
+        name: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let weight = |dtype: DType| match self.whole.get(name) {
+            Some(own) => tensors.load(own, dtype, device),
+            None => base.load(name, dtype, device),
         };
-        let Some(delta) = self.adapter.deltas.get(name) else { return weight(dtype) };
-        let part = |name: &str| self.tensors.load(name, device)?.to_dtype(DType::F32);
+        let Some(delta) = self.deltas.get(name) else { return weight(dtype) };
+        let part = |name: &str| tensors.load(name, DType::F32, device);
         let product = (part(&delta.up)?.matmul(&part(&delta.down)?)? * delta.scale)?;
         let product = if delta.turned { product.t()? } else { product };
         (weight(DType::F32)? + product)?.to_dtype(dtype)
     }
-}
 
-impl SimpleBackend for Merged {
-    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
-        let tensor = self.load(name, dtype, device)?;
-        if *tensor.shape() != shape {
-            candle_core::bail!("tensor `{name}`: expected shape {shape:?}, found {:?}", tensor.shape());
-        }
-        Ok(tensor)
-    }
-
-    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        self.load(name, dtype, device)
-    }
-
-    fn contains_tensor(&self, name: &str) -> bool {
-        self.adapter.whole.contains_key(name) || self.base.get(name).is_ok()
+    /// It brings a whole tensor for the base's name.
+    pub(super) fn brings(&self, name: &str) -> bool {
+        self.whole.contains_key(name)
     }
 }

@@ -2,13 +2,16 @@
 
 mod pull;
 
-use crate::parts;
+use crate::{cli::coaching::CacheFlags, memory, parts};
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use spotter_engine::{
+    coach::need::need,
     device::{self, DeviceRequest},
     model::{
         Plan,
+        memory::Need,
         probe::{self, Inspect, Probe},
     },
     prompt::{Message, Part, Role},
@@ -38,15 +41,36 @@ enum Command {
     /// Fetch a model from the hub
     Pull(pull::PullArgs),
     /// Describe a checkpoint: architecture, parameters, memory, tokens a frame.
-    Inspect {
-        /// Folder with config.json, tokenizer.json and safetensors, or the name of a model that was pulled.
-        model: PathBuf,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Inspect(InspectArgs),
     /// Show the tokens of a prompt and the likeliest next ones.
     Probe(ProbeArgs),
+}
+
+#[derive(Args, Debug)]
+struct InspectArgs {
+    /// Folder with config.json, tokenizer.json and safetensors, or the name of a model that was pulled.
+    model: PathBuf,
+    /// auto, cpu, cuda or metal.
+    #[arg(long, default_value = "auto")]
+    device: DeviceRequest,
+    #[command(flatten)]
+    cache: CacheFlags,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `inspect` prints.
+#[derive(Serialize)]
+struct Described {
+    #[serde(flatten)]
+    model: Inspect,
+    /// What it takes while it is streamed with this cache, in bytes.
+    streaming: Need,
+    /// On which device, and why.
+    device: String,
+    /// Bytes of the machine's memory that are free, where the system tells.
+    free: Option<u64>,
 }
 
 #[derive(Args, Debug)]
@@ -81,9 +105,9 @@ pub(crate) fn run(args: ModelsArgs) -> anyhow::Result<()> {
     match args.command {
         Command::List { json } => print(&pull::list(json)?),
         Command::Pull(args) => print(&pull::pull(&args)?),
-        Command::Inspect { model, json } => {
-            let report = probe::inspect(&parts::model_folder(Some(&model))?)?;
-            print(&if json { serde_json::to_string(&report)? } else { describe(&report) })
+        Command::Inspect(args) => {
+            let report = inspect(&args)?;
+            print(&if args.json { serde_json::to_string(&report)? } else { describe(&report) })
         }
         Command::Probe(args) => {
             let (report, device) = run_probe(&args)?;
@@ -98,6 +122,15 @@ fn print(text: &str) -> anyhow::Result<()> {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).context("writing to standard output"),
         _ => Ok(()),
     }
+}
+
+fn inspect(args: &InspectArgs) -> anyhow::Result<Described> {
+    let folder = parts::model_folder(Some(&args.model))?;
+    let model = probe::inspect(&folder)?;
+    let choice = device::choose(args.device, None)?;
+    // Sessions compute in f32 on every device.
+    let streaming = need(&folder, &args.cache.choice(), None, candle_core::DType::F32)?;
+    Ok(Described { model, streaming, device: choice.reason, free: memory::free() })
 }
 
 fn run_probe(args: &ProbeArgs) -> anyhow::Result<(Probe, String)> {
@@ -123,8 +156,10 @@ fn read_frame(path: &Path) -> anyhow::Result<Frame> {
         .with_context(|| format!("picture {} has no pixels", path.display()))
 }
 
-fn describe(r: &Inspect) -> String {
+fn describe(described: &Described) -> String {
+    let (r, need) = (&described.model, &described.streaming);
     let (p, m) = (&r.parameters, &r.memory);
+    let free = described.free.map_or(String::new(), |free| format!("; {} are free", mebibytes(free as usize)));
     let rows = [
         ("architecture", r.architecture.clone()),
         ("vision tower", format!("{}, {} x {} pixels", r.vision, r.image_size, r.image_size)),
@@ -147,6 +182,12 @@ fn describe(r: &Inspect) -> String {
             ),
         ),
         ("tokens a frame", r.tokens_per_frame.to_string()),
+        ("streaming", format!("{} on {}{free}", mebibytes(need.total), described.device)),
+        ("  weights", mebibytes(need.weights)),
+        ("  cache", mebibytes(need.cache)),
+        ("  positions", mebibytes(need.tables)),
+        ("  a pass", mebibytes(need.work)),
+        ("  the rest", mebibytes(need.tokenizer + need.program)),
     ];
     rows.map(|(name, value)| format!("{name:<16}{value}")).join("\n")
 }
