@@ -85,6 +85,17 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(Sha256::new_with_prefix(bytes))
 }
 
+/// SHA-256 of a file in hexadecimal digits.
+///
+/// # Errors
+/// It can't be read.
+pub(crate) fn sha256_of(path: &Path) -> Result<String> {
+    let failed = || format!("{}: can't be read", path.display());
+    let mut hash = Sha256::new();
+    std::io::copy(&mut File::open(path).with_context(failed)?, &mut hash).with_context(failed)?;
+    Ok(hex(hash))
+}
+
 fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,13 +5,17 @@
 use crate::cli::Hinted;
 use anyhow::{Context as _, Result, anyhow};
 use hf_hub::{
-    Cache, Repo,
+    Cache, CacheRepo, Repo, RepoType,
     api::sync::{ApiBuilder, ApiError, ApiRepo},
 };
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
 };
+
+mod pull;
+
+pub(crate) use pull::Wanted;
 
 /// Times that a download is taken up again.
 const RETRIES: usize = 3;
@@ -27,6 +31,32 @@ pub(crate) struct Hub {
     pub(crate) token: Option<String>,
     /// Only what is in the cache.
     pub(crate) offline: bool,
+}
+
+/// A model on the hub: its name, and the revision that is pinned where one is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Name {
+    pub(crate) repo: String,
+    pub(crate) revision: Option<String>,
+}
+
+impl Name {
+    /// `owner/name` or `owner/name@revision`; `None` for what can be no model.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (repo, revision) = match text.split_once('@') {
+            Some((repo, revision)) => (repo, Some(revision.to_owned())),
+            None => (text, None),
+        };
+        let plain = |revision: &String| is_name(revision) && !revision.contains('/');
+        (is_name(repo) && revision.as_ref().is_none_or(plain)).then(|| Self { repo: repo.into(), revision })
+    }
+
+    fn repo(&self) -> Repo {
+        match &self.revision {
+            Some(revision) => Repo::with_revision(self.repo.clone(), RepoType::Model, revision.clone()),
+            None => Repo::model(self.repo.clone()),
+        }
+    }
 }
 
 /// Whether a text may be the name of a model: `name` or `owner/name`.
@@ -62,7 +92,7 @@ impl Hub {
     /// # Errors
     /// No such model or file, no network, or one that has to be fetched while offline.
     pub(crate) fn model(&self, name: &str) -> Result<PathBuf> {
-        let files = self.files(name)?;
+        let files = self.files(&Name { repo: name.to_owned(), revision: None })?;
         let config = files.get(&["config.json"])?;
         files.get(&["tokenizer.json"])?;
         let weights = files.get(&["model.safetensors", "model.safetensors.index.json"])?;
@@ -74,8 +104,7 @@ impl Hub {
         config.parent().map(Path::to_owned).with_context(|| format!("{name}: its files have no folder"))
     }
 
-    fn files(&self, name: &str) -> Result<Files<'_>> {
-        let repo = Repo::model(name.to_owned());
+    fn files(&self, name: &Name) -> Result<Files<'_>> {
         let api = ApiBuilder::from_cache(Cache::new(self.cache.clone()))
             .with_endpoint(self.endpoint.clone())
             .with_token(self.token.clone())
@@ -83,7 +112,7 @@ impl Hub {
             .with_user_agent("spotter", env!("CARGO_PKG_VERSION"))
             .build()
             .with_context(|| format!("{}: can't be asked", self.endpoint))?;
-        Ok(Files { hub: self, name: name.to_owned(), remote: api.repo(repo) })
+        Ok(Files { hub: self, name: name.clone(), remote: api.repo(name.repo()) })
     }
 }
 
@@ -106,36 +135,40 @@ fn shards(index: &Path) -> Result<BTreeSet<String>> {
 /// The files of one model.
 struct Files<'a> {
     hub: &'a Hub,
-    name: String,
+    name: Name,
     remote: ApiRepo,
 }
 
 impl Files<'_> {
+    fn cached(&self) -> CacheRepo {
+        Cache::new(self.hub.cache.clone()).repo(self.name.repo())
+    }
+
     /// The first of some files that the model has.
     fn get(&self, wanted: &[&str]) -> Result<PathBuf> {
-        let cached = Cache::new(self.hub.cache.clone()).model(self.name.clone());
+        let cached = self.cached();
         if let Some(path) = wanted.iter().find_map(|file| cached.get(file)) {
             return Ok(path);
         }
         let first = wanted.first().copied().unwrap_or_default();
         if self.hub.offline {
-            let error = anyhow!("{}: {first} is not in {}", self.name, self.hub.cache.display());
+            let error = anyhow!("{}: {first} is not in {}", self.name.repo, self.hub.cache.display());
             let hint = "HF_HUB_OFFLINE is set: unset it to fetch the model, or name a folder that has it";
             return Err(Hinted::new(error, hint).into());
         }
         for file in wanted {
             match self.remote.download(file) {
-                Ok(path) => return Ok(path),
+                Ok(path) => return pull::verified(path, &self.name.repo, file),
                 Err(error) if status(&error) == Some(404) => {}
                 Err(error) => return Err(self.told(file, &error)),
             }
         }
-        let error = anyhow!("{}: there is no {} at {}", self.name, wanted.join(" nor "), self.hub.endpoint);
+        let error = anyhow!("{}: there is no {} at {}", self.name.repo, wanted.join(" nor "), self.hub.endpoint);
         Err(Hinted::new(error, "is the name right? It is that of a model's page, such as roberta-large").into())
     }
 
     fn told(&self, file: &str, error: &ApiError) -> anyhow::Error {
-        let what = anyhow!("{}: {file} can't be fetched from {}: {error}", self.name, self.hub.endpoint);
+        let what = anyhow!("{}: {file} can't be fetched from {}: {error}", self.name.repo, self.hub.endpoint);
         let hint = match status(error) {
             Some(401 | 403) => "the model asks who you are: set HF_TOKEN to a token that may read it",
             _ => "without a network, name a folder with config.json, tokenizer.json and model.safetensors",

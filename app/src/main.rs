@@ -15,6 +15,7 @@ mod parts;
 mod pipeline;
 mod sessions;
 mod settings;
+mod store;
 mod timeline;
 #[cfg(feature = "desktop")]
 mod ui;

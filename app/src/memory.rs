@@ -1,6 +1,9 @@
-//! What this process takes of the machine's memory.
+//! What this process takes of the machine's memory, and whether a model fits what is left.
 
+use crate::{cli::Hinted, store::KNOWN};
+use anyhow::{Result, anyhow};
 use serde::Serialize;
+use spotter_engine::model::memory::Need;
 
 /// Bytes that are resident, where the system tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -23,6 +26,55 @@ impl Memory {
     }
 }
 
+/// Bytes that a process may still take, where the system tells: of the machine, or of the group that it runs in.
+pub(crate) fn free() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let machine = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024;
+    Some(group().map_or(machine, |group| group.min(machine)))
+}
+
+/// What is left of a container's limit.
+fn group() -> Option<u64> {
+    let root = std::path::Path::new("/sys/fs/cgroup");
+    let number = |file: &str| std::fs::read_to_string(root.join(file)).ok()?.trim().parse::<u64>().ok();
+    let taken = number("memory.current")?;
+    // Pages of files are given back when they are needed.
+    let stat = std::fs::read_to_string(root.join("memory.stat")).unwrap_or_default();
+    let files = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse::<u64>().ok()).unwrap_or(0);
+    Some(number("memory.max")?.saturating_sub(taken.saturating_sub(files)))
+}
+
+/// Refuses a model that takes more than is free.
+///
+/// # Errors
+/// Then, with what would fit.
+pub(crate) fn enough(model: &str, need: &Need, free: Option<u64>) -> Result<()> {
+    let Some(free) = free.filter(|free| *free < need.total as u64) else { return Ok(()) };
+    let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+    let error = anyhow!(
+        "model {model}: it takes {} ({} weights, {} cache), but only {} of memory are free",
+        gb(need.total as u64),
+        gb(need.weights as u64),
+        gb(need.cache as u64),
+        gb(free)
+    );
+    let mut hints = Vec::new();
+    if (need.fixed() as u64) < free {
+        let share = (free - need.fixed() as u64) as f64 / need.cache.max(1) as f64;
+        hints.push(format!("a --cache-budget of at most {:.0} % of this one would fit", share * 95.0));
+    }
+    // A card holds half types; a processor computes in f32.
+    let fits: Vec<_> = KNOWN.iter().filter(|known| known.bytes(4) * 11 / 10 < free).map(|known| known.name).collect();
+    hints.push(match fits.is_empty() {
+        true => {
+            "none of the models that spotter models list names would fit; spotter-mini, which ships, does".to_owned()
+        }
+        false => format!("of the models that spotter models list names these would fit: {}", fits.join(", ")),
+    });
+    Err(Hinted::new(error, hints.join("; ")).into())
+}
+
 /// In MiB.
 pub(crate) fn mebibytes(bytes: f64) -> f64 {
     bytes / f64::from(1 << 20)
@@ -31,6 +83,29 @@ pub(crate) fn mebibytes(bytes: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_model_that_does_not_fit_is_refused_with_what_would() {
+        let need = Need { weights: 6_000_000_000, cache: 2_000_000_000, total: 8_100_000_000, ..Need::default() };
+        assert!(enough("m", &need, None).is_ok() && enough("m", &need, Some(8_100_000_000)).is_ok());
+        let told = |free: u64| {
+            let error = enough("m", &need, Some(free)).unwrap_err();
+            (error.to_string(), error.downcast_ref::<Hinted>().unwrap().hint().to_owned())
+        };
+        let (error, hint) = told(7_000_000_000);
+        assert_eq!(
+            error,
+            "model m: it takes 8.1 GB (6.0 GB weights, 2.0 GB cache), but only 7.0 GB of memory are free"
+        );
+        assert!(hint.contains("at most 43 % of this one") && hint.contains("llava-onevision-0.5b"), "{hint}");
+        assert!(!hint.contains("llava-1.5-7b"), "{hint}");
+        let (_, hint) = told(5_000_000_000);
+        assert!(!hint.contains("--cache-budget"), "{hint}");
+        assert!(told(1000).1.contains("none of the models"));
+        if cfg!(target_os = "linux") {
+            assert!(free().is_some_and(|bytes| bytes > 1 << 20));
+        }
+    }
 
     #[test]
     fn this_process_takes_memory() {

@@ -3,8 +3,10 @@
 use crate::{
     assets,
     cli::Hinted,
+    memory,
     pipeline::{Coach, Parts, script::ScriptedCoach, streamed::StreamedCoach},
     settings::Resolution,
+    store,
 };
 use anyhow::Context as _;
 use candle_core::{DType, Device};
@@ -13,6 +15,7 @@ use spotter_engine::coach::{
     CacheChoice, CoachOptions, SpeculationChoice,
     load::{load, load_drafter},
     manifest::LensKind,
+    need::need,
     session::{CoachSession, StreamModel},
 };
 use spotter_engine::{
@@ -125,7 +128,12 @@ pub(crate) fn load_coach(choice: &CoachChoice) -> anyhow::Result<LoadedCoach> {
     }
     let folder = model_folder(choice.model.as_deref())?;
     let device = card(choice.card);
-    let mut model = load(&folder, &device).with_context(|| format!("model {}", folder.display()))?;
+    let context = || format!("model {}", folder.display());
+    if device.is_cpu() {
+        let need = need(&folder, &choice.cache, choice.max_tokens, DType::F32).with_context(context)?;
+        memory::enough(&folder.display().to_string(), &need, memory::free())?;
+    }
+    let mut model = load(&folder, &device).with_context(context)?;
     let (defaults, lens) = (model.manifest.defaults.clone(), model.manifest.lens);
     let options = CoachOptions {
         talkativeness: choice.talkativeness.unwrap_or(defaults.talkativeness),
@@ -204,10 +212,12 @@ pub(crate) fn model_folder(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
         None => PathBuf::from(MODEL),
     };
     let shipped = path.to_str().filter(|name| !name.contains(['/', '\\'])).and_then(assets::find);
-    shipped.ok_or_else(|| {
+    // What was pulled is used without asking the network.
+    let pulled = || store::find(path.to_str()?);
+    shipped.or_else(pulled).ok_or_else(|| {
         let hint = format!(
             "a model is a folder with config.json, tokenizer.json and weights, and a spotter.toml; the one that ships is \
-             assets/{MODEL} (set {} if assets lie elsewhere)",
+             assets/{MODEL} (set {} if assets lie elsewhere); spotter models list names others, spotter models pull fetches them",
             assets::VARIABLE
         );
         Hinted::new(anyhow::anyhow!("model {}: no such folder", path.display()), hint).into()

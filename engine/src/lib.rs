@@ -10,6 +10,7 @@ pub mod model;
 pub mod prompt;
 pub mod sampler;
 pub mod speculate;
+pub mod stops;
 pub mod tokenizer;
 #[cfg(feature = "training")]
 pub mod training;

@@ -3,7 +3,10 @@
 //! Templates are Jinja as Python runs it: string methods, `namespace`, `raise_exception`, and blocks that eat their
 //! line. Images stand in the text as the checkpoint's image token, once an image.
 
-use crate::weights::{WeightsError, read_json};
+use crate::{
+    tokenizer::Tokenizer,
+    weights::{WeightsError, read_json},
+};
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value as Json;
@@ -88,13 +91,50 @@ struct TokenizerConfig {
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    /// The template loops over parts of a message; otherwise it expects one string.
-    parts: bool,
+    style: Style,
     image_token: String,
     bos: Option<String>,
     eos: Option<String>,
     unk: Option<String>,
 }
+
+/// What a template takes for the content of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    /// One string.
+    Text,
+    /// A list of parts.
+    Parts,
+    /// One part; a picture has words about it, which are left empty (HyperCLOVA X SEED Vision).
+    Single,
+}
+
+impl Style {
+    fn of(source: &str) -> Self {
+        if source.contains("(vector)") {
+            Self::Single
+        } else if ["'type'", "\"type\"", ".type"].iter().any(|t| source.contains(t)) {
+            Self::Parts
+        } else {
+            Self::Text
+        }
+    }
+}
+
+/// Tokens of [`SEED`].
+const SEED_TOKENS: [&str; 3] = ["<|im_start|>", "<|im_end|>", "<|endofturn|>"];
+
+/// Empty blocks of tools and instructions stand where there are none; a turn of the model ends twice.
+const SEED: &str = "\
+{{- '<|im_start|>tool_list\\n<|im_end|>\\n' }}
+{%- set first = messages[0] if messages else none %}
+{%- if not first or first.role != 'system' %}{{- '<|im_start|>system\\n<|im_end|>\\n' }}{% endif %}
+{%- for message in messages %}
+{{- '<|im_start|>' ~ message.role ~ '\\n' ~ message.content ~ '<|im_end|>' }}
+{%- if message.role == 'assistant' %}{{- '<|endofturn|>' }}{% endif %}
+{{- '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{% endif %}";
 
 /// Name of the only template in an environment.
 const NAME: &str = "chat";
@@ -142,12 +182,19 @@ impl ChatTemplate {
         environment.add_template_owned(NAME, without_generation_tags(source)).map_err(broken)?;
         Ok(Self {
             environment,
-            parts: reads_parts(source),
+            style: Style::of(source),
             image_token: image_token.into(),
             bos: None,
             eos: None,
             unk: None,
         })
+    }
+
+    /// The template of HyperCLOVA X SEED (specs: hyperclovax, section 6), for files that lost theirs; `None` unless the
+    /// tokenizer has the tokens that it writes.
+    pub fn by_tokens(tokenizer: &Tokenizer, image_token: &str) -> Option<Self> {
+        let known = SEED_TOKENS.iter().all(|token| tokenizer.id(token).is_some());
+        Self::new(SEED, image_token).ok().filter(|_| known)
     }
 
     /// The prompt of a conversation; `answer` ends it where the model's turn begins.
@@ -156,8 +203,11 @@ impl ChatTemplate {
     /// What the template itself raises (a role it does not know, turns out of order), or a prompt that shows another
     /// number of images than the conversation.
     pub fn render(&self, messages: &[Message], answer: bool) -> Result<String, TemplateError> {
-        let turns =
-            if self.parts { Value::from_serialize(messages) } else { Value::from_serialize(self.flatten(messages)) };
+        let turns = match self.style {
+            Style::Parts => Value::from_serialize(messages),
+            Style::Text => Value::from_serialize(self.flatten(messages)),
+            Style::Single => Value::from_serialize(messages.iter().flat_map(single).collect::<Vec<_>>()),
+        };
         let template = self.environment.get_template(NAME).map_err(|e| TemplateError(e.to_string()))?;
         let context = context! {
             messages => turns, add_generation_prompt => answer,
@@ -192,6 +242,17 @@ impl ChatTemplate {
     }
 }
 
+/// A message of each part.
+fn single(message: &Message) -> Vec<Json> {
+    let content = |part: &Part| match part {
+        Part::Image => serde_json::json!({
+            "type": "image", "filename": "", "image": "", "ocr": "", "lens_keywords": "", "lens_local_keywords": "",
+        }),
+        Part::Text { text } => serde_json::json!({ "type": "text", "text": text }),
+    };
+    message.content.iter().map(|p| serde_json::json!({ "role": message.role, "content": content(p) })).collect()
+}
+
 #[derive(Serialize)]
 struct FlatMessage {
     role: Role,
@@ -214,11 +275,6 @@ fn template_text(value: &Json) -> Option<String> {
 /// A special token is a string or an object with its `content`.
 fn token_text(value: &Json) -> Option<String> {
     value.as_str().or_else(|| value.get("content").and_then(Json::as_str)).map(String::from)
-}
-
-/// Templates that know parts look at their type.
-fn reads_parts(source: &str) -> bool {
-    ["'type'", "\"type\"", ".type"].iter().any(|t| source.contains(t))
 }
 
 /// `{% generation %}` marks what a loss counts and prints nothing of its own; Jinja here does not know it. A block

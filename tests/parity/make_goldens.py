@@ -97,7 +97,7 @@ MISTRAL_TEMPLATE = """\
 """
 
 
-def make_tokenizer(specials, bos, eos, add_bos, template):
+def make_tokenizer(specials, bos, eos, add_bos, template, image="<image>"):
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -118,7 +118,7 @@ def make_tokenizer(specials, bos, eos, add_bos, template):
         bos_token=bos,
         eos_token=eos,
         pad_token=eos,
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens={"image_token": image},
         chat_template=template,
     )
 

@@ -37,15 +37,24 @@ fn sight(i: u64, person: u32) -> Sight {
 
 #[test]
 fn any_llava_can_be_streamed_as_it_is() {
-    for (name, begin) in [("clip-llama", "USER: "), ("siglip-qwen2", "<|im_start|>user\n"), ("clip-mistral", "[INST]")]
-    {
+    for (name, begin, language) in [
+        ("clip-llama", "USER: ", "en"),
+        ("siglip-qwen2", "<|im_start|>user\n", "en"),
+        ("clip-mistral", "[INST]", "en"),
+        ("next-vicuna", "USER: ", "en"),
+        ("onevision", "<|im_start|>user ", "en"),
+        ("seed-vision", "<|im_start|>tool_list\n", "en"),
+        ("seed-vision", "<|im_start|>user (vector)\n", "ko"),
+    ] {
         let model = load(&goldens(name), &Device::Cpu).unwrap_or_else(|e| panic!("{name}: {e}"));
         let manifest = model.manifest.clone();
         let prompt = &manifest.prompt.en_unnamed;
         assert!(prompt.contains(begin) && prompt.contains("fitness coach"), "{name}: {prompt:?}");
         let Speaking::Verbalisers { question, lead, .. } = &manifest.speaking else { panic!("{name}: verbalisers") };
         assert!(question.contains("Answer Yes or No") && lead.contains("one short sentence"), "{name}: {question:?}");
-        let mut coach = CoachSession::new(model, options(1e9)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(manifest.prompt.ko_unnamed.contains("Korean"), "{name}");
+        let options = CoachOptions { language: language.into(), ..options(1e9) };
+        let mut coach = CoachSession::new(model, options).unwrap_or_else(|e| panic!("{name}: {e}"));
         let steps: Vec<_> = (0..12).map(|i| coach.observe(&sight(i, 0), &mut |_| true).expect("a step")).collect();
         assert!(steps.iter().all(|s| (0.0..=1.0).contains(&s.p_speak)));
         assert!(steps.iter().any(|s| s.feedback.is_some()), "{name}: asked to speak, it says something");

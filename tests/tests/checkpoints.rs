@@ -131,7 +131,7 @@ fn architectures_that_are_not_known_are_named() {
     );
     check(
         |f| edit_json(f, "config.json", |c| c["text_config"]["model_type"] = json!("mamba")),
-        &["`text_config.model_type`: expected a decoder of type llama, qwen2 or mistral, found `mamba`"],
+        &["`text_config.model_type`: expected a decoder of type llama, qwen2, mistral or hyperclovax, found `mamba`"],
     );
     check(
         |f| edit_json(f, "config.json", |c| c["vision_config"]["model_type"] = json!("resnet")),
@@ -153,7 +153,7 @@ fn fields_that_are_missing_or_wrong_are_named() {
         ("text_config", "an object"),
         ("vision_config", "an object"),
         ("image_token_index", "the id of the image token"),
-        ("model_type", "llava"),
+        ("model_type", "one of llava, llava_next, llava_onevision, hyperclovax_vlm"),
     ] {
         let remove = |c: &mut Value| drop(c.as_object_mut().unwrap().remove(field));
         check(|f| edit_json(f, "config.json", remove), &[&format!("`{field}`: expected {expected}"), "found nothing"]);

@@ -54,6 +54,33 @@ fn bad_inputs_are_1_and_name_the_thing() {
     );
 }
 
+#[test]
+fn models_are_listed_and_pulled_by_name() {
+    let home = tempfile::tempdir().unwrap();
+    let run =
+        |args: &[&str]| common::command(args).env("HF_HOME", home.path()).env("HF_HUB_OFFLINE", "1").output().unwrap();
+    let out = run(&["models", "list", "--json"]);
+    let lines: Vec<serde_json::Value> = stdout(&out).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let llava = lines.iter().find(|l| l["name"] == "llava-1.5-7b").unwrap();
+    assert_eq!(
+        (&llava["repository"], &llava["commit"]),
+        (&"llava-hf/llava-1.5-7b-hf".into(), &serde_json::Value::Null)
+    );
+    assert!(llava["bytes_16"].as_u64().unwrap() > 14_000_000_000 && !llava["licence"].as_str().unwrap().is_empty());
+    assert!(stdout(&run(&["models", "list"])).contains("llava-onevision-7b"));
+    for (name, said) in [
+        ("nonsense", "expected a name of the list, or owner/name"),
+        ("llava-1.5-7b", "HF_HUB_OFFLINE is set"),
+        (home.path().to_str().unwrap(), "it is a path"),
+    ] {
+        let out = run(&["models", "pull", name]);
+        assert_eq!(out.status.code(), Some(1));
+        assert!(stderr(&out).contains(said), "{name}: {}", stderr(&out));
+    }
+    let out = run(&["models", "probe", "llava-1.5-7b", "--prompt", "?"]);
+    assert!(stderr(&out).contains("spotter models pull fetches them"), "{}", stderr(&out));
+}
+
 /// A tenth of a second of silence.
 fn wav() -> Vec<u8> {
     let (rate, data) = (8000u32, [0u8; 1600]);

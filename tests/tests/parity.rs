@@ -9,7 +9,7 @@ use spotter_engine::{
     prompt::Message,
     tokenizer::TextStream,
 };
-use spotter_vision::Frame;
+use spotter_vision::{Frame, encoder::Encoder as _};
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 const CASES: [&str; 3] = ["clip-llama", "siglip-qwen2", "clip-mistral"];
@@ -126,7 +126,8 @@ fn prompts_and_their_tokens_agree_with_transformers() {
             let prompt = template.render(&conversation.messages, true).unwrap();
             assert_eq!(prompt, conversation.prompt, "{case} {name}");
             let ids = g.plan.tokenizer.encode(&prompt, !template.begins(&prompt)).unwrap();
-            assert_eq!(g.model.expand(&ids), g.ids(&format!("{name}.input_ids")), "{case} {name}");
+            let tokens = vec![g.model.encoder.shape().0; conversation.images];
+            assert_eq!(g.model.expand(&ids, &tokens), g.ids(&format!("{name}.input_ids")), "{case} {name}");
         }
     }
 }
@@ -153,7 +154,7 @@ fn a_probe_ranks_what_comes_next() {
     let (messages, template) = (&g.conversations["image"].messages, g.plan.template().unwrap());
     let probe = |frames: &[Frame]| probe::probe(&g.plan, &g.model, &template, messages, frames, 5);
     let found = probe(&g.frames(1)).unwrap();
-    assert_eq!((found.prompt_ids, found.tokens_per_image, found.next.len()), (g.ids("image.input_ids"), 16, 5));
+    assert_eq!((found.prompt_ids, found.tokens_per_image, found.next.len()), (g.ids("image.input_ids"), vec![16], 5));
     assert_eq!(found.next[0].id, g.ids("steps.ids")[0]);
     assert!(found.next.windows(2).all(|w| w[0].log_prob >= w[1].log_prob) && found.next[0].log_prob < 0.0);
     let error = probe(&[]).unwrap_err().to_string();
@@ -174,4 +175,22 @@ fn text_streams_out_whole_characters() {
         assert_eq!(pieces.concat(), text);
         assert!(pieces.iter().filter(|p| !p.is_empty()).count() > 10, "nothing streamed: {pieces:?}");
     }
+}
+
+/// An adapter that names its base by a path, merged into decoder, tower, projector and embedding.
+#[test]
+fn an_adapter_is_merged_as_peft_does() {
+    let base = golden("clip-llama");
+    let folder = base.folder.with_file_name("clip-llama-lora");
+    let choice = Choice { device: Device::Cpu, dtype: DType::F32, reason: "goldens are f32".into() };
+    let model = Plan::open(&folder).unwrap().build(&choice).unwrap();
+    let tensors = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
+    let ids = base.ids("image.input_ids");
+    let rows = Tensor::from_iter((0..ids.len() as u32).step_by(5), &Device::Cpu).unwrap();
+    let logits = |model: &Llava| {
+        let visual = model.encoder.forward(&base.tensors["image.pixel_values"]).unwrap();
+        model.logits(&ids, Some(&visual), None).unwrap().index_select(&rows, 0).unwrap()
+    };
+    assert!(report("clip-llama", "adapter merged", difference(&logits(&model), &tensors["logits"])));
+    assert!(difference(&logits(&base.model), &tensors["logits"]) > 0.1, "the adapter changes something");
 }

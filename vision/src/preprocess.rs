@@ -71,6 +71,8 @@ pub struct HfImageProcessor {
     pub do_normalize: Option<bool>,
     pub image_mean: Option<[f32; 3]>,
     pub image_std: Option<[f32; 3]>,
+    pub pad_to_square: Option<bool>,
+    pub possible_resolutions: Option<Vec<(usize, usize)>>,
 }
 
 /// Which picture of the right size is made of a frame.
@@ -85,6 +87,17 @@ pub enum Fit {
     },
     /// Bars of the mean colour make it square, then it is scaled.
     Pad,
+    /// The long side is scaled, then bars of the mean colour make it square.
+    Inside,
+}
+
+/// How a picture is shown in tiles of the tower's size, beside the whole of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiles {
+    /// Height and width of all tiles together in pixels, multiples of the tower's.
+    pub plane: (usize, usize),
+    /// What the picture does not cover is of the mean colour; black otherwise.
+    pub mean_bars: bool,
 }
 
 /// Resizes, cuts and normalises.
@@ -199,10 +212,41 @@ impl Preprocess {
 
     /// A batch of frames as `[b, 3, height, width]` in f32.
     pub fn batch(&self, frames: &[Frame], device: &Device) -> Result<Tensor, PreprocessError> {
+        let pictures = frames.iter().map(|frame| self.resize(frame)).collect::<Result<Vec<_>, _>>()?;
+        self.normalise(&pictures, device)
+    }
+
+    /// One frame as a whole, then in tiles row by row: `[1 + tiles, 3, height, width]` in f32.
+    ///
+    /// # Errors
+    /// A frame without pixels, or those of the device.
+    pub fn tiles(&self, frame: &Frame, tiles: Tiles, device: &Device) -> Result<Tensor, PreprocessError> {
+        let ((height, width), (rows, columns)) = (self.size, tiles.plane);
+        let whole = self.resize(frame)?;
+        let (w, h) = (frame.width as f64, frame.height as f64);
+        let (across, down) = (columns as f64 / w, rows as f64 / h);
+        // Rounded up, as the published processors do.
+        let to = if across < down {
+            (columns, ((h * across).ceil() as usize).min(rows))
+        } else {
+            (((w * down).ceil() as usize).min(columns), rows)
+        };
+        let colour = if tiles.mean_bars { bars(self.mean) } else { [0; 3] };
+        let small = scale(&frame.rgb, frame.width, frame.height, to.0, to.1, self.filter)?;
+        let plane = centre(&small, to, (columns, rows), colour);
+        let mut pictures = vec![whole];
+        for (top, left) in (0..rows / height).flat_map(|r| (0..columns / width).map(move |c| (r * height, c * width))) {
+            let lines = plane.chunks_exact(columns * 3).skip(top).take(height);
+            pictures.push(lines.flat_map(|line| line.iter().skip(left * 3).take(width * 3)).copied().collect());
+        }
+        self.normalise(&pictures, device)
+    }
+
+    /// Packed RGB of the final size to `[b, 3, height, width]`.
+    fn normalise(&self, pictures: &[Vec<u8>], device: &Device) -> Result<Tensor, PreprocessError> {
         let (height, width) = self.size;
-        let mut data = Vec::with_capacity(frames.len() * 3 * height * width);
-        for frame in frames {
-            let rgb = self.resize(frame)?;
+        let mut data = Vec::with_capacity(pictures.len() * 3 * height * width);
+        for rgb in pictures {
             for channel in 0..3 {
                 let (mean, std) = (self.mean[channel], self.std[channel]);
                 // A table of the 256 values there are.
@@ -211,7 +255,7 @@ impl Preprocess {
             }
         }
         let run = |e: candle_core::Error| PreprocessError::Run(e.to_string());
-        Tensor::from_vec(data, (frames.len(), 3, height, width), &Device::Cpu)
+        Tensor::from_vec(data, (pictures.len(), 3, height, width), &Device::Cpu)
             .and_then(|t| t.to_device(device))
             .map_err(run)
     }
@@ -225,6 +269,13 @@ impl Preprocess {
             return Err(bad());
         }
         match self.fit {
+            Fit::Inside => {
+                let (w, h) = (frame.width as f64, frame.height as f64);
+                let short = |share: f64, side: usize| ((share * side as f64).ceil() as usize).clamp(1, side);
+                let to = if w > h { (width, short(h / w, height)) } else { (short(w / h, width), height) };
+                let small = scale(&frame.rgb, frame.width, frame.height, to.0, to.1, self.filter)?;
+                Ok(centre(&small, to, (width, height), bars(self.mean)))
+            }
             Fit::Stretch => scale(&frame.rgb, frame.width, frame.height, width, height, self.filter),
             Fit::Pad => {
                 let (square, side) = pad_to_square(frame, self.mean);
@@ -252,15 +303,25 @@ impl Preprocess {
 /// Bars above and below, or left and right, in the mean colour.
 fn pad_to_square(frame: &Frame, mean: [f32; 3]) -> (Vec<u8>, usize) {
     let side = frame.width.max(frame.height);
-    let (left, top) = ((side - frame.width) / 2, (side - frame.height) / 2);
-    let mut square: Vec<u8> = mean.map(|m| (m * 255.0) as u8).repeat(side * side);
-    let rows = square.chunks_exact_mut(side * 3).skip(top);
-    for (to, from) in rows.zip(frame.rgb.chunks_exact(frame.width * 3)) {
+    (centre(&frame.rgb, (frame.width, frame.height), (side, side), bars(mean)), side)
+}
+
+/// The colour of bars, rounded down as the published processors do.
+fn bars(mean: [f32; 3]) -> [u8; 3] {
+    mean.map(|m| (m * 255.0) as u8)
+}
+
+/// A picture of width and height `from` in the middle of one of `to`, which is no smaller.
+fn centre(rgb: &[u8], from: (usize, usize), to: (usize, usize), colour: [u8; 3]) -> Vec<u8> {
+    let (left, top) = ((to.0 - from.0) / 2, (to.1 - from.1) / 2);
+    let mut all = colour.repeat(to.0 * to.1);
+    let rows = all.chunks_exact_mut(to.0 * 3).skip(top);
+    for (to, from) in rows.zip(rgb.chunks_exact(from.0 * 3)) {
         for (to, from) in to.iter_mut().skip(left * 3).zip(from) {
             *to = *from;
         }
     }
-    (square, side)
+    all
 }
 
 /// Resamples with a kernel that widens when it shrinks, so nothing is skipped.

@@ -1,13 +1,13 @@
 //! How a model's wish to speak is read: off its action tokens, or off the answers to a question.
 
 use super::manifest::{Manifest, Speaking};
-use crate::model::DecoderConfig;
+use crate::{
+    model::{DecoderConfig, seed},
+    stops::stops,
+};
 use candle_core::{Error, Result, bail};
 use std::collections::HashSet;
 use tokenizers::Tokenizer;
-
-/// Ends of an answer that chat models write whatever their configuration says.
-const ENDS: [&str; 6] = ["</s>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<|endoftext|>", "\n"];
 
 /// The tokens of a [`Speaking`].
 pub(super) enum Gate {
@@ -45,14 +45,9 @@ impl Gate {
                 let words = |words: &[String]| words.iter().map(|w| ids(tokenizer, w)).collect::<Result<Vec<_>>>();
                 let (speak_ids, silent_ids) = (words(speak)?, words(silent)?);
                 apart((speak, &speak_ids), (silent, &silent_ids))?;
-                let mut ends = eos.to_vec();
-                ends.extend(ENDS.iter().filter_map(|t| tokenizer.token_to_id(t)));
-                ends.sort_unstable();
-                ends.dedup();
-                // What ends the context of an utterance is the configuration's own.
-                if let Some(at) = eos.first().and_then(|first| ends.iter().position(|id| id == first)) {
-                    ends.swap(0, at);
-                }
+                let mut ends = stops(tokenizer, eos);
+                // An utterance is one line.
+                ends.extend(tokenizer.token_to_id("\n").filter(|id| !ends.contains(id)));
                 let (question, lead) = (ids(tokenizer, question)?, ids(tokenizer, lead)?);
                 Self::Verbalisers { question, speak: speak_ids, silent: silent_ids, lead, ends }
             }
@@ -64,7 +59,8 @@ impl Gate {
     pub(super) fn never(&self, tokenizer: &Tokenizer, vocab: usize) -> Vec<u32> {
         let known: HashSet<u32> = tokenizer.get_vocab(true).into_values().collect();
         let mut never: Vec<u32> = (0..vocab as u32).filter(|id| !known.contains(id)).collect();
-        never.extend(tokenizer.token_to_id("<image>"));
+        let places = ["<image>", "<video>", seed::IMAGE_TOKEN, seed::VIDEO_TOKEN];
+        never.extend(places.iter().filter_map(|place| tokenizer.token_to_id(place)));
         if let Self::Actions { next, feedback, .. } = self {
             never.extend([*next, *feedback]);
         }

@@ -69,7 +69,8 @@ pub fn load_alone(folder: &Path, device: &Device) -> Result<StreamModel, LoadErr
     without_drafter(folder, device, None)
 }
 
-fn without_drafter(folder: &Path, device: &Device, context: Option<usize>) -> Result<StreamModel, LoadError> {
+/// A folder that was read and checked, before weights are loaded, and how it is streamed.
+pub(super) fn opened(folder: &Path, context: Option<usize>) -> Result<(Plan, Manifest), LoadError> {
     let mut plan = Plan::open(folder)?;
     let mut manifest = match Manifest::read(folder) {
         Err(ManifestError::Read { source, .. }) if source.kind() == ErrorKind::NotFound && standard::serves(&plan) => {
@@ -88,6 +89,11 @@ fn without_drafter(folder: &Path, device: &Device, context: Option<usize>) -> Re
         manifest.context = manifest.context.max(context);
         plan.config.text.max_positions = plan.config.text.max_positions.max(context);
     }
+    Ok((plan, manifest))
+}
+
+fn without_drafter(folder: &Path, device: &Device, context: Option<usize>) -> Result<StreamModel, LoadError> {
+    let (plan, manifest) = opened(folder, context)?;
     let choice = Choice { device: device.clone(), dtype: DType::F32, reason: String::new() };
     let llava = plan.build(&choice)?;
     Ok(StreamModel {

@@ -5,6 +5,7 @@ pub mod eye;
 mod gate;
 pub mod load;
 pub mod manifest;
+pub mod need;
 mod run;
 pub mod session;
 mod standard;

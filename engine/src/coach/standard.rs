@@ -5,7 +5,7 @@ use super::manifest::{Defaults, LensKind, Manifest, Prompt, Speaking};
 use crate::{
     model::{
         Plan,
-        llava_config::VisionConfig,
+        llava_config::{Family, VisionConfig},
         projector::{Pooling, VisionManifest},
     },
     prompt::Message,
@@ -14,6 +14,8 @@ use crate::{
 
 /// Cells along a side that a picture's tokens are averaged to: 16 tokens a frame, where LLaVA has hundreds.
 const CELLS: usize = 4;
+/// SEED was trained on the frames of videos with 9 tokens each.
+const SEED_CELLS: usize = 3;
 /// Frames a second: such models are large, and know nothing of motion.
 const FRAME_RATE: f64 = 1.0;
 /// Positions that are used of the model's own: prompt, about 100 frames, and what was said about them.
@@ -42,7 +44,7 @@ pub(super) fn manifest(plan: &Plan) -> Result<Manifest, WeightsError> {
     };
     let (begin, question) = around(QUESTION)?;
     let (_, lead) = around(LEAD)?;
-    let cells = CELLS.min(plan.grid().side);
+    let cells = if plan.config.family == Family::Seed { SEED_CELLS } else { CELLS }.min(plan.grid().side);
     Ok(Manifest {
         lens: LensKind::None,
         frame_rate: FRAME_RATE,

@@ -33,6 +33,9 @@ pub struct Attention {
     kv_heads: usize,
     head_dim: usize,
     window: Option<usize>,
+    /// On the queries, so that products over the root of `head_dim` are what the model asks for; nothing where it asks
+    /// for just that.
+    sharpen: Option<f64>,
     mode: Mode,
 }
 
@@ -50,13 +53,12 @@ enum Input {
 impl Attention {
     /// Tensors `q_proj`, `k_proj`, `v_proj` and `o_proj` under `vb`.
     pub fn new(cfg: &DecoderConfig, vb: VarBuilder, mode: Mode) -> Result<Self> {
-        let part = |name: &str, heads: usize| {
-            Linear::new(cfg.width, heads * cfg.head_dim, cfg.qkv_bias, INIT_STD, vb.pp(name))
-        };
-        let (q, k, v) = (part("q_proj", cfg.heads)?, part("k_proj", cfg.kv_heads)?, part("v_proj", cfg.kv_heads)?);
+        let parts = [("q_proj", cfg.heads), ("k_proj", cfg.kv_heads), ("v_proj", cfg.kv_heads)];
+        let [q, k, v] = parts.map(|(name, heads)| (name, heads * cfg.head_dim));
+        let part = |(name, output): (&str, usize)| Linear::new(cfg.width, output, cfg.qkv_bias, INIT_STD, vb.pp(name));
         let input = match mode {
-            Mode::Infer => Input::Joined(Linear::join(&[&q, &k, &v])?),
-            Mode::Train => Input::Apart { q, k, v },
+            Mode::Infer => Input::Joined(Linear::joined(cfg.width, &[q, k, v], cfg.qkv_bias, &vb)?),
+            Mode::Train => Input::Apart { q: part(q)?, k: part(k)?, v: part(v)? },
         };
         let std = INIT_STD / (2.0 * cfg.layers as f64).sqrt();
         let out = Linear::new(cfg.heads * cfg.head_dim, cfg.width, cfg.out_bias, std, vb.pp("o_proj"))?;
@@ -67,6 +69,7 @@ impl Attention {
             kv_heads: cfg.kv_heads,
             head_dim: cfg.head_dim,
             window: cfg.window,
+            sharpen: sharpening(cfg),
             mode,
         })
     }
@@ -87,6 +90,10 @@ impl Attention {
             }
         };
         let split = |t: Tensor, heads: usize| t.contiguous()?.reshape((b, n, heads, self.head_dim));
+        let q = match self.sharpen {
+            Some(factor) => (q * factor)?,
+            None => q,
+        };
         Ok((split(q, self.heads)?, split(k, self.kv_heads)?, split(v, self.kv_heads)?))
     }
 
@@ -189,6 +196,14 @@ impl Attention {
         };
         if dtype == DType::F32 { Ok(weights) } else { weights.to_dtype(dtype) }
     }
+}
+
+/// What turns one over the root of `head_dim` into a model's own factor. It goes on the queries, so that everything that
+/// computes attention again (cache policies) need not know it.
+fn sharpening(cfg: &DecoderConfig) -> Option<f64> {
+    let factor = cfg.multipliers.attention? * (cfg.head_dim as f64).sqrt();
+    // Files round the root to six digits or so.
+    ((factor - 1.0).abs() > 1e-6).then_some(factor)
 }
 
 /// `[b, n, heads, dim]` to contiguous `[b, heads, n, dim]`; free for a single position.

@@ -35,6 +35,8 @@ pub enum DecoderKind {
     Qwen2,
     /// Mistral: sliding attention window.
     Mistral,
+    /// HyperCLOVA X SEED Think: multipliers and norms behind attention and MLP.
+    HyperClovaX,
 }
 
 impl DecoderKind {
@@ -44,7 +46,12 @@ impl DecoderKind {
             "llama" => Ok(Self::Llama),
             "qwen2" => Ok(Self::Qwen2),
             "mistral" => Ok(Self::Mistral),
-            other => Err(ConfigError::new(field, "a decoder of type llama, qwen2 or mistral", format!("`{other}`"))),
+            "hyperclovax" => Ok(Self::HyperClovaX),
+            other => Err(ConfigError::new(
+                field,
+                "a decoder of type llama, qwen2, mistral or hyperclovax",
+                format!("`{other}`"),
+            )),
         }
     }
 
@@ -54,6 +61,7 @@ impl DecoderKind {
             Self::Llama => "llama",
             Self::Qwen2 => "qwen2",
             Self::Mistral => "mistral",
+            Self::HyperClovaX => "hyperclovax",
         }
     }
 }
@@ -128,6 +136,18 @@ pub struct HfDecoderConfig {
     pub tie_word_embeddings: Option<bool>,
     pub bos_token_id: Option<u32>,
     pub eos_token_id: Option<TokenIds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding_multiplier: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub residual_multiplier: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_multiplier: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logits_scaling: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_post_norm: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub padded_vocab_size: Option<usize>,
 }
 
 /// How positions turn into rotations.
@@ -149,6 +169,25 @@ pub enum RopeScaling {
         /// Context before stretching, in tokens.
         original: usize,
     },
+}
+
+/// Factors of a `hyperclovax` decoder (specs: hyperclovax, section 4); all are 1 in the other kinds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Multipliers {
+    /// On what enters the first layer, visual tokens too.
+    pub embedding: f64,
+    /// On what attention and MLP add.
+    pub residual: f64,
+    /// On products of queries and keys, in the place of one over the root of `head_dim`; `None` is that root.
+    pub attention: Option<f64>,
+    /// On the logits.
+    pub logits: f64,
+}
+
+impl Default for Multipliers {
+    fn default() -> Self {
+        Self { embedding: 1.0, residual: 1.0, attention: None, logits: 1.0 }
+    }
 }
 
 /// A decoder with every number resolved.
@@ -188,6 +227,12 @@ pub struct DecoderConfig {
     pub window: Option<usize>,
     /// Logits use the embedding's own rows.
     pub tied: bool,
+    /// Factors here and there.
+    #[serde(default)]
+    pub multipliers: Multipliers,
+    /// A norm behind attention and one behind the MLP as well (Peri-LN).
+    #[serde(default)]
+    pub post_norm: bool,
     /// Begins a text, where the tokenizer adds one.
     pub bos: Option<u32>,
     /// Ids that end a turn.
@@ -207,38 +252,33 @@ struct Defaults {
 }
 
 impl Defaults {
-    fn of(kind: DecoderKind) -> Self {
+    /// `None` for a kind whose files say everything: sizes of HyperCLOVA X are not published elsewhere.
+    fn of(kind: DecoderKind) -> Option<Self> {
+        let llama = Self {
+            vocab: 32_000,
+            width: 4096,
+            mlp_width: 11_008,
+            heads: 32,
+            kv_heads: None,
+            max_positions: 2048,
+            window: 0,
+            eos: 2,
+        };
         match kind {
-            DecoderKind::Llama => Self {
-                vocab: 32_000,
-                width: 4096,
-                mlp_width: 11_008,
-                heads: 32,
-                kv_heads: None,
-                max_positions: 2048,
-                window: 0,
-                eos: 2,
-            },
-            DecoderKind::Qwen2 => Self {
+            DecoderKind::Llama => Some(llama),
+            DecoderKind::Qwen2 => Some(Self {
                 vocab: 151_936,
-                width: 4096,
                 mlp_width: 22_016,
-                heads: 32,
                 kv_heads: Some(32),
                 max_positions: 32_768,
                 window: 4096,
                 eos: 151_645,
-            },
-            DecoderKind::Mistral => Self {
-                vocab: 32_000,
-                width: 4096,
-                mlp_width: 14_336,
-                heads: 32,
-                kv_heads: Some(8),
-                max_positions: 131_072,
-                window: 4096,
-                eos: 2,
-            },
+                ..llama
+            }),
+            DecoderKind::Mistral => {
+                Some(Self { mlp_width: 14_336, kv_heads: Some(8), max_positions: 131_072, window: 4096, ..llama })
+            }
+            DecoderKind::HyperClovaX => None,
         }
     }
 }
@@ -251,34 +291,46 @@ impl DecoderConfig {
         let model_type = model_type.ok_or_else(|| ConfigError::new(&field, "a string", "nothing"))?;
         let kind = DecoderKind::from_model_type(model_type, &field)?;
         let d = Defaults::of(kind);
-        let width = hf.hidden_size.unwrap_or(d.width);
-        let heads = hf.num_attention_heads.unwrap_or(d.heads);
-        let max_positions = hf.max_position_embeddings.unwrap_or(d.max_positions);
+        let d = d.as_ref();
+        let need = |name: &str, given: Option<usize>, default: Option<usize>| {
+            let missing = || ConfigError::new(format!("{path}{name}"), "a number", "nothing");
+            given.or(default).ok_or_else(missing)
+        };
+        let width = need("hidden_size", hf.hidden_size, d.map(|d| d.width))?;
+        let heads = need("num_attention_heads", hf.num_attention_heads, d.map(|d| d.heads))?;
+        let max_positions = need("max_position_embeddings", hf.max_position_embeddings, d.map(|d| d.max_positions))?;
         let (rope_theta, rope_scaling) = resolve_rope(hf, max_positions, path)?;
         if let Some(act) = hf.hidden_act.as_deref().filter(|a| *a != "silu" && *a != "swish") {
             return Err(ConfigError::new(format!("{path}hidden_act"), "silu", format!("`{act}`")));
         }
-        let llama_bias = hf.attention_bias.unwrap_or(false) && kind == DecoderKind::Llama;
+        let optional_bias = matches!(kind, DecoderKind::Llama | DecoderKind::HyperClovaX);
+        let attention_bias = hf.attention_bias.unwrap_or(false) && optional_bias;
+        let kv_heads = hf.num_key_value_heads.or(d.and_then(|d| d.kv_heads));
         let config = Self {
             kind,
-            vocab: hf.vocab_size.unwrap_or(d.vocab),
+            vocab: need("vocab_size", hf.vocab_size, d.map(|d| d.vocab))?,
             width,
-            mlp_width: hf.intermediate_size.unwrap_or(d.mlp_width),
-            layers: hf.num_hidden_layers.unwrap_or(32),
+            mlp_width: need("intermediate_size", hf.intermediate_size, d.map(|d| d.mlp_width))?,
+            layers: need("num_hidden_layers", hf.num_hidden_layers, d.map(|_| 32))?,
             heads,
-            kv_heads: hf.num_key_value_heads.or(d.kv_heads).unwrap_or(heads),
+            kv_heads: need("num_key_value_heads", kv_heads, d.map(|_| heads))?,
             head_dim: hf.head_dim.unwrap_or_else(|| width.checked_div(heads).unwrap_or(0)),
             max_positions,
             norm_eps: hf.rms_norm_eps.unwrap_or(1e-6),
             rope_theta,
             rope_scaling,
-            qkv_bias: llama_bias || kind == DecoderKind::Qwen2,
-            out_bias: llama_bias,
-            mlp_bias: hf.mlp_bias.unwrap_or(false) && kind == DecoderKind::Llama,
-            window: resolve_window(hf, kind, d.window),
+            qkv_bias: attention_bias || kind == DecoderKind::Qwen2,
+            out_bias: attention_bias,
+            mlp_bias: hf.mlp_bias.unwrap_or(false) && optional_bias,
+            window: resolve_window(hf, kind, d.map_or(0, |d| d.window)),
             tied: hf.tie_word_embeddings.unwrap_or(false),
+            multipliers: resolve_multipliers(hf, kind, path)?,
+            post_norm: kind == DecoderKind::HyperClovaX && hf.use_post_norm.unwrap_or(true),
             bos: hf.bos_token_id,
-            eos: hf.eos_token_id.as_ref().map_or_else(|| vec![d.eos], TokenIds::to_vec),
+            eos: match (&hf.eos_token_id, d) {
+                (Some(ids), _) => ids.to_vec(),
+                (None, d) => d.map(|d| d.eos).into_iter().collect(),
+            },
         };
         config.check(path)?;
         Ok(config)
@@ -296,6 +348,7 @@ impl DecoderConfig {
                 rope.original_max_position_embeddings = Some(original);
             }
         }
+        let (own, m) = (self.kind == DecoderKind::HyperClovaX, &self.multipliers);
         HfDecoderConfig {
             model_type: Some(self.kind.model_type().into()),
             vocab_size: Some(self.vocab),
@@ -318,6 +371,12 @@ impl DecoderConfig {
             tie_word_embeddings: Some(self.tied),
             bos_token_id: self.bos,
             eos_token_id: Some(TokenIds::Many(self.eos.clone())),
+            embedding_multiplier: own.then_some(m.embedding),
+            residual_multiplier: own.then_some(m.residual),
+            attention_multiplier: m.attention.filter(|_| own),
+            logits_scaling: own.then_some(m.logits),
+            use_post_norm: own.then_some(self.post_norm),
+            padded_vocab_size: None,
         }
     }
 
@@ -353,9 +412,27 @@ impl DecoderConfig {
     }
 }
 
+fn resolve_multipliers(hf: &HfDecoderConfig, kind: DecoderKind, path: &str) -> Result<Multipliers, ConfigError> {
+    if kind != DecoderKind::HyperClovaX {
+        return Ok(Multipliers::default());
+    }
+    let checked = |name: &str, given: Option<f64>| match given {
+        Some(value) if !value.is_finite() || value <= 0.0 => {
+            Err(ConfigError::new(format!("{path}{name}"), "a positive number", value))
+        }
+        given => Ok(given),
+    };
+    Ok(Multipliers {
+        embedding: checked("embedding_multiplier", hf.embedding_multiplier)?.unwrap_or(1.0),
+        residual: checked("residual_multiplier", hf.residual_multiplier)?.unwrap_or(1.0),
+        attention: checked("attention_multiplier", hf.attention_multiplier)?,
+        logits: checked("logits_scaling", hf.logits_scaling)?.unwrap_or(1.0),
+    })
+}
+
 fn resolve_window(hf: &HfDecoderConfig, kind: DecoderKind, default: usize) -> Option<usize> {
     match kind {
-        DecoderKind::Llama => None,
+        DecoderKind::Llama | DecoderKind::HyperClovaX => None,
         // A Mistral file that says null means no window; one that says nothing is read the same way, since
         // every published file names its window.
         DecoderKind::Mistral => hf.sliding_window,

@@ -1,7 +1,8 @@
-//! A decoder of the Llama, Qwen2 or Mistral kind, for inference and for training.
+//! A decoder of the Llama, Qwen2, Mistral or HyperCLOVA X kind, for inference and for training.
 //!
-//! The three differ in little: Qwen2 has biases on q, k and v, Mistral sees a sliding window. Names of tensors are
-//! those of the published checkpoints (`model.layers.0.self_attn.q_proj.weight`, ...).
+//! They differ in little: Qwen2 has biases on q, k and v, Mistral sees a sliding window, HyperCLOVA X has factors
+//! (`config::Multipliers`) and norms behind attention and MLP. Names of tensors are those of the published checkpoints
+//! (`model.layers.0.self_attn.q_proj.weight`, ...).
 
 use super::{
     attention::{Attention, Pass, causal_mask},
@@ -19,27 +20,54 @@ struct Layer {
     attention: Attention,
     mlp_norm: RmsNorm,
     mlp: Mlp,
+    /// Behind attention and behind the MLP, where the model has them.
+    post_norms: Option<(RmsNorm, RmsNorm)>,
+    /// On what both add.
+    residual: f64,
 }
 
 impl Layer {
     fn new(cfg: &DecoderConfig, vb: VarBuilder, mode: Mode) -> Result<Self> {
+        let norm = |name: &str| RmsNorm::new(cfg.width, cfg.norm_eps, mode, vb.pp(name));
         Ok(Self {
-            attention_norm: RmsNorm::new(cfg.width, cfg.norm_eps, mode, vb.pp("input_layernorm"))?,
+            attention_norm: norm("input_layernorm")?,
             attention: Attention::new(cfg, vb.pp("self_attn"), mode)?,
-            mlp_norm: RmsNorm::new(cfg.width, cfg.norm_eps, mode, vb.pp("post_attention_layernorm"))?,
+            mlp_norm: norm("post_attention_layernorm")?,
             mlp: Mlp::new(cfg, vb.pp("mlp"), mode)?,
+            post_norms: if cfg.post_norm { Some((norm("post_norm1")?, norm("post_norm2")?)) } else { None },
+            residual: cfg.multipliers.residual,
         })
     }
 
     fn forward(&self, x: &Tensor, pass: &Pass, cache: Option<&mut LayerCache>) -> Result<Tensor> {
-        let x = (x + self.attention.forward(&self.attention_norm.forward(x)?, pass, cache)?)?;
-        &x + self.mlp.forward(&self.mlp_norm.forward(&x)?)?
+        let mixed = self.attention.forward(&self.attention_norm.forward(x)?, pass, cache)?;
+        self.add(x, mixed)
     }
 
     fn forward_batch(&self, x: &Tensor, pass: &Pass, entries: &LayerBatch) -> Result<Tensor> {
-        let x = (x + self.attention.forward_batch(&self.attention_norm.forward(x)?, pass, entries)?)?;
-        &x + self.mlp.forward(&self.mlp_norm.forward(&x)?)?
+        let mixed = self.attention.forward_batch(&self.attention_norm.forward(x)?, pass, entries)?;
+        self.add(x, mixed)
     }
+
+    /// What attention gave, then what the MLP makes of it, added to `x`.
+    fn add(&self, x: &Tensor, mixed: Tensor) -> Result<Tensor> {
+        let mixed = match &self.post_norms {
+            Some((norm, _)) => norm.forward(&mixed)?,
+            None => mixed,
+        };
+        let x = (x + scaled(mixed, self.residual)?)?;
+        let inner = self.mlp.forward(&self.mlp_norm.forward(&x)?)?;
+        let inner = match &self.post_norms {
+            Some((_, norm)) => norm.forward(&inner)?,
+            None => inner,
+        };
+        &x + scaled(inner, self.residual)?
+    }
+}
+
+/// `x` times a factor; untouched where it is 1, as in most models.
+fn scaled(x: Tensor, factor: f64) -> Result<Tensor> {
+    if factor == 1.0 { Ok(x) } else { x * factor }
 }
 
 /// A causal language model over embeddings.
@@ -189,7 +217,7 @@ impl Decoder {
         let rope = self.rope.rows(cache.len(), n, x.dtype())?;
         let mask = causal_mask(n, cache.len(), self.config.window, x.device())?;
         let pass = Pass { rope, mask, len: cache.len(), positions: Vec::new(), contiguous: true };
-        let mut x = x.contiguous()?;
+        let mut x = self.enter(x)?;
         for (layer, entries) in self.layers.iter().zip(cache.layers()) {
             x = layer.forward_batch(&x, &pass, entries)?;
         }
@@ -197,12 +225,17 @@ impl Decoder {
         self.norm.forward(&x)
     }
 
+    /// Embeddings to what the first layer reads. Visual tokens are scaled like those of text.
+    fn enter(&self, x: &Tensor) -> Result<Tensor> {
+        scaled(x.contiguous()?, self.config.multipliers.embedding)
+    }
+
     /// One causal pass from position 0.
     fn at_once(&self, x: &Tensor) -> Result<Tensor> {
         let (_, n, _) = x.dims3()?;
         let rope = self.rope.rows(0, n, x.dtype())?;
         let mask = causal_mask(n, 0, self.config.window, x.device())?;
-        let mut x = x.contiguous()?;
+        let mut x = self.enter(x)?;
         let pass = Pass { rope, mask, len: 0, positions: Vec::new(), contiguous: true };
         for layer in &self.layers {
             x = layer.forward(&x, &pass, None)?;
@@ -248,7 +281,7 @@ impl Decoder {
             None => causal_mask(n, len, window, x.device())?,
         };
         let pass = Pass { rope, mask, len, positions: positions.to_vec(), contiguous };
-        let mut x = x.contiguous()?;
+        let mut x = self.enter(x)?;
         for (layer, entries) in self.layers.iter().zip(cache.layers_mut()) {
             x = layer.forward(&x, &pass, Some(entries))?;
         }
@@ -257,10 +290,11 @@ impl Decoder {
 
     /// Logits `[b, n, vocab]` of hidden states `[b, n, width]`; of a trimmed head those of its tokens.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        match (&self.said, self.mode) {
+        let logits = match (&self.said, self.mode) {
             // The weight changes from step to step, so its rows are picked anew.
             (Some(ids), Mode::Train) => self.head.picked(ids)?.forward(&hidden.contiguous()?),
             _ => self.head.forward(&hidden.contiguous()?),
-        }
+        };
+        scaled(logits?, self.config.multipliers.logits)
     }
 }

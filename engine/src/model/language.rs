@@ -4,13 +4,14 @@ use super::{
     config::{DecoderConfig, HfDecoderConfig},
     decoder::Decoder,
     layers::Mode,
-    plan::decoder_tensors,
+    plan::{decoder_tensors, settle, template_folder},
 };
 use crate::{
     gguf::{self, Gguf},
     prompt::{ChatTemplate, Message, Role, TemplateError},
+    stops::stops,
     tokenizer::{Tokenizer, TokenizerError},
-    weights::{Checkpoint, WeightsError, read_json},
+    weights::{Checkpoint, WeightsError, file_of, read_json},
 };
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
@@ -44,9 +45,6 @@ pub const DRAFTED: &str = "draft_head.ids";
 
 /// Stands for a picture in a prompt, of which there are none here.
 const NO_IMAGE: &str = "<image>";
-
-/// Tokens that end an answer, as chat models write them.
-const ENDS: [&str; 5] = ["<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "</s>"];
 
 impl LanguageModel {
     /// Opens a GGUF file, or a folder with `config.json`, `tokenizer.json` and safetensors.
@@ -98,24 +96,23 @@ impl LanguageModel {
 
     /// Tokens that end a text.
     pub fn ends(&self) -> Vec<u32> {
-        let mut ends = self.decoder.config().eos.clone();
-        ends.extend(ENDS.iter().filter_map(|token| self.tokenizer.id(token)));
-        ends.sort_unstable();
-        ends.dedup();
-        ends
+        stops(self.tokenizer.inner(), &self.decoder.config().eos)
     }
 
     fn folder(folder: &Path, dtype: DType, device: &Device) -> Result<Self, WeightsError> {
-        let hf: HfDecoderConfig = read_json(&folder.join("config.json"))?;
-        let config = DecoderConfig::from_hf(&hf, "")?;
-        let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"))?;
+        let hf: HfDecoderConfig = read_json(&file_of(folder, "config.json"))?;
+        let mut config = DecoderConfig::from_hf(&hf, "")?;
+        let tokenizer = Tokenizer::from_file(&file_of(folder, "tokenizer.json"))?;
         let checkpoint = Checkpoint::open(folder)?;
+        settle(&mut config, &hf, &checkpoint, "model")?;
         let (embedding, layers) = decoder_tensors(&config, "model.", "lm_head.");
         checkpoint.require(&embedding)?;
         checkpoint.require(&layers)?;
         let decoder = Decoder::new(&config, checkpoint.var_builder(dtype, device)?, Mode::Infer)?;
-        // A model without a template continues texts.
-        let template = ChatTemplate::load(folder, NO_IMAGE).ok();
+        // A model without a template continues texts, unless its tokens tell how it is asked.
+        let template = ChatTemplate::load(&template_folder(folder), NO_IMAGE)
+            .ok()
+            .or_else(|| ChatTemplate::by_tokens(&tokenizer, NO_IMAGE));
         let drafted = match checkpoint.tensors().contains_key(DRAFTED) {
             true => {
                 let ids = checkpoint.var_builder(DType::U32, &Device::Cpu)?.get_unchecked_dtype(DRAFTED, DType::U32)?;

@@ -41,8 +41,24 @@ impl Linear {
         Self { weight, bias: None }
     }
 
-    /// One map whose output is those of `parts` side by side: fewer and larger products.
-    pub(crate) fn join(parts: &[&Self]) -> Result<Self> {
+    pub(crate) fn from_parts(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+
+    /// One map whose output is those of some parts side by side: fewer and larger products. `parts` have names and outputs.
+    ///
+    /// Files are read straight into the whole; other sources, which hold their tensors in memory anyway, are asked for the
+    /// parts.
+    pub(crate) fn joined(input: usize, parts: &[(&str, usize)], bias: bool, vb: &VarBuilder) -> Result<Self> {
+        let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+        let outputs = parts.iter().map(|(_, output)| output).sum::<usize>();
+        let whole = |kind: &str| crate::weights::side_by_side(&names, kind);
+        if vb.contains_tensor(&whole("weight")) {
+            let weight = vb.get((outputs, input), &whole("weight"))?;
+            return Ok(Self { weight, bias: if bias { Some(vb.get(outputs, &whole("bias"))?) } else { None } });
+        }
+        let parts = parts.iter().map(|(name, output)| Self::new(input, *output, bias, INIT_STD, vb.pp(name)));
+        let parts = parts.collect::<Result<Vec<_>>>()?;
         let weights: Vec<_> = parts.iter().map(|p| &p.weight).collect();
         let biases: Option<Vec<_>> = parts.iter().map(|p| p.bias.as_ref()).collect();
         let bias = biases.map(|b| Tensor::cat(&b, 0)).transpose()?;

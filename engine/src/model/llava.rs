@@ -3,10 +3,12 @@
 
 use super::{
     cache::KvCache,
+    connector::Connector,
     decoder::Decoder,
     layers::Mode,
     plan::Plan,
-    projector::{Projector, TokenGrid, VisionManifest, join_change},
+    projector::{Pooling, TokenGrid, VisionManifest},
+    tiling::Tiling,
 };
 use crate::coach::Attended;
 use candle_core::{DType, Device, Error, Result, Tensor};
@@ -17,6 +19,7 @@ use spotter_vision::{
         Encoder, Prepare, Trunk,
         tosa::{Memory, Tosa},
     },
+    preprocess::{Fit, Preprocess},
 };
 
 /// From frames to tokens of the language model's width: preprocessing, tower, pooling, change, projector.
@@ -27,7 +30,10 @@ pub struct LlavaEncoder {
     /// Share of a picture's side that whole patches cover.
     whole: f32,
     vision: VisionManifest,
-    projector: Projector,
+    connector: Connector,
+    tiling: Option<(Tiling, Tensor)>,
+    /// Tokens of a frame.
+    tokens: usize,
     width: usize,
     dtype: DType,
     device: Device,
@@ -43,7 +49,7 @@ impl LlavaEncoder {
     /// The tower's tokens after pooling, `[b, tokens, hidden]`.
     fn pool(&self, pixels: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor> {
         let tokens = self.tower.follow(&pixels.to_dtype(self.dtype)?, memory)?;
-        self.vision.pooling.forward(&tokens, self.grid)
+        self.connector.read(&tokens, self.vision.pooling, self.grid)
     }
 
     /// Frames to the tower's tokens after pooling, `[b, tokens, hidden]`.
@@ -89,10 +95,64 @@ impl LlavaEncoder {
 
     /// What [`look`](Self::look) gave to `[b, tokens, width]`; `before` is what it gave for the frame before.
     pub fn project(&self, looked: &Tensor, before: Option<&Tensor>) -> Result<Tensor> {
-        if self.vision.delta {
-            return self.projector.forward(&join_change(looked, before)?);
+        self.connector.frames(looked, before, &self.vision, self.grid)
+    }
+
+    /// How it cuts pictures up; nothing where their tokens are pooled, which is for streams.
+    fn tiling(&self) -> Option<&(Tiling, Tensor)> {
+        self.tiling.as_ref().filter(|_| self.vision.pooling == Pooling::None)
+    }
+
+    /// The pictures of a prompt, each in the views that the model was trained on: tokens `[n, width]`, as many as
+    /// [`picture_tokens`](Self::picture_tokens) says.
+    ///
+    /// # Errors
+    /// A picture without pixels, or those of the device.
+    pub fn pictures(&self, frames: &[Frame]) -> Result<Vec<Tensor>> {
+        let (Some((tiling, _)), Prepare::Pixels(pixels)) = (self.tiling(), &self.prepare) else {
+            return frames.iter().map(|frame| self.encode(std::slice::from_ref(frame))?.squeeze(0)).collect();
+        };
+        let whole = tiling.several_whole && frames.len() > 1;
+        let picture = |frame: &Frame| {
+            let size = (frame.width, frame.height);
+            let views = match whole {
+                true => Preprocess { fit: Fit::Pad, ..pixels.clone() }.batch(std::slice::from_ref(frame), &self.device),
+                false => pixels.tiles(frame, tiling.tiles(size), &self.device),
+            };
+            self.views(&views.map_err(Error::wrap)?, size)
+        };
+        frames.iter().map(picture).collect()
+    }
+
+    /// One picture of `size` (width, height), as a whole and in tiles, `[views, 3, side, side]` and normalised, to its tokens
+    /// `[n, width]`. A whole without tiles ends like a row of them.
+    ///
+    /// # Errors
+    /// Another number of tiles than its size asks for, a model that has none, or those of the device.
+    pub fn views(&self, views: &Tensor, size: (usize, usize)) -> Result<Tensor> {
+        let Some((tiling, newline)) = self.tiling() else { candle_core::bail!("the model sees no tiles") };
+        let tokens = self.tower.forward(&views.to_dtype(self.dtype)?)?;
+        let tokens = self.connector.views(&tokens, self.grid)?;
+        if tokens.dim(0)? == 1 {
+            return Tensor::cat(&[&tokens.get(0)?, &newline.unsqueeze(0)?], 0);
         }
-        self.projector.forward(looked)
+        tiling.pack(&tokens, size, newline)
+    }
+
+    /// Tokens of each picture of a prompt, by their widths and heights.
+    pub fn picture_tokens(&self, sizes: &[(usize, usize)]) -> Vec<usize> {
+        let side = self.connector.side(self.grid);
+        let tokens = |size: &(usize, usize)| match self.tiling() {
+            None => self.tokens,
+            Some((tiling, _)) if tiling.several_whole && sizes.len() > 1 => side * side + 1,
+            Some((tiling, _)) => tiling.tokens(*size, side),
+        };
+        sizes.iter().map(tokens).collect()
+    }
+
+    /// The token at the end of a row of tiles, `[width]`, and behind the last frame of a video.
+    pub fn newline(&self) -> Option<&Tensor> {
+        self.tiling.as_ref().map(|(_, newline)| newline)
     }
 
     /// Whether a frame looks different after another one.
@@ -107,7 +167,7 @@ impl Encoder for LlavaEncoder {
     }
 
     fn shape(&self) -> (usize, usize) {
-        (self.vision.pooling.tokens(self.grid), self.width)
+        (self.tokens, self.width)
     }
 }
 
@@ -118,6 +178,7 @@ pub struct Llava {
     /// Tokens to logits.
     pub decoder: Decoder,
     image_token: Option<u32>,
+    video_token: Option<u32>,
 }
 
 impl Llava {
@@ -125,36 +186,47 @@ impl Llava {
     pub fn new(plan: &Plan, vb: VarBuilder) -> Result<Self> {
         let (cfg, layout) = (&plan.config, &plan.layout);
         let (dtype, device) = (vb.dtype(), vb.device().clone());
-        let from = plan.vision.joined(cfg.vision.hidden_size());
+        let hidden = cfg.vision.hidden_size();
+        let tiling = match &cfg.tiling {
+            Some(tiling) => Some((tiling.clone(), vb.get(cfg.text.width, &layout.newline)?)),
+            None => None,
+        };
         let encoder = LlavaEncoder {
             prepare: plan.prepare.clone(),
             tower: cfg.vision.build(cfg.vision_depth, vb.pp(&layout.vision))?,
             grid: plan.grid(),
             whole: cfg.vision.whole(),
             vision: plan.vision.clone(),
-            projector: Projector::new(from, cfg.text.width, cfg.projector_bias, vb.pp(&layout.projector))?,
+            connector: Connector::new(&cfg.connector, &plan.vision, hidden, cfg.text.width, vb.pp(&layout.projector))?,
+            tiling,
+            tokens: plan.tokens_per_image(),
             width: cfg.text.width,
             dtype,
             device,
         };
         let decoder = Decoder::from_parts(&cfg.text, vb.pp(&layout.body), vb.pp(&layout.head), Mode::Infer)?;
-        Ok(Self { encoder, decoder, image_token: cfg.image_token })
+        Ok(Self { encoder, decoder, image_token: cfg.image_token, video_token: cfg.video_token })
     }
 
-    /// Repeats each image token of a prompt as often as a picture has tokens.
-    pub fn expand(&self, ids: &[u32]) -> Vec<u32> {
-        let tokens = self.encoder.shape().0;
-        ids.iter()
-            .flat_map(|&id| std::iter::repeat_n(id, if Some(id) == self.image_token { tokens } else { 1 }))
-            .collect()
+    /// An id that visual tokens stand for.
+    fn is_place(&self, id: u32) -> bool {
+        Some(id) == self.image_token || Some(id) == self.video_token
     }
 
-    /// Embeddings `[1, n, width]` of an expanded prompt; visual tokens `[b, tokens, width]` take the places of the
-    /// image tokens, in order. Without visual tokens every id is text, also an image token that the model itself
-    /// chose.
+    /// Repeats each image and video token of a prompt as often as `tokens` says, one after another; those beyond it stay
+    /// single.
+    pub fn expand(&self, ids: &[u32], tokens: &[usize]) -> Vec<u32> {
+        let mut tokens = tokens.iter();
+        let times = |id: u32| if self.is_place(id) { tokens.next().copied().unwrap_or(1) } else { 1 };
+        let times: Vec<_> = ids.iter().copied().map(times).collect();
+        ids.iter().zip(times).flat_map(|(id, times)| std::iter::repeat_n(*id, times)).collect()
+    }
+
+    /// Embeddings `[1, n, width]` of an expanded prompt; visual tokens `[.., width]` take the places of the image and video
+    /// tokens, in order. Without visual tokens every id is text, also an image token that the model itself chose.
     ///
     /// # Errors
-    /// Another number of image tokens than of visual ones, or an id outside the vocabulary.
+    /// Another number of image and video tokens than of visual ones, or an id outside the vocabulary.
     pub fn embed(&self, ids: &[u32], visual: Option<&Tensor>) -> Result<Tensor> {
         let vocab = self.decoder.config().vocab;
         if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
@@ -162,15 +234,15 @@ impl Llava {
         }
         let text = self.decoder.embed(&Tensor::new(ids, self.decoder.device())?.unsqueeze(0)?)?;
         let Some(visual) = visual else { return Ok(text) };
-        let places = ids.iter().filter(|id| Some(**id) == self.image_token).count();
-        let given = visual.dims3().map(|(b, n, _)| b * n)?;
+        let places = ids.iter().filter(|id| self.is_place(**id)).count();
+        let given = visual.elem_count() / self.decoder.config().width.max(1);
         if places != given {
             candle_core::bail!("the prompt has places for {places} visual tokens, but the pictures have {given}");
         }
-        let visual = visual.flatten_to(1)?.unsqueeze(0)?;
+        let visual = visual.reshape((1, given, self.decoder.config().width))?;
         let (mut parts, mut start, mut seen) = (Vec::new(), 0, 0);
-        for run in ids.chunk_by(|a, b| (Some(*a) == self.image_token) == (Some(*b) == self.image_token)) {
-            if run.first().copied() == self.image_token {
+        for run in ids.chunk_by(|a, b| self.is_place(*a) == self.is_place(*b)) {
+            if run.first().is_some_and(|id| self.is_place(*id)) {
                 parts.push(visual.narrow(1, seen, run.len())?);
                 seen += run.len();
             } else {

@@ -3,6 +3,8 @@
 use super::{
     config::{ConfigError, DecoderConfig, HfDecoderConfig},
     projector::TokenGrid,
+    seed::{self, AbstractorConfig, HfSeed},
+    tiling::Tiling,
 };
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -22,15 +24,77 @@ use spotter_vision::encoder::{
 pub struct HfLlavaConfig {
     pub architectures: Option<Vec<String>>,
     pub model_type: Option<String>,
+    #[serde(alias = "language_config")]
     pub text_config: Option<HfDecoderConfig>,
     pub vision_config: Option<Map<String, Value>>,
     #[serde(alias = "image_token_id")]
     pub image_token_index: Option<u32>,
+    #[serde(alias = "video_token_id")]
+    pub video_token_index: Option<u32>,
+    pub image_grid_pinpoints: Option<Vec<(usize, usize)>>,
+    pub vision_aspect_ratio: Option<String>,
     pub projector_hidden_act: Option<String>,
     pub multimodal_projector_bias: Option<bool>,
     pub vision_feature_layer: Option<Value>,
     pub vision_feature_select_strategy: Option<String>,
     pub tie_word_embeddings: Option<bool>,
+    #[serde(flatten)]
+    pub seed: HfSeed,
+}
+
+/// The published families around a tower, a projector and a decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// LLaVA 1.5: one view of a picture.
+    Llava,
+    /// LLaVA-NeXT (1.6): the whole picture and tiles of it.
+    Next,
+    /// LLaVA-OneVision: the same, several pictures as wholes, and frames of a video with fewer tokens.
+    OneVision,
+    /// HyperCLOVA X SEED Vision: tiles, and a C-Abstractor for a projector.
+    Seed,
+}
+
+/// `model_type` and architecture of each.
+const FAMILIES: [(Family, &str, &str); 4] = [
+    (Family::Llava, "llava", "LlavaForConditionalGeneration"),
+    (Family::Next, "llava_next", "LlavaNextForConditionalGeneration"),
+    (Family::OneVision, "llava_onevision", "LlavaOnevisionForConditionalGeneration"),
+    (Family::Seed, "hyperclovax_vlm", "HCXVisionForCausalLM"),
+];
+
+impl Family {
+    /// By the `model_type` of a `config.json`, and its architecture where that is named.
+    fn of(hf: &HfLlavaConfig) -> Result<Self, ConfigError> {
+        let types = FAMILIES.map(|(_, model_type, _)| model_type).join(", ");
+        let given = hf.model_type.as_deref();
+        let given = given.ok_or_else(|| ConfigError::new("model_type", format!("one of {types}"), "nothing"))?;
+        let known = FAMILIES.iter().find(|(_, model_type, _)| *model_type == given);
+        let known =
+            known.ok_or_else(|| ConfigError::new("model_type", format!("one of {types}"), format!("`{given}`")));
+        let (family, _, expected) = known?;
+        match hf.architectures.as_ref().and_then(|a| a.first()) {
+            Some(found) if found != expected => Err(ConfigError::new("architectures", *expected, format!("`{found}`"))),
+            _ => Ok(*family),
+        }
+    }
+
+    /// The architecture's name.
+    pub fn architecture(self) -> &'static str {
+        FAMILIES.iter().find(|(family, ..)| *family == self).map_or("", |(_, _, name)| name)
+    }
+}
+
+/// From the tower's width to the decoder's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectorConfig {
+    /// Two linear maps.
+    Mlp {
+        /// Both have biases.
+        bias: bool,
+    },
+    /// SEED's.
+    Abstractor(AbstractorConfig),
 }
 
 /// Which tower, with its numbers.
@@ -191,6 +255,8 @@ fn tower(hf: &Map<String, Value>, default: &TowerConfig) -> Result<TowerConfig, 
 /// A LLaVA model with every number resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlavaConfig {
+    /// Which of the published ones.
+    pub family: Family,
     /// The language model.
     pub text: DecoderConfig,
     /// The tower.
@@ -199,16 +265,21 @@ pub struct LlavaConfig {
     pub vision_depth: usize,
     /// The class token is given to the language model too (strategy `full`).
     pub keep_class: bool,
-    /// Stands for a picture's tokens in a prompt; a model with Spotter's own tower, which is only streamed, may have none.
+    /// Stands for a picture's tokens in a prompt; a model with Spotter's own tower, which is only streamed, may have none,
+    /// and SEED's is found by its name in the tokenizer.
     pub image_token: Option<u32>,
-    /// Biases in the projector.
-    pub projector_bias: bool,
+    /// Stands for a video's tokens.
+    pub video_token: Option<u32>,
+    /// The projector.
+    pub connector: ConnectorConfig,
+    /// How pictures are cut into tiles, where they are.
+    pub tiling: Option<Tiling>,
 }
 
 impl LlavaConfig {
     /// Resolves what a file says.
     pub fn from_hf(hf: &HfLlavaConfig) -> Result<Self, ConfigError> {
-        check_architecture(hf)?;
+        let family = Family::of(hf)?;
         let missing = |field: &str, expected: &str| ConfigError::new(field, expected, "nothing");
         let text = hf
             .text_config
@@ -221,64 +292,95 @@ impl LlavaConfig {
             .as_ref()
             .ok_or_else(|| missing("vision_config", "an object that describes the vision tower"))?;
         let vision = VisionConfig::from_hf(vision)?;
-        let image_token = hf.image_token_index;
-        if image_token.is_none() && !matches!(vision, VisionConfig::Spotter(_)) {
+        if hf.image_token_index.is_none() && !matches!(vision, VisionConfig::Spotter(_)) && family != Family::Seed {
             return Err(missing("image_token_index", "the id of the image token"));
         }
-        if let Some(image_token) = image_token.filter(|id| *id as usize >= text.vocab) {
-            return Err(ConfigError::new(
-                "image_token_index",
-                format!("an id below text_config.vocab_size ({})", text.vocab),
-                image_token,
-            ));
+        for (field, id) in [("image_token_index", hf.image_token_index), ("video_token_index", hf.video_token_index)] {
+            if let Some(id) = id.filter(|id| *id as usize >= text.vocab) {
+                let expected = format!("an id below text_config.vocab_size ({})", text.vocab);
+                return Err(ConfigError::new(field, expected, id));
+            }
         }
         if let Some(act) = hf.projector_hidden_act.as_deref().filter(|a| *a != "gelu") {
             return Err(ConfigError::new("projector_hidden_act", "gelu", format!("`{act}`")));
         }
-        let keep_class = match hf.vision_feature_select_strategy.as_deref() {
-            None | Some("default") => false,
-            Some("full") => true,
-            Some(other) => {
-                return Err(ConfigError::new(
-                    "vision_feature_select_strategy",
-                    "default or full",
-                    format!("`{other}`"),
-                ));
-            }
-        };
-        if !keep_class && !vision.has_class_token() {
-            // `default` drops the first token, which here would be a patch.
-            return Err(ConfigError::new(
-                "vision_feature_select_strategy",
-                "full for a tower without class token",
-                "default",
-            ));
-        }
-        let vision_depth = vision.depth(hf.vision_feature_layer.as_ref())?;
+        let vision_depth = vision_depth(hf, family, &vision)?;
         if let Some(problem) = vision.tosa().and_then(|t| t.problem(vision_depth)) {
             return Err(ConfigError::new("vision_config.tosa", "options that fit the layers that are run", problem));
         }
         Ok(Self {
+            family,
             vision_depth,
+            keep_class: keep_class(hf, family, &vision)?,
+            image_token: hf.image_token_index,
+            video_token: hf.video_token_index,
+            connector: match family {
+                Family::Seed => ConnectorConfig::Abstractor(AbstractorConfig::from_hf(hf, &vision, text.width)?),
+                _ => ConnectorConfig::Mlp { bias: hf.multimodal_projector_bias.unwrap_or(true) },
+            },
+            tiling: tiling(hf, family, vision.image_size())?,
             text,
             vision,
-            keep_class,
-            image_token,
-            projector_bias: hf.multimodal_projector_bias.unwrap_or(true),
         })
     }
 }
 
-fn check_architecture(hf: &HfLlavaConfig) -> Result<(), ConfigError> {
-    let expected = "LlavaForConditionalGeneration";
-    if let Some(found) = hf.architectures.as_ref().and_then(|a| a.first()).filter(|a| *a != expected) {
-        return Err(ConfigError::new("architectures", expected, format!("`{found}`")));
+/// Whether the class token goes to the language model.
+fn keep_class(hf: &HfLlavaConfig, family: Family, vision: &VisionConfig) -> Result<bool, ConfigError> {
+    let field = "vision_feature_select_strategy";
+    // What the families leave out of their files.
+    let default = if matches!(family, Family::OneVision | Family::Seed) { "full" } else { "default" };
+    match hf.vision_feature_select_strategy.as_deref().unwrap_or(default) {
+        // `default` drops the first token, which here would be a patch.
+        "default" if !vision.has_class_token() => {
+            Err(ConfigError::new(field, "full for a tower without class token", "default"))
+        }
+        "default" => Ok(false),
+        "full" if vision.has_class_token() && family != Family::Llava => {
+            Err(ConfigError::new(field, "default: tiles are squares of patches without a class token", "full"))
+        }
+        "full" => Ok(true),
+        other => Err(ConfigError::new(field, "default or full", format!("`{other}`"))),
     }
-    match hf.model_type.as_deref() {
-        Some("llava") => Ok(()),
-        Some(other) => Err(ConfigError::new("model_type", "llava", format!("`{other}`"))),
-        None => Err(ConfigError::new("model_type", "llava", "nothing")),
+}
+
+/// Layers of the tower that are run.
+fn vision_depth(hf: &HfLlavaConfig, family: Family, vision: &VisionConfig) -> Result<usize, ConfigError> {
+    let given = match family {
+        Family::Seed => Some(Value::from(hf.seed.use_nth_layer.unwrap_or(-2))),
+        Family::OneVision => Some(hf.vision_feature_layer.clone().unwrap_or(Value::from(-1))),
+        Family::Llava | Family::Next => hf.vision_feature_layer.clone(),
+    };
+    vision.depth(given.as_ref())
+}
+
+/// How pictures are cut up; `side` is that of the tower's square.
+fn tiling(hf: &HfLlavaConfig, family: Family, side: usize) -> Result<Option<Tiling>, ConfigError> {
+    let squares: &[(usize, usize)] = match family {
+        Family::Llava => return Ok(None),
+        Family::Seed => return seed::tiling(hf, side),
+        Family::Next => &[(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)],
+        Family::OneVision => &[],
+    };
+    // The published files of OneVision leave out what is all planes up to six by six.
+    let all = (1..=6).flat_map(|rows| (1..=6).map(move |columns| (rows, columns))).collect::<Vec<_>>();
+    let default = || if squares.is_empty() { &all[..] } else { squares }.iter().map(|(h, w)| (h * side, w * side));
+    let ratio = hf.vision_aspect_ratio.as_deref().unwrap_or("anyres_max_9");
+    let most = ratio.strip_prefix("anyres_max_").and_then(|n| n.parse().ok()).filter(|n| (1..=256).contains(n));
+    if family == Family::OneVision && most.is_none() {
+        return Err(ConfigError::new("vision_aspect_ratio", "anyres_max_ and a number", format!("`{ratio}`")));
     }
+    let tiling = Tiling {
+        tile: side,
+        planes: hf.image_grid_pinpoints.clone().unwrap_or_else(|| default().collect()),
+        most: most.filter(|_| family == Family::OneVision),
+        unpad: true,
+        rounded: true,
+        mean_bars: false,
+        several_whole: family == Family::OneVision,
+    };
+    tiling.check("image_grid_pinpoints")?;
+    Ok(Some(tiling))
 }
 
 fn feature_depth(layer: Option<&Value>, tower: &TowerConfig) -> Result<usize, ConfigError> {

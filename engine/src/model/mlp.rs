@@ -29,10 +29,10 @@ impl Mlp {
     /// Tensors `gate_proj`, `up_proj` and `down_proj` under `vb`.
     pub fn new(cfg: &DecoderConfig, vb: VarBuilder, mode: Mode) -> Result<Self> {
         let part = |name: &str| Linear::new(cfg.width, cfg.mlp_width, cfg.mlp_bias, INIT_STD, vb.pp(name));
-        let (gate, up) = (part("gate_proj")?, part("up_proj")?);
+        let parts = [("gate_proj", cfg.mlp_width), ("up_proj", cfg.mlp_width)];
         let input = match mode {
-            Mode::Infer => Input::Joined(Linear::join(&[&gate, &up])?),
-            Mode::Train => Input::Apart { gate, up },
+            Mode::Infer => Input::Joined(Linear::joined(cfg.width, &parts, cfg.mlp_bias, &vb)?),
+            Mode::Train => Input::Apart { gate: part("gate_proj")?, up: part("up_proj")? },
         };
         let std = INIT_STD / (2.0 * cfg.layers as f64).sqrt();
         let down = Linear::new(cfg.mlp_width, cfg.width, cfg.mlp_bias, std, vb.pp("down_proj"))?;

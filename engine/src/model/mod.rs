@@ -1,9 +1,10 @@
-//! Language models: decoders of the Llama, Qwen2 and Mistral kind, and LLaVA around them.
+//! Language models: decoders of the Llama, Qwen2, Mistral and HyperCLOVA X kind, and LLaVA around them.
 
 pub mod attention;
 pub mod batch;
 pub mod cache;
 pub mod config;
+pub mod connector;
 pub mod decoder;
 #[cfg(test)]
 mod decoder_tests;
@@ -12,10 +13,13 @@ pub mod language;
 pub mod layers;
 pub mod llava;
 pub mod llava_config;
+pub mod memory;
 pub mod mlp;
 pub mod plan;
 pub mod probe;
 pub mod projector;
+pub mod seed;
+pub mod tiling;
 
 pub use batch::BatchCache;
 pub use cache::{CacheOptions, Commit, KvCache, Policy};

@@ -1,35 +1,39 @@
 //! A LLaVA checkpoint that was read and checked, before anything is allocated for it.
 
 use super::{
-    config::{ConfigError, DecoderConfig},
+    config::{ConfigError, DecoderConfig, DecoderKind, HfDecoderConfig, TokenIds},
+    connector::Connector,
     llava::Llava,
-    llava_config::{HfLlavaConfig, LlavaConfig, VisionConfig},
-    projector::{Pooling, Projector, TokenGrid, VisionManifest},
+    llava_config::{ConnectorConfig, Family, HfLlavaConfig, LlavaConfig, VisionConfig},
+    projector::{Pooling, TokenGrid, VisionManifest},
+    seed,
 };
 use crate::{
     device::Choice,
     prompt::ChatTemplate,
     tokenizer::Tokenizer,
-    weights::{Checkpoint, WeightsError},
+    weights::{Checkpoint, WeightsError, file_of},
 };
 use serde::Deserialize;
 use spotter_vision::{
     encoder::{Prepare, TensorSpec},
-    preprocess::{HfImageProcessor, Preprocess},
+    preprocess::{Fit, HfImageProcessor, Preprocess},
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where the parts are in a checkpoint: the published names, and those transformers uses in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Of the tower's `embeddings` and `encoder`.
     pub vision: String,
-    /// Of `linear_1` and `linear_2`.
+    /// Of the projector's tensors.
     pub projector: String,
     /// Of `embed_tokens`, `layers` and `norm`.
     pub body: String,
     /// Of the head's `weight`.
     pub head: String,
+    /// The token at the end of a row of tiles.
+    pub newline: String,
 }
 
 impl Layout {
@@ -38,16 +42,27 @@ impl Layout {
         let any = |prefix: &str| {
             checkpoint.tensors().range(prefix.to_string()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
         };
-        let (root, body, head) = if any("model.language_model.") {
-            ("model.", "model.language_model", "lm_head")
-        } else {
-            ("", "language_model.model", "language_model.lm_head")
+        // The last of each is what is named where there is none.
+        let first = |names: &[&str]| -> String {
+            let there = names.iter().find(|name| any(&format!("{name}.")) || any(name) && name.ends_with("newline"));
+            there.or(names.last()).map(|name| (*name).to_string()).unwrap_or_default()
         };
-        let mut vision = format!("{root}vision_tower");
+        let mut vision = first(&["model.vision_tower", "model.vision_model", "vision_model", "vision_tower"]);
         if any(&format!("{vision}.vision_model.")) {
             vision.push_str(".vision_model");
         }
-        Self { vision, projector: format!("{root}multi_modal_projector"), body: body.into(), head: head.into() }
+        Self {
+            vision,
+            projector: first(&[
+                "model.multi_modal_projector",
+                "model.mm_projector",
+                "mm_projector",
+                "multi_modal_projector",
+            ]),
+            body: first(&["model.language_model.model", "model.language_model", "language_model.model"]),
+            head: first(&["model.language_model.lm_head", "lm_head", "language_model.lm_head"]),
+            newline: first(&["model.image_newline", "image_newline"]),
+        }
     }
 }
 
@@ -107,15 +122,25 @@ impl Plan {
                 "a model is a folder with config.json, tokenizer.json and model.safetensors",
             ));
         }
-        let hf: HfLlavaConfig = crate::weights::read_json(&folder.join("config.json"))?;
-        let config = LlavaConfig::from_hf(&hf)?;
+        let hf: HfLlavaConfig = crate::weights::read_json(&file_of(folder, "config.json"))?;
+        let mut config = LlavaConfig::from_hf(&hf)?;
         let vision = read_vision(folder)?;
-        vision.pooling.check(config.vision.grid(config.keep_class))?;
-        let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"))?;
-        tokenizer.check(config.text.vocab, config.image_token)?;
+        check_pooling(&vision, &config)?;
+        let tokenizer = Tokenizer::from_file(&file_of(folder, "tokenizer.json"))?;
         let checkpoint = Checkpoint::open(folder)?;
+        let layout = Layout::of(&checkpoint);
+        settle(
+            &mut config.text,
+            hf.text_config.as_ref().unwrap_or(&HfDecoderConfig::default()),
+            &checkpoint,
+            &layout.body,
+        )?;
+        if config.family == Family::Seed {
+            find_places(&mut config, &tokenizer)?;
+        }
+        tokenizer.check(config.text.vocab, config.image_token)?;
         let prepare = read_prepare(&checkpoint, &config)?;
-        let plan = Self { layout: Layout::of(&checkpoint), checkpoint, config, vision, prepare, tokenizer };
+        let plan = Self { layout, checkpoint, config, vision, prepare, tokenizer };
         plan.check_change()?;
         plan.checkpoint.require(&plan.parts().all())?;
         Ok(plan)
@@ -127,7 +152,8 @@ impl Plan {
         let inputs = self.checkpoint.tensors().get(&first).and_then(|t| t.shape.get(1).copied());
         let (given, other) = (self.vision.clone(), VisionManifest { delta: !self.vision.delta, ..self.vision.clone() });
         let hidden = self.config.vision.hidden_size();
-        if inputs != Some(given.joined(hidden)) && inputs == Some(other.joined(hidden)) {
+        let mlp = matches!(self.config.connector, ConnectorConfig::Mlp { .. });
+        if mlp && inputs != Some(given.joined(hidden)) && inputs == Some(other.joined(hidden)) {
             let expected = format!("{}, as the model was trained", other.delta);
             return Err(ConfigError::new("spotter.toml: vision.delta", expected, given.delta));
         }
@@ -140,22 +166,22 @@ impl Plan {
         let vision = format!("{}.", layout.vision);
         let (embedding, layers) =
             decoder_tensors(&cfg.text, &format!("{}.", layout.body), &format!("{}.", layout.head));
-        Parts {
-            vision: cfg.vision.tensors(cfg.vision_depth, &vision),
-            projector: Projector::tensors(
-                self.vision.joined(cfg.vision.hidden_size()),
-                cfg.text.width,
-                cfg.projector_bias,
-                &format!("{}.", layout.projector),
-            ),
-            embedding,
-            layers,
+        let mut projector = Connector::tensors(
+            &cfg.connector,
+            &self.vision,
+            cfg.vision.hidden_size(),
+            cfg.text.width,
+            &layout.projector,
+        );
+        if cfg.tiling.is_some() {
+            projector.push(TensorSpec::new("", &layout.newline, &[cfg.text.width]));
         }
+        Parts { vision: cfg.vision.tensors(cfg.vision_depth, &vision), projector, embedding, layers }
     }
 
-    /// Tokens a picture takes in the language model's context.
+    /// Tokens a frame takes in the language model's context.
     pub fn tokens_per_image(&self) -> usize {
-        self.vision.pooling.tokens(self.grid())
+        Connector::frame_tokens(&self.config.connector, &self.vision, self.grid())
     }
 
     /// The tower's tokens before pooling.
@@ -170,7 +196,7 @@ impl Plan {
         match self.vision.pooling {
             Pooling::Cls => 0..1,
             Pooling::None if grid.keep_class => 0..class + patches,
-            Pooling::None | Pooling::Average(_) => class..class + patches,
+            Pooling::None | Pooling::Average(_) | Pooling::Bilinear(_) => class..class + patches,
         }
     }
 
@@ -181,7 +207,7 @@ impl Plan {
 
     /// The checkpoint's chat template.
     pub fn template(&self) -> Result<ChatTemplate, WeightsError> {
-        ChatTemplate::load(self.checkpoint.folder(), &self.image_token())
+        ChatTemplate::load(&template_folder(self.checkpoint.folder()), &self.image_token())
     }
 
     /// Loads the weights.
@@ -189,6 +215,38 @@ impl Plan {
         let vb = self.checkpoint.var_builder(choice.dtype, &choice.device)?;
         Ok(Llava::new(self, vb)?)
     }
+}
+
+/// Where a model's chat template lies: with its tokenizer's settings, which an adapter may leave to its base.
+pub(crate) fn template_folder(folder: &Path) -> PathBuf {
+    file_of(folder, "tokenizer_config.json").parent().map_or_else(|| folder.to_path_buf(), Path::to_path_buf)
+}
+
+/// Refuses pooling that tower or projector can't do.
+fn check_pooling(vision: &VisionManifest, config: &LlavaConfig) -> Result<(), ConfigError> {
+    vision.pooling.check(config.vision.grid(config.keep_class))?;
+    if matches!(config.connector, ConnectorConfig::Mlp { .. }) {
+        return Ok(());
+    }
+    match vision.pooling {
+        _ if vision.delta => {
+            Err(ConfigError::new("spotter.toml: vision.delta", "false: the projector knows no change", true))
+        }
+        Pooling::None | Pooling::Average(_) => Ok(()),
+        other => Err(ConfigError::new("spotter.toml: vision.pooling", "none or average", format!("{other:?}"))),
+    }
+}
+
+/// SEED's places for pictures and videos go by their names.
+fn find_places(config: &mut LlavaConfig, tokenizer: &Tokenizer) -> Result<(), WeightsError> {
+    let image = tokenizer.id(seed::IMAGE_TOKEN);
+    config.image_token = Some(image.ok_or_else(|| WeightsError::Tokenizer {
+        what: "image token".into(),
+        expected: format!("a token {}", seed::IMAGE_TOKEN),
+        found: "none".into(),
+    })?);
+    config.video_token = tokenizer.id(seed::VIDEO_TOKEN);
+    Ok(())
 }
 
 fn read_vision(folder: &Path) -> Result<VisionManifest, WeightsError> {
@@ -210,16 +268,72 @@ fn read_prepare(checkpoint: &Checkpoint, config: &LlavaConfig) -> Result<Prepare
     let side = config.vision.image_size();
     let default = match &config.vision {
         VisionConfig::Clip(_) => Preprocess::clip(side),
+        // Its published class has CLIP's colours, whatever the tower.
+        VisionConfig::Siglip(_) if config.family == Family::Seed => Preprocess::clip(side),
         VisionConfig::Siglip(_) => Preprocess::siglip(side),
         VisionConfig::Spotter(cfg) => return Ok(Prepare::Patches(cfg.clone())),
     };
     let own: Option<HfImageProcessor> = checkpoint.json_if_present("preprocessor_config.json")?;
     let nested =
         || checkpoint.json_if_present::<Processor>("processor_config.json").map(|p| p.and_then(|p| p.image_processor));
-    Ok(Prepare::Pixels(match own.map_or_else(nested, |own| Ok(Some(own)))? {
-        Some(hf) => default.with_settings(&hf)?,
+    let hf = own.map_or_else(nested, |own| Ok(Some(own)))?;
+    let mut pixels = match &hf {
+        Some(hf) => default.with_settings(hf)?,
         None => default,
-    }))
+    };
+    let squared = hf.as_ref().and_then(|hf| hf.pad_to_square).unwrap_or(true);
+    match (config.family, &config.tiling) {
+        (Family::Seed, _) => pixels.fit = if squared { Fit::Inside } else { Fit::Stretch },
+        // Tiles keep the proportions, so the whole need not.
+        (_, Some(_)) => pixels.fit = Fit::Stretch,
+        (_, None) => {}
+    }
+    let planes = hf.and_then(|hf| hf.possible_resolutions);
+    if let (Some(planes), Some(tiling)) = (planes.filter(|p| !p.is_empty()), &config.tiling)
+        && planes != tiling.planes
+    {
+        let expected = format!("those of config.json, {:?}", tiling.planes);
+        return Err(ConfigError::new("preprocessor: possible_resolutions", expected, format!("{planes:?}")).into());
+    }
+    Ok(Prepare::Pixels(pixels))
+}
+
+/// Fills in what `config.json` leaves open about a decoder and the other files tell: norms behind attention and MLP, rows
+/// that pad the embedding, ends of a turn. `body` is the prefix of its layers.
+///
+/// # Errors
+/// Norms that the configuration denies, or a `generation_config.json` that is none.
+pub(crate) fn settle(
+    config: &mut DecoderConfig,
+    hf: &HfDecoderConfig,
+    checkpoint: &Checkpoint,
+    body: &str,
+) -> Result<(), WeightsError> {
+    #[derive(Deserialize)]
+    struct Generation {
+        eos_token_id: Option<TokenIds>,
+    }
+    let rows = checkpoint.tensors().get(&format!("{body}.embed_tokens.weight")).and_then(|t| t.shape.first().copied());
+    if let Some(padded) = hf.padded_vocab_size.filter(|n| Some(*n) == rows && *n > config.vocab) {
+        config.vocab = padded;
+    }
+    if config.kind == DecoderKind::HyperClovaX {
+        // The published codes differ in what they take where the file says nothing.
+        let there = checkpoint.tensors().contains_key(&format!("{body}.layers.0.post_norm1.weight"));
+        if hf.use_post_norm == Some(false) && there {
+            let found = format!("false, but {body}.layers.0.post_norm1.weight is there");
+            return Err(ConfigError::new("use_post_norm", "true", found).into());
+        }
+        config.post_norm = hf.use_post_norm.unwrap_or(there);
+    }
+    let generation: Option<Generation> = checkpoint.json_if_present("generation_config.json")?;
+    let more = generation.and_then(|g| g.eos_token_id).map(|ids| ids.to_vec()).unwrap_or_default();
+    for id in more {
+        if !config.eos.contains(&id) {
+            config.eos.push(id);
+        }
+    }
+    Ok(())
 }
 
 /// What a [`super::Decoder`] reads: embedding (and head), layers (and last norm). Prefixes end in a dot.
@@ -240,7 +354,8 @@ pub fn decoder_tensors(cfg: &DecoderConfig, body: &str, head: &str) -> (Vec<Tens
     ];
     let mut layers = Vec::with_capacity(cfg.layers * 12 + 1);
     for i in 0..cfg.layers {
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
+        let norms = ["input_layernorm", "post_attention_layernorm", "post_norm1", "post_norm2"];
+        for norm in norms.into_iter().take(if cfg.post_norm { 4 } else { 2 }) {
             layers.push(TensorSpec::new(body, &format!("layers.{i}.{norm}.weight"), &[w]));
         }
         for (name, input, output, bias) in maps {

@@ -8,7 +8,7 @@ use crate::{
 };
 use candle_core::{D, Tensor};
 use serde::Serialize;
-use spotter_vision::{Frame, encoder::Encoder, encoder::TensorSpec};
+use spotter_vision::{Frame, encoder::TensorSpec};
 use std::path::Path;
 
 /// A probe that could not be made.
@@ -53,8 +53,8 @@ pub struct Probe {
     pub prompt: String,
     /// Its ids, each image as all of its tokens.
     pub prompt_ids: Vec<u32>,
-    /// Tokens a picture takes.
-    pub tokens_per_image: usize,
+    /// Tokens that each picture takes.
+    pub tokens_per_image: Vec<usize>,
     /// What comes next, likeliest first.
     pub next: Vec<Candidate>,
 }
@@ -74,8 +74,10 @@ pub fn probe(
     }
     let prompt = template.render(messages, true)?;
     let ids = plan.tokenizer.encode(&prompt, !template.begins(&prompt))?;
-    let prompt_ids = model.expand(&ids);
-    let visual = if frames.is_empty() { None } else { Some(model.encoder.encode(frames)?) };
+    let pictures = model.encoder.pictures(frames)?;
+    let tokens_per_image: Vec<usize> = pictures.iter().map(|p| p.dim(0)).collect::<Result<_, _>>()?;
+    let prompt_ids = model.expand(&ids, &tokens_per_image);
+    let visual = if pictures.is_empty() { None } else { Some(Tensor::cat(&pictures, 0)?) };
     let hidden = model.decoder.forward(&model.embed(&prompt_ids, visual.as_ref())?, None)?;
     let last = hidden.narrow(1, hidden.dim(1)?.saturating_sub(1), 1)?;
     let logits = model.decoder.logits(&last)?.flatten_all()?.to_dtype(candle_core::DType::F32)?;
@@ -83,12 +85,7 @@ pub fn probe(
         let text = plan.tokenizer.decode(&[id])?;
         Ok(Candidate { id, token: plan.tokenizer.token(id).unwrap_or_default(), text, log_prob })
     });
-    Ok(Probe {
-        prompt,
-        prompt_ids,
-        tokens_per_image: model.encoder.shape().0,
-        next: next.collect::<Result<_, TokenizerError>>()?,
-    })
+    Ok(Probe { prompt, prompt_ids, tokens_per_image, next: next.collect::<Result<_, TokenizerError>>()? })
 }
 
 /// Ids and log-probabilities of the `top` largest logits `[vocab]`.
@@ -173,7 +170,7 @@ pub fn inspect(folder: &Path) -> Result<Inspect, WeightsError> {
     let cache_per_token = 2 * text.layers * text.kv_heads * text.head_dim * dtype.size_in_bytes();
     let weights = total * dtype.size_in_bytes();
     Ok(Inspect {
-        architecture: "LlavaForConditionalGeneration".into(),
+        architecture: plan.config.family.architecture().into(),
         vision: plan.config.vision.model_type().into(),
         language: text.kind.model_type().into(),
         parameters: Parameters { vision, projector, embedding, layers, total, unused: stored.saturating_sub(total) },

@@ -11,16 +11,19 @@ use super::{
     layers::{INIT_STD, Linear},
 };
 
-/// How the tokens of a picture become fewer, before the projector. `vision.pooling` of a model's `spotter.toml`: `"none"`,
-/// `"cls"` or `{ average = 2 }`.
+/// How the tokens of a picture become fewer. `vision.pooling` of a model's `spotter.toml`: `"none"`, `"cls"`,
+/// `{ average = 2 }` or `{ bilinear = 14 }`. A C-Abstractor, which has fewer tokens anyway, takes `average` as the grid that
+/// it gives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pooling {
     /// All of them.
     #[default]
     None,
-    /// The means of a grid of this many cells along each side.
+    /// The means of a grid of this many cells along each side, before the projector.
     Average(usize),
+    /// Resampled to so many along each side behind the projector, as LLaVA-OneVision does with the frames of a video.
+    Bilinear(usize),
     /// The class token alone.
     Cls,
 }
@@ -70,14 +73,17 @@ impl Pooling {
     /// Refuses what a tower can't give.
     pub fn check(self, grid: TokenGrid) -> std::result::Result<(), ConfigError> {
         match self {
-            Self::Average(k) if k == 0 || k > grid.side => Err(ConfigError::new(
-                "spotter.toml: vision.pooling.average",
+            Self::Average(k) | Self::Bilinear(k) if k == 0 || k > grid.side => Err(ConfigError::new(
+                match self {
+                    Self::Bilinear(_) => "spotter.toml: vision.pooling.bilinear",
+                    _ => "spotter.toml: vision.pooling.average",
+                },
                 format!("a number from 1 to {} (patches along a side)", grid.side),
                 k,
             )),
             Self::Cls if !grid.class => Err(ConfigError::new(
                 "spotter.toml: vision.pooling",
-                "none or average: this tower has no class token",
+                "none, average or bilinear: this tower has no class token",
                 "cls",
             )),
             _ => Ok(()),
@@ -88,18 +94,18 @@ impl Pooling {
     pub fn tokens(self, grid: TokenGrid) -> usize {
         match self {
             Self::None => grid.side.pow(2) + usize::from(grid.keep_class),
-            Self::Average(k) => k * k,
+            Self::Average(k) | Self::Bilinear(k) => k * k,
             Self::Cls => 1,
         }
     }
 
-    /// `x [b, tokens, width]` of the tower to `[b, fewer, width]`.
+    /// `x [b, tokens, width]` of the tower to what the projector reads, `[b, fewer, width]`.
     pub(crate) fn forward(self, x: &Tensor, grid: TokenGrid) -> Result<Tensor> {
         let first = usize::from(grid.class);
         let patches = || x.narrow(1, first, grid.side.pow(2));
         match self {
             Self::None if grid.keep_class => Ok(x.clone()),
-            Self::None => patches(),
+            Self::None | Self::Bilinear(_) => patches(),
             Self::Cls => x.narrow(1, 0, 1),
             Self::Average(k) => means(grid.side, k, x.dtype(), x.device())?.broadcast_matmul(&patches()?.contiguous()?),
         }
@@ -107,7 +113,7 @@ impl Pooling {
 }
 
 /// Weights `[k * k, side * side]` of the mean over each cell; cells overlap by a patch where `side` is no multiple.
-fn means(side: usize, k: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+pub(super) fn means(side: usize, k: usize, dtype: DType, device: &Device) -> Result<Tensor> {
     let range = |cell: usize| (cell * side / k)..((cell + 1) * side).div_ceil(k);
     let mut weights = vec![0f32; k * k * side * side];
     for (cell, row) in weights.chunks_exact_mut(side * side).enumerate() {
@@ -198,6 +204,7 @@ mod tests {
         assert_eq!(read("pooling = { average = 2 }"), Pooling::Average(2));
         let bare = TokenGrid { side: 3, class: false, keep_class: false };
         assert!(Pooling::Cls.check(bare).unwrap_err().to_string().contains("no class token"));
+        assert_eq!(read("pooling = { bilinear = 2 }"), Pooling::Bilinear(2));
         assert!(Pooling::Average(4).check(bare).unwrap_err().to_string().contains("from 1 to 3"));
     }
 }

@@ -25,7 +25,8 @@ pub enum Picture {
 #[error("the drafter's tokenizer is not the target's: {0}")]
 pub struct VocabularyMismatch(String);
 
-/// Checks that two vocabularies (token to id) are the same, which a drafter needs.
+/// Checks that a drafter's vocabulary (token to id) is the target's, which may have more tokens behind it: places for
+/// pictures, say, which a drafter neither reads nor drafts.
 ///
 /// # Errors
 /// The first difference, in words.
@@ -33,19 +34,20 @@ pub fn same_vocabulary(
     target: &HashMap<String, u32>,
     drafter: &HashMap<String, u32>,
 ) -> std::result::Result<(), VocabularyMismatch> {
-    if target.len() != drafter.len() {
-        let problem = format!("{} tokens against {}", drafter.len(), target.len());
-        return Err(VocabularyMismatch(problem));
-    }
-    let mut different: Vec<(&String, u32)> =
-        target.iter().filter(|(token, id)| drafter.get(*token) != Some(*id)).map(|(t, id)| (t, *id)).collect();
+    let end = drafter.values().max().map_or(0, |id| id + 1);
+    let mut different: Vec<(&String, u32)> = target
+        .iter()
+        .filter(|(token, id)| drafter.get(*token).map_or(**id < end, |other| other != *id))
+        .map(|(token, id)| (token, *id))
+        .collect();
     different.sort_unstable_by_key(|(_, id)| *id);
-    match different.first() {
+    if let Some((token, id)) = different.first() {
+        let found = drafter.get(*token).map_or("does not have it".to_owned(), |id| format!("has it as {id}"));
+        return Err(VocabularyMismatch(format!("`{token}` is {id}, the drafter {found}")));
+    }
+    match drafter.iter().filter(|(token, _)| !target.contains_key(*token)).min_by_key(|(_, id)| **id) {
+        Some((token, id)) => Err(VocabularyMismatch(format!("the drafter has `{token}` as {id}, the target does not"))),
         None => Ok(()),
-        Some((token, id)) => {
-            let found = drafter.get(*token).map_or("does not have it".to_owned(), |id| format!("has it as {id}"));
-            Err(VocabularyMismatch(format!("`{token}` is {id}, the drafter {found}")))
-        }
     }
 }
 
@@ -118,7 +120,10 @@ impl ModelDrafter {
     }
 
     fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        self.decoder.embed(&Tensor::new(ids, self.decoder.device())?.unsqueeze(0)?)
+        // A token that only the target has reads as the drafter's last: a draft may be poor, but never fails.
+        let last = (self.decoder.config().vocab as u32).saturating_sub(1);
+        let known: Vec<u32> = ids.iter().map(|id| (*id).min(last)).collect();
+        self.decoder.embed(&Tensor::new(known, self.decoder.device())?.unsqueeze(0)?)
     }
 
     /// Rows of hidden states `[1, n, width]` as log-weights over the target's ids; those it does not have get none.
@@ -290,7 +295,9 @@ mod tests {
             let problem = same_vocabulary(&target, &of(drafter)).unwrap_err().to_string();
             assert!(problem.contains(expected), "{problem}");
         };
-        check(&[("a", 0), ("b", 1)], "2 tokens against 3");
+        assert_eq!(same_vocabulary(&target, &of(&[("a", 0), ("b", 1)])), Ok(()), "the target's own, behind the rest");
+        check(&[("a", 0), ("c", 2)], "`b` is 1, the drafter does not have it");
+        check(&[("a", 0), ("b", 1), ("c", 2), ("d", 3)], "the drafter has `d` as 3, the target does not");
         check(&[("a", 0), ("b", 2), ("c", 1)], "`b` is 1, the drafter has it as 2");
         check(&[("a", 0), ("b", 1), ("d", 2)], "`c` is 2, the drafter does not have it");
     }

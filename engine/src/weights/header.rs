@@ -17,6 +17,8 @@ pub struct TensorInfo {
     pub stored: String,
     /// Bytes on disk.
     pub bytes: usize,
+    /// Where it begins in its file, in bytes.
+    pub start: usize,
     /// Index of its file within the checkpoint.
     pub file: usize,
 }
@@ -77,6 +79,7 @@ pub fn read_header(path: &Path) -> Result<BTreeMap<String, TensorInfo>, WeightsE
         shape: info.shape.clone(),
         stored: format!("{:?}", info.dtype),
         bytes: info.data_offsets.1 - info.data_offsets.0,
+        start: 8 + length as usize + info.data_offsets.0,
         file: 0,
     };
     Ok(metadata.tensors().into_iter().map(|(name, info)| (name, describe(info))).collect())

@@ -1,15 +1,21 @@
 //! A checkpoint on disk: what lies in it, checked against what a model needs before anything is allocated for it.
 //!
-//! Weights are safetensors, in one file or in shards with an index, mapped and not copied.
+//! Weights are safetensors, in one file or in shards with an index, mapped and not copied. A LoRA adapter is merged into
+//! them as they are loaded.
 
+mod adapter;
 mod error;
 mod header;
+mod mapped;
 
+pub use adapter::file_of;
 pub use error::WeightsError;
 pub use header::{TensorInfo, read_header};
 
-use candle_core::{DType, Device};
-use candle_nn::VarBuilder;
+use adapter::Adapter;
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
+use mapped::Mapped;
 use serde::de::DeserializeOwned;
 use spotter_vision::encoder::TensorSpec;
 use std::{
@@ -26,6 +32,7 @@ pub struct Checkpoint {
     folder: PathBuf,
     files: Vec<PathBuf>,
     tensors: BTreeMap<String, TensorInfo>,
+    adapter: Option<Adapter>,
 }
 
 /// The part of `model.safetensors.index.json` that is read.
@@ -47,12 +54,14 @@ impl Checkpoint {
                 "a model is a folder with config.json, tokenizer.json and model.safetensors",
             ));
         }
-        let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
+        let base = adapter::base_of(folder)?;
+        let home = base.as_deref().unwrap_or(folder);
+        let (single, index) = (home.join("model.safetensors"), home.join("model.safetensors.index.json"));
         let (mut files, index) = if single.is_file() {
             (vec![single], None)
         } else if index.is_file() {
             let parsed: Index = read_json(&index)?;
-            (shard_paths(folder, &index, &parsed)?, Some((index, parsed)))
+            (shard_paths(home, &index, &parsed)?, Some((index, parsed)))
         } else {
             return Err(WeightsError::missing(
                 &single,
@@ -81,7 +90,12 @@ impl Checkpoint {
             tensors.extend(header.into_iter().map(|(name, info)| (name, TensorInfo { file: files.len(), ..info })));
             files.push(added);
         }
-        Ok(Self { folder: folder.to_path_buf(), files, tensors })
+        let adapter = base.is_some().then(|| Adapter::open(folder, &tensors)).transpose()?;
+        if let Some(adapter) = &adapter {
+            let added = adapter.added.iter().map(|(name, info)| (name.clone(), info.clone()));
+            tensors.extend(added.map(|(name, info)| (name, TensorInfo { file: files.len(), ..info })));
+        }
+        Ok(Self { folder: folder.to_path_buf(), files, tensors, adapter })
     }
 
     /// Where it lies.
@@ -140,22 +154,77 @@ impl Checkpoint {
     }
 
     /// The weights, for building a model; call [`Self::require`] first.
+    ///
+    /// # Errors
+    /// A file that can't be mapped.
     pub fn var_builder(&self, dtype: DType, device: &Device) -> Result<VarBuilder<'static>, WeightsError> {
-        // SAFETY: a mapped file must not change while it is used. Model files are written once, under another name,
-        // and moved into place; who overwrites one in use gets wrong numbers, as with any mapping program.
-        let vb = unsafe { VarBuilder::from_mmaped_safetensors(&self.files, dtype, device) };
-        Ok(vb?)
+        let base = Mapped::open(&self.files, self.tensors.clone())?;
+        let adapter = match &self.adapter {
+            Some(adapter) => {
+                let tensors = Mapped::open(std::slice::from_ref(&adapter.file), adapter.tensors.clone())?;
+                Some((tensors, adapter.clone()))
+            }
+            None => None,
+        };
+        Ok(VarBuilder::from_backend(Box::new(Store { base, adapter }), dtype, device.clone()))
     }
 
     /// One of its JSON files.
     pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, WeightsError> {
-        read_json(&self.folder.join(name))
+        read_json(&file_of(&self.folder, name))
     }
 
     /// One of its JSON files, if it is there.
     pub fn json_if_present<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, WeightsError> {
-        let path = self.folder.join(name);
+        let path = file_of(&self.folder, name);
         if path.is_file() { read_json(&path).map(Some) } else { Ok(None) }
+    }
+}
+
+/// The name by which a [`Checkpoint`] gives several tensors of one width below one another.
+pub(crate) fn side_by_side(modules: &[&str], kind: &str) -> String {
+    format!("{{{}}}.{kind}", modules.join(","))
+}
+
+/// The names that such a name stands for; nothing for a plain one.
+fn parts_of(name: &str) -> Option<Vec<String>> {
+    let (before, rest) = name.split_once('{')?;
+    let (modules, after) = rest.split_once('}')?;
+    Some(modules.split(',').map(|module| format!("{before}{module}{after}")).collect())
+}
+
+/// What a model reads its tensors from.
+struct Store {
+    base: Mapped,
+    adapter: Option<(Mapped, Adapter)>,
+}
+
+impl SimpleBackend for Store {
+    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        let tensor = self.get_unchecked(name, dtype, device)?;
+        if *tensor.shape() != shape {
+            candle_core::bail!("tensor `{name}`: expected shape {shape:?}, found {:?}", tensor.shape());
+        }
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        match (&self.adapter, parts_of(name)) {
+            (None, None) => self.base.load(name, dtype, device),
+            (None, Some(parts)) => self.base.load_joined(&parts, dtype, device),
+            (Some((tensors, adapter)), None) => adapter.merge((&self.base, tensors), name, dtype, device),
+            (Some(_), Some(parts)) => {
+                let parts = parts.iter().map(|part| self.get_unchecked(part, dtype, device));
+                Tensor::cat(&parts.collect::<candle_core::Result<Vec<_>>>()?, 0)
+            }
+        }
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        if let Some(parts) = parts_of(name) {
+            return parts.iter().all(|part| self.contains_tensor(part));
+        }
+        self.base.contains(name) || self.adapter.as_ref().is_some_and(|(_, adapter)| adapter.brings(name))
     }
 }
 

@@ -105,7 +105,7 @@ impl Prepare {
         };
         match fit {
             Fit::Stretch => middle(1.0, 1.0),
-            Fit::Pad => middle(w.max(h) / w, w.max(h) / h),
+            Fit::Pad | Fit::Inside => middle(w.max(h) / w, w.max(h) / h),
             Fit::Crop { short } => {
                 let share = self.side() as f32 / short.max(1) as f32;
                 middle(share * w.min(h) / w, share * w.min(h) / h)

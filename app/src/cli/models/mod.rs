@@ -1,11 +1,17 @@
-//! `spotter models`: what a model is, and what it would say next.
+//! `spotter models`: which there are, what a model is, and what it would say next.
 
+mod pull;
+
+use crate::{cli::coaching::CacheFlags, memory, parts};
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use spotter_engine::{
+    coach::need::need,
     device::{self, DeviceRequest},
     model::{
         Plan,
+        memory::Need,
         probe::{self, Inspect, Probe},
     },
     prompt::{Message, Part, Role},
@@ -26,21 +32,50 @@ pub(crate) struct ModelsArgs {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Describe a checkpoint: architecture, parameters, memory, tokens a frame.
-    Inspect {
-        /// Folder with config.json, tokenizer.json and safetensors.
-        model: PathBuf,
-        /// Print JSON.
+    /// Name the models that are known, with licences, sizes and drafters
+    List {
+        /// Print JSON, one object a line.
         #[arg(long)]
         json: bool,
     },
+    /// Fetch a model from the hub
+    Pull(pull::PullArgs),
+    /// Describe a checkpoint: architecture, parameters, memory, tokens a frame.
+    Inspect(InspectArgs),
     /// Show the tokens of a prompt and the likeliest next ones.
     Probe(ProbeArgs),
 }
 
 #[derive(Args, Debug)]
+struct InspectArgs {
+    /// Folder with config.json, tokenizer.json and safetensors, or the name of a model that was pulled.
+    model: PathBuf,
+    /// auto, cpu, cuda or metal.
+    #[arg(long, default_value = "auto")]
+    device: DeviceRequest,
+    #[command(flatten)]
+    cache: CacheFlags,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `inspect` prints.
+#[derive(Serialize)]
+struct Described {
+    #[serde(flatten)]
+    model: Inspect,
+    /// What it takes while it is streamed with this cache, in bytes.
+    streaming: Need,
+    /// On which device, and why.
+    device: String,
+    /// Bytes of the machine's memory that are free, where the system tells.
+    free: Option<u64>,
+}
+
+#[derive(Args, Debug)]
 struct ProbeArgs {
-    /// Folder with config.json, tokenizer.json and safetensors.
+    /// Folder with config.json, tokenizer.json and safetensors, or the name of a model that was pulled.
     model: PathBuf,
     /// What the person says.
     #[arg(long)]
@@ -68,9 +103,11 @@ struct ProbeArgs {
 /// A checkpoint that does not fit together, a picture that can't be read, a conversation its template refuses.
 pub(crate) fn run(args: ModelsArgs) -> anyhow::Result<()> {
     match args.command {
-        Command::Inspect { model, json } => {
-            let report = probe::inspect(&model)?;
-            print(&if json { serde_json::to_string(&report)? } else { describe(&report) })
+        Command::List { json } => print(&pull::list(json)?),
+        Command::Pull(args) => print(&pull::pull(&args)?),
+        Command::Inspect(args) => {
+            let report = inspect(&args)?;
+            print(&if args.json { serde_json::to_string(&report)? } else { describe(&report) })
         }
         Command::Probe(args) => {
             let (report, device) = run_probe(&args)?;
@@ -87,12 +124,21 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+fn inspect(args: &InspectArgs) -> anyhow::Result<Described> {
+    let folder = parts::model_folder(Some(&args.model))?;
+    let model = probe::inspect(&folder)?;
+    let choice = device::choose(args.device, None)?;
+    // Sessions compute in f32 on every device.
+    let streaming = need(&folder, &args.cache.choice(), None, candle_core::DType::F32)?;
+    Ok(Described { model, streaming, device: choice.reason, free: memory::free() })
+}
+
 fn run_probe(args: &ProbeArgs) -> anyhow::Result<(Probe, String)> {
     if args.top == 0 {
         bail!("--top: expected at least 1, found 0");
     }
     let frames = args.image.iter().map(|path| read_frame(path)).collect::<anyhow::Result<Vec<_>>>()?;
-    let plan = Plan::open(&args.model)?;
+    let plan = Plan::open(&parts::model_folder(Some(&args.model))?)?;
     let template = plan.template()?;
     let choice = device::choose(args.device, plan.checkpoint.dtype())?;
     let model = plan.build(&choice)?;
@@ -110,8 +156,10 @@ fn read_frame(path: &Path) -> anyhow::Result<Frame> {
         .with_context(|| format!("picture {} has no pixels", path.display()))
 }
 
-fn describe(r: &Inspect) -> String {
+fn describe(described: &Described) -> String {
+    let (r, need) = (&described.model, &described.streaming);
     let (p, m) = (&r.parameters, &r.memory);
+    let free = described.free.map_or(String::new(), |free| format!("; {} are free", mebibytes(free as usize)));
     let rows = [
         ("architecture", r.architecture.clone()),
         ("vision tower", format!("{}, {} x {} pixels", r.vision, r.image_size, r.image_size)),
@@ -134,6 +182,12 @@ fn describe(r: &Inspect) -> String {
             ),
         ),
         ("tokens a frame", r.tokens_per_frame.to_string()),
+        ("streaming", format!("{} on {}{free}", mebibytes(need.total), described.device)),
+        ("  weights", mebibytes(need.weights)),
+        ("  cache", mebibytes(need.cache)),
+        ("  positions", mebibytes(need.tables)),
+        ("  a pass", mebibytes(need.work)),
+        ("  the rest", mebibytes(need.tokenizer + need.program)),
     ];
     rows.map(|(name, value)| format!("{name:<16}{value}")).join("\n")
 }
