@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Threads that train and evaluate.
 pub(crate) fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(8)
+    std::thread::available_parallelism().map_or(1, usize::from).min(16)
 }
 
 /// Runs `work` for each index below `count` on `threads` threads; results in order. `done` hears how many are finished.

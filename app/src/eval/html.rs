@@ -24,7 +24,7 @@ svg { width: 100%; height: auto; display: block; } .grid { stroke: var(--line); 
 .c1 { fill: #3b8; } .c2 { fill: #85c; } .c3 { fill: #c5a000; } .c4 { fill: #289; } .c5 { fill: #c36; }
 .truth { fill: var(--truth); stroke: var(--truth); } .said { fill: var(--said); stroke: var(--said); } .missed { fill: none; } .episode { fill: var(--band); }
 .key::before { content: ''; display: inline-block; width: .7em; height: .7em; margin-right: .3em; } .key.t::before { background: var(--truth); } .key.s::before { background: var(--said); }
-@media (max-width: 30rem) { .tick { font-size: 18px; } .name { font-size: 20px; } th, td { padding: .25rem .4rem; } th:first-child, td:first-child { min-width: 8rem; } }
+@media (max-width: 30rem) { .tick { font-size: 18px; } .tick.below { font-size: 14px; } .name { font-size: 20px; } th, td { padding: .25rem .4rem; } th:first-child, td:first-child { min-width: 8rem; } }
 details { margin: .3rem 0; } summary { cursor: pointer; } ol { padding-left: 1.2rem; margin: .3rem 0; list-style: none; } li { font-size: .9rem; } li.t { color: var(--truth); } li.s { color: var(--said); }
 .warning { border-left: 3px solid var(--said); padding-left: .6rem; } .loud { border: 2px solid var(--said); padding: .6rem; font-weight: 600; }
 ";

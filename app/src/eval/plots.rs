@@ -11,6 +11,8 @@ const RIGHT: f64 = 12.0;
 /// Room for the name of the axis, also in a phone's larger letters.
 const TOP: f64 = 32.0;
 const BOTTOM: f64 = 40.0;
+/// Width of a letter below a timeline.
+const LETTER: f64 = 7.5;
 
 /// Text that may stand in HTML.
 pub(crate) fn escaped(text: &str) -> String {
@@ -26,7 +28,7 @@ struct Axes {
 
 impl Axes {
     fn new(label: &str, x_name: &str, y_name: &str, x_most: f64, y_most: f64) -> Self {
-        let mut axes = Self { x_most: x_most.max(1e-9), y_most: y_most.max(1e-9), svg: String::new() };
+        let mut axes = Self { x_most: round_end(x_most), y_most: round_end(y_most), svg: String::new() };
         let _ =
             write!(axes.svg, "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escaped(label));
         for i in 0..=4 {
@@ -69,6 +71,25 @@ impl Axes {
         self.svg.push_str("</svg>");
         self.svg
     }
+}
+
+/// The end of an axis of four parts: the next number whose quarter has at most two digits.
+fn round_end(most: f64) -> f64 {
+    let quarter = most.max(1e-9) / 4.0;
+    let ten = 10f64.powf(quarter.log10().floor());
+    // What is above by rounding alone is not above.
+    let parts = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0];
+    4.0 * ten * parts.into_iter().find(|part| quarter <= ten * part * (1.0 + 1e-9)).unwrap_or(10.0)
+}
+
+/// A name that ends before `room` does, also in a phone's larger letters.
+fn fitted(name: &str, room: f64) -> String {
+    let most = (room / LETTER) as usize;
+    if name.chars().count() <= most {
+        return name.to_owned();
+    }
+    let cut: String = name.chars().take(most.saturating_sub(1)).collect();
+    if cut.is_empty() { cut } else { format!("{}…", cut.trim_end()) }
 }
 
 fn tick(value: f64) -> String {
@@ -139,9 +160,9 @@ pub(crate) fn timeline(session: &Session) -> String {
         let _ = write!(
             svg,
             "<rect class=\"episode\" x=\"{from:.1}\" y=\"4\" width=\"{:.1}\" height=\"56\"/>\
-             <text class=\"tick\" x=\"{from:.1}\" y=\"74\">{}</text>",
+             <text class=\"tick below\" x=\"{from:.1}\" y=\"74\">{}</text>",
             (to - from).max(0.0),
-            escaped(&episode.exercise)
+            escaped(&fitted(&episode.exercise, to - from))
         );
         let due = matches(&episode.truth, &episode.said, TOLERANCE);
         let made = matches(&episode.said, &episode.truth, TOLERANCE);
@@ -167,6 +188,16 @@ pub(crate) fn timeline(session: &Session) -> String {
 mod tests {
     use super::*;
     use spotter_datasets::{baseline::Metronome, metric::timing::Timing};
+
+    #[test]
+    fn axes_end_at_round_numbers_and_names_where_their_room_does() {
+        for (most, end) in [(1.0, 1.0), (59.1, 60.0), (0.219, 0.24), (20.0, 20.0), (1e-12, 4e-9), (37.0, 40.0)] {
+            assert!((round_end(most) / end - 1.0).abs() < 1e-9, "{most}: {}", round_end(most));
+        }
+        assert_eq!(fitted("sit-ups", 60.0), "sit-ups");
+        assert_eq!(fitted("mountain climbers", 80.0), "mountain…");
+        assert_eq!(fitted("push-ups", 3.0), "");
+    }
 
     #[test]
     fn nothing_and_odd_numbers_still_make_a_picture() {

@@ -176,7 +176,7 @@ impl Decoder {
 
     /// Hidden states after the last norm, `[b, n, width]`, for embeddings `x` of the same shape.
     ///
-    /// Without a cache this is one causal pass from position 0 over a batch. With one, `x` (of its batch) is appended to
+    /// Without a cache this is one causal pass from position 0 over a batch. With one, `x` (a batch of one) is appended to
     /// what the cache holds, in passes no longer than its block, between which a bounded cache evicts. A pass that
     /// fails leaves the cache as it was before it.
     pub fn forward(&self, x: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor> {
@@ -246,8 +246,8 @@ impl Decoder {
     /// One pass over a cache.
     fn pass(&self, x: &Tensor, columns: Columns, cache: &mut KvCache) -> Result<Tensor> {
         let (b, n, _) = x.dims3()?;
-        if b != cache.batch() {
-            candle_core::bail!("the cache holds sequences: {}, but the batch is {b}", cache.batch());
+        if b != 1 {
+            candle_core::bail!("a cache holds one sequence, but the batch is {b}");
         }
         if cache.layers_mut().len() != self.layers.len() {
             candle_core::bail!(

@@ -21,6 +21,7 @@ use std::{collections::BTreeMap, path::PathBuf};
                         cooldown = [2, 3]\n  \
                         cache-policy = [\"window\", \"keydiff\"]\n  \
                         cache-budget = [160, 320]\n  \
+                        cache = [\"anchor=raw\", \"anchor=normalised\"]\n  \
                         draft = [\"none\", \"ngram\"]\n  \
                         draft-method = [\"adaedl(8)\"]\n  \
                         tosa-ratio = [0.5, 0.7, 1]        # of a model with selectors\n\n\
@@ -56,11 +57,13 @@ struct One {
 }
 
 /// Options that may be listed in a grid.
-const SWEPT: [&str; 13] = [
+const SWEPT: [&str; 15] = [
     "talkativeness",
     "cooldown",
     "cache-policy",
     "cache-budget",
+    "cache-said",
+    "cache",
     "draft",
     "draft-method",
     "tosa-ratio",
@@ -141,7 +144,7 @@ mod tests {
         assert_eq!(names, ["0.5 en 1", "0.5 en 2", "0.5 ko 1", "0.5 ko 2"]);
         let drafters: Sweep = toml::from_str(
             "data = []\nout = 'x'\n[grid]\ndraft = ['none', 'ngram']\ndraft-method = ['adaedl(8)', 'rsd-s(3,2)']\n\
-             tosa-ratio = [0.5, 1]",
+             tosa-ratio = [0.5, 1]\ncache-said = [0, 0.25]\ncache = ['positions=shrink', 'anchor=raw']",
         )
         .unwrap();
         for chosen in combinations(&drafters.grid).unwrap() {

@@ -3,6 +3,7 @@
 use super::{coach::decoder_config, recipe::Recipe};
 use anyhow::{Context as _, Result, anyhow};
 use candle_core::{DType, Device, Tensor};
+use spotter_engine::speculate::DrafterKind;
 use std::{collections::HashMap, path::Path};
 use tokenizers::Tokenizer;
 
@@ -39,6 +40,12 @@ pub(super) fn export(recipe: &Recipe, out: &Path, to: &Path) -> Result<()> {
     });
     std::fs::write(to.join("config.json"), serde_json::to_string_pretty(&config)? + "\n")?;
     std::fs::write(to.join("spotter.toml"), toml::to_string(&recipe.manifest)?)?;
+    if let DrafterKind::Model(drafter) = &recipe.manifest.speculation.drafter
+        && !to.join(drafter).exists()
+    {
+        let to = to.join(drafter);
+        tracing::warn!("spotter.toml names a drafter, {}, which `spotter train drafter` has yet to make", to.display());
+    }
     let parameters: usize = tensors.values().map(Tensor::elem_count).sum();
     super::super::print_json(&serde_json::json!({ "folder": to, "parameters": parameters }))
 }

@@ -62,8 +62,6 @@ pub struct KvCache {
     evicting: Duration,
     /// What comes was said, not seen.
     saying: bool,
-    /// Sequences of equal length that grow together.
-    batch: usize,
 }
 
 /// What bounds a cache.
@@ -106,28 +104,7 @@ impl KvCache {
             closings: 0,
             evicting: Duration::ZERO,
             saying: false,
-            batch: 1,
         })
-    }
-
-    /// An empty cache for `batch` sequences that grow together, each of at most `capacity` entries, from which nothing is
-    /// dropped. The key heads of one sequence lie behind those of the one before.
-    ///
-    /// # Errors
-    /// A capacity or a batch of 0.
-    pub fn batched(cfg: &DecoderConfig, batch: usize, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
-        if batch == 0 {
-            bail!("a cache needs at least one sequence");
-        }
-        let mut cache = Self::new(cfg, capacity, dtype, device)?;
-        cache.shape.heads *= batch;
-        cache.layers = LayerCache::all(cfg.layers, cache.shape, capacity, Watch::default(), dtype, device)?;
-        Ok(Self { batch, ..cache })
-    }
-
-    /// Sequences that it holds.
-    pub fn batch(&self) -> usize {
-        self.batch
     }
 
     /// An empty cache that `options` bound: at most `context` entries, at positions that stay below what the model has.

@@ -173,7 +173,9 @@ fn prefill_evicts_between_blocks() {
     // By hand: pass, eviction, pass.
     let mut by_hand = bounded(&cfg, &options("keydiff", 10, 16), 0);
     let parts: Vec<f32> = ids(48).chunks(16).flat_map(|block| run(&model, &mut by_hand, block)).collect();
-    assert!(parts == found);
+    // A card multiplies 48 rows of logits otherwise than 16.
+    let most = if device().is_cpu() { 0.0 } else { 1e-5 };
+    assert!(parts.iter().zip(&found).all(|(a, b)| (a - b).abs() <= most));
     assert_eq!(cache.positions(1, 1), by_hand.positions(1, 1));
     assert_eq!(floats(&cache.entries(1).unwrap().0), floats(&by_hand.entries(1).unwrap().0));
 }
