@@ -384,8 +384,9 @@ fn with_selectors(folder: &Path) -> PathBuf {
     use spotter_vision::encoder::tosa::{Outline, Tosa, TosaOptions};
     let (shipped, model) =
         (Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/spotter-mini"), folder.join("selective"));
-    fs::create_dir(&model).unwrap();
-    for file in ["tokenizer.json", "spotter.toml"] {
+    fs::create_dir_all(model.join("drafter")).unwrap();
+    let drafter = ["drafter/config.json", "drafter/tokenizer.json", "drafter/model.safetensors"];
+    for file in ["tokenizer.json", "spotter.toml"].into_iter().chain(drafter) {
         fs::copy(shipped.join(file), model.join(file)).unwrap();
     }
     let mut config = read(&shipped.join("config.json"));

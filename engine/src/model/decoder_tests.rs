@@ -188,7 +188,7 @@ fn configs_survive_the_file_and_bad_ones_are_named() {
     };
     check(
         |c| c.model_type = Some("mamba".into()),
-        "`text_config.model_type`: expected a decoder of type llama, qwen2 or mistral, found `mamba`",
+        "`text_config.model_type`: expected a decoder of type llama, qwen2, mistral or hyperclovax, found `mamba`",
     );
     check(|c| c.model_type = None, "`text_config.model_type`: expected a string, found nothing");
     check(
