@@ -24,10 +24,13 @@ if [ -n "$missing" ]; then
     apt-get install -y --no-install-recommends qemu-system-x86 busybox-static cpio kmod > /dev/null
 fi
 
-echo "camera-test: building the probe"
-RUSTFLAGS="-C target-cpu=x86-64-v3" cargo build --release --quiet --target-dir "$work/build" \
-    -p spotter-vision --no-default-features --features camera --example camera_probe
-probe="$work/build/release/examples/camera_probe"
+# PROBE=FILE takes one that was built before.
+probe=${PROBE:-$work/build/release/examples/camera_probe}
+if [ -z "${PROBE:-}" ]; then
+    echo "camera-test: building the probe"
+    RUSTFLAGS="-C target-cpu=x86-64-v3" cargo build --release --quiet --target-dir "$work/build" \
+        -p spotter-vision --no-default-features --features camera --example camera_probe
+fi
 
 if [ ! -d "$work/kernel" ]; then
     echo "camera-test: fetching a kernel with vivid"

@@ -15,12 +15,20 @@ pub(crate) struct FakeSource {
     next: u64,
     frames: u64,
     fails: bool,
+    /// How long each picture takes to come.
+    takes: Duration,
 }
 
 impl FakeSource {
     pub(crate) fn new(fps: f64, seconds: f64) -> Self {
         let info = SourceInfo { name: "fake".into(), width: 4, height: 4, fps, duration: None };
-        Self { info, next: 0, frames: (fps * seconds) as u64, fails: false }
+        Self { info, next: 0, frames: (fps * seconds) as u64, fails: false, takes: Duration::ZERO }
+    }
+
+    /// One that sets the pace, as a camera does.
+    pub(crate) fn taking(mut self, takes: Duration) -> Self {
+        self.takes = takes;
+        self
     }
 
     pub(crate) fn breaking_off(mut self) -> Self {
@@ -42,6 +50,7 @@ impl FrameSource for FakeSource {
             return if std::mem::take(&mut self.fails) { Err(broken) } else { Ok(None) };
         }
         self.next += 1;
+        thread::sleep(self.takes);
         Ok(Frame::from_rgb(self.next - 1, t, 4, 4, vec![self.next as u8; 48]))
     }
 }

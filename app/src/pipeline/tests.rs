@@ -226,15 +226,18 @@ fn the_view_speaks_korean() {
     assert!(matches!(&spoken(&events, Kind::View)[..], [(_, text)] if text.contains("들어와")));
 }
 
+/// A picture of a camera comes so long after the one before.
+const PICTURE: Duration = Duration::from_millis(10);
+
 /// A camera that does what a list says each time it is opened: seconds of pictures before it is lost, or why it does
 /// not open.
 fn camera(script: Vec<Result<f64, &'static str>>) -> Running {
     let mut script = script.into_iter();
     let mut open = move || -> anyhow::Result<Box<dyn FrameSource>> {
         match script.next() {
-            Some(Ok(seconds)) => Ok(Box::new(FakeSource::new(30.0, seconds).breaking_off())),
+            Some(Ok(seconds)) => Ok(Box::new(FakeSource::new(30.0, seconds).taking(PICTURE).breaking_off())),
             Some(Err(why)) => Err(anyhow::anyhow!(why)),
-            None => Ok(Box::new(FakeSource::new(30.0, 60.0))),
+            None => Ok(Box::new(FakeSource::new(30.0, 60.0).taking(PICTURE))),
         }
     };
     let source = open().unwrap_or_else(|error| Box::new(super::stages::Nothing::instead("camera", error)));

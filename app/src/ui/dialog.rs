@@ -5,7 +5,7 @@ use super::{
     theme::palette,
     words::pick,
 };
-use eframe::egui::{Context, Id, Modal, RichText};
+use eframe::egui::{Context, Frame, Id, Modal, RichText};
 use spotter_datasets::synthetic::phrases::Lang;
 
 /// What waits for a yes.
@@ -41,17 +41,22 @@ pub(super) fn ui(context: &Context, front: &mut Front, commands: &mut Vec<Comman
     let Some(ask) = front.ask.clone() else { return };
     let lang = front.lang();
     let modal = Modal::new(Id::unique("ask")).show(context, |ui| {
-        ui.set_max_width(460.0);
-        ui.label(RichText::new(ask.question(lang)).size(24.0).strong());
-        ui.add_space(8.0);
-        ui.label(pick(lang, "This can't be undone.", "되돌릴 수 없어요."));
-        ui.add_space(16.0);
-        ui.horizontal(|ui| {
-            let keep = ui.button(pick(lang, "Keep", "그대로 두기")).clicked();
-            let text = RichText::new(pick(lang, "Delete", "지우기")).color(palette(ui).bad);
-            (keep, ui.button(text).clicked())
-        })
-        .inner
+        Frame::new()
+            .inner_margin(16)
+            .show(ui, |ui| {
+                ui.set_max_width(460.0);
+                ui.label(RichText::new(ask.question(lang)).size(24.0).strong());
+                ui.add_space(8.0);
+                ui.label(pick(lang, "This can't be undone.", "되돌릴 수 없어요."));
+                ui.add_space(16.0);
+                ui.horizontal(|ui| {
+                    let keep = ui.button(pick(lang, "Keep", "그대로 두기")).clicked();
+                    let text = RichText::new(pick(lang, "Delete", "지우기")).color(palette(ui).bad);
+                    (keep, ui.button(text).clicked())
+                })
+                .inner
+            })
+            .inner
     });
     let (keep, delete) = modal.inner;
     if delete {

@@ -12,7 +12,7 @@ use crate::{
     sessions::{Line, Looked},
 };
 use anyhow::anyhow;
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use eframe::egui::Context;
 use spotter_datasets::synthetic::phrases::Lang;
 use spotter_vision::source::camera::{self, CameraEntry};
@@ -25,6 +25,9 @@ use std::{
 
 /// Seconds that a repetition takes, about, to say how long a workout is.
 const REP_SECONDS: u32 = 3;
+
+/// What is done and not taken yet: the window takes all of it with each picture, and a thread can wait for that.
+const ROOM: usize = 16;
 
 /// Something that was to be done, and what came of it.
 pub(super) enum Done {
@@ -48,8 +51,7 @@ pub(super) struct Jobs {
 
 impl Jobs {
     pub(super) fn new(context: &Context) -> Self {
-        // as many as are started, each by something that the user did
-        Self { done: unbounded(), context: context.clone() }
+        Self { done: bounded(ROOM), context: context.clone() }
     }
 
     /// What is done by now.
@@ -70,13 +72,15 @@ impl Jobs {
     ) -> Option<JoinHandle<()>> {
         let (sender, context) = (self.done.0.clone(), self.context.clone());
         let tell = move |done| {
+            // where there is no room the window has to make some first
+            context.request_repaint();
             // a window that is gone needs no answer
             drop(sender.send(done));
             context.request_repaint();
         };
         let failed = self.done.0.clone();
         let spawned = thread::Builder::new().name(name.to_owned()).spawn(move || work(&tell));
-        let told = spawned.map_err(|error| drop(failed.send(Done::Told(format!("no thread: {error}")))));
+        let told = spawned.map_err(|error| drop(failed.try_send(Done::Told(format!("no thread: {error}")))));
         told.ok()
     }
 }
