@@ -20,9 +20,9 @@ impl Tokenizer {
         if !path.is_file() {
             return Err(WeightsError::missing(path, "the tokenizer of the model"));
         }
-        let inner = tokenizers::Tokenizer::from_file(path)
-            .map_err(|e| WeightsError::file(path, format!("expected a tokenizer: {e}")))?;
-        Ok(Self { inner })
+        let text = std::fs::read_to_string(path).map_err(|e| WeightsError::file(path, e))?;
+        Self::from_json(&text)
+            .map_err(|TokenizerError(e)| WeightsError::file(path, format!("expected a tokenizer: {e}")))
     }
 
     /// Reads the text of a `tokenizer.json`.
@@ -30,7 +30,15 @@ impl Tokenizer {
     /// # Errors
     /// It is none.
     pub fn from_json(json: &str) -> Result<Self, TokenizerError> {
-        json.parse().map(|inner| Self { inner }).map_err(|e: tokenizers::Error| TokenizerError(e.to_string()))
+        // The library trusts some of what it reads, and panics where it may not: at what is no JSON, to begin with.
+        serde_json::from_str::<serde::de::IgnoredAny>(json).map_err(|e| TokenizerError(e.to_string()))?;
+        let read = std::panic::catch_unwind(|| json.parse::<tokenizers::Tokenizer>());
+        let read = read.map_err(|_| TokenizerError("what is in it does not hold together".into()))?;
+        let mut inner = read.map_err(|e| TokenizerError(e.to_string()))?;
+        // Both are for batches, and a file may ask for any length.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| TokenizerError(e.to_string()))?;
+        Ok(Self { inner })
     }
 
     /// Checks that no token lies outside the model's embedding, and that the image token is what it should be.

@@ -150,10 +150,17 @@ impl Manifest {
         let path = folder.join("spotter.toml");
         let text =
             std::fs::read_to_string(&path).map_err(|source| ManifestError::Read { path: path.clone(), source })?;
-        let invalid = |problem: String| ManifestError::Invalid { path: path.clone(), problem };
-        let manifest: Self = toml::from_str(&text).map_err(|e| invalid(e.to_string()))?;
+        Self::parse(&text).map_err(|problem| ManifestError::Invalid { path, problem })
+    }
+
+    /// Reads the text of a `spotter.toml`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let manifest: Self = toml::from_str(text).map_err(|e| e.to_string())?;
         match manifest.problem() {
-            Some(problem) => Err(invalid(problem)),
+            Some(problem) => Err(problem),
             None => Ok(manifest),
         }
     }

@@ -398,6 +398,14 @@ impl DecoderConfig {
                 return Err(ConfigError::new(format!("{path}{name}"), "a number from 1 to 2^28", value));
             }
         }
+        // What is made of these before a tensor is looked at must not outgrow a file that asks for much.
+        for (name, value, most) in
+            [("num_hidden_layers", self.layers, 1 << 10), ("max_position_embeddings", self.max_positions, 1 << 24)]
+        {
+            if value > most {
+                return Err(ConfigError::new(format!("{path}{name}"), format!("at most {most}"), value));
+            }
+        }
         if !self.heads.is_multiple_of(self.kv_heads) {
             let expected = format!("a divisor of num_attention_heads ({})", self.heads);
             return Err(ConfigError::new(format!("{path}num_key_value_heads"), expected, self.kv_heads));

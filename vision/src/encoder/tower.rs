@@ -103,6 +103,9 @@ impl TowerConfig {
                 return Some((name, "a number from 1 to 2^20".into(), value.to_string()));
             }
         }
+        if self.num_hidden_layers > 1 << 10 {
+            return Some(("num_hidden_layers", "at most 1024".into(), self.num_hidden_layers.to_string()));
+        }
         if self.num_channels != 3 {
             return Some(("num_channels", "3".into(), self.num_channels.to_string()));
         }

@@ -62,6 +62,10 @@ impl VitConfig {
     /// The reason why no model has this shape, if so.
     pub fn problem(&self) -> Option<String> {
         let Self { image_size, patch_size, hidden_size, num_attention_heads, .. } = self;
+        let sizes = [*image_size, *hidden_size, self.intermediate_size];
+        if sizes.iter().any(|size| *size > 1 << 20) || self.num_hidden_layers > 1 << 10 {
+            return Some("no size may be above 2^20, and there may be 1024 layers".into());
+        }
         if *patch_size == 0 || image_size % patch_size != 0 || *image_size == 0 {
             return Some(format!("image_size {image_size} must be a multiple of patch_size {patch_size}"));
         }
