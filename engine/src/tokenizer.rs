@@ -38,7 +38,10 @@ impl Tokenizer {
         // Both are for batches, and a file may ask for any length.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| TokenizerError(e.to_string()))?;
-        Ok(Self { inner })
+        let read = Self { inner };
+        // Tokens that are put around a text and that are none show themselves at the first text.
+        read.encode("a", true)?;
+        Ok(read)
     }
 
     /// Checks that no token lies outside the model's embedding, and that the image token is what it should be.
@@ -74,8 +77,10 @@ impl Tokenizer {
 
     /// Token ids of a text; with `special` the tokens the tokenizer puts around a text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.inner.encode(text, special).map_err(|e| TokenizerError(e.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        let encode = || self.inner.encode(text, special);
+        let encoding = std::panic::catch_unwind(std::panic::AssertUnwindSafe(encode));
+        let encoding = encoding.map_err(|_| TokenizerError("it names tokens that it does not have".into()))?;
+        Ok(encoding.map_err(|e| TokenizerError(e.to_string()))?.get_ids().to_vec())
     }
 
     /// Token ids of a text with the special tokens around it, at most `most` of them, and which ones are special. The end
