@@ -14,11 +14,22 @@ fn source() -> PathBuf {
 
 fn copy_of(from: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
+    copy(from, folder.path());
+    folder
+}
+
+/// A model's folder with the folder of its drafter, if it has one.
+fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
-        fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            fs::create_dir(&target).unwrap();
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, target).unwrap();
+        }
     }
-    folder
 }
 
 /// Breaks a copy of a good checkpoint and compares the words of the refusal.
