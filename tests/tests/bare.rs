@@ -2,18 +2,12 @@
 
 use candle_core::Device;
 use spotter_engine::coach::{CacheChoice, CoachOptions, load::load, manifest::Speaking, session::CoachSession};
+use spotter_tests::{copy_of, goldens};
 use spotter_vision::{
     Frame,
     lens::{Sight, View},
 };
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
-
-fn goldens(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/goldens").join(name)
-}
+use std::time::Duration;
 
 fn options(talkativeness: f32) -> CoachOptions {
     CoachOptions {
@@ -76,11 +70,7 @@ fn another_person_begins_anew() {
 
 #[test]
 fn what_does_not_fit_is_said_before_weights_are_loaded() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for file in std::fs::read_dir(goldens("clip-llama")).expect("goldens") {
-        let file = file.expect("a file");
-        std::fs::copy(file.path(), folder.path().join(file.file_name())).expect("a copy");
-    }
+    let folder = copy_of(&goldens("clip-llama"));
     let check = |manifest: &str, said: &str| {
         std::fs::write(folder.path().join("spotter.toml"), manifest).expect("a manifest");
         let error = load(folder.path(), &Device::Cpu).err().map(|e| e.to_string()).unwrap_or_default();

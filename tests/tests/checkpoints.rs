@@ -3,33 +3,14 @@
 
 use serde_json::{Value, json};
 use spotter_engine::model::{Plan, probe};
+use spotter_tests::{copy_of, goldens};
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
 fn source() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("parity/goldens/clip-llama")
-}
-
-fn copy_of(from: &Path) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    copy(from, folder.path());
-    folder
-}
-
-/// A model's folder with the folder of its drafter, if it has one.
-fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            fs::create_dir(&target).unwrap();
-            copy(&path, &target);
-        } else {
-            fs::copy(&path, target).unwrap();
-        }
-    }
+    goldens("clip-llama")
 }
 
 /// Breaks a copy of a good checkpoint and compares the words of the refusal.

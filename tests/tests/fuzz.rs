@@ -19,6 +19,7 @@ use spotter_engine::{
     tokenizer::Tokenizer,
     weights::{Checkpoint, read_header},
 };
+use spotter_tests::goldens;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
@@ -73,10 +74,6 @@ const INPUTS: usize = 20_000;
 const TIME: Duration = Duration::from_millis(1500);
 /// A piece of memory may be this many bytes, and this many times the file's.
 const JUSTIFIED: (usize, usize) = (2 << 20, 64);
-
-fn goldens(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("parity/goldens").join(name)
-}
 
 /// Numbers that are written over others.
 const NUMBERS: [&str; 12] = [

@@ -11,6 +11,7 @@ use spotter_engine::{
     prompt::Message,
     weights::{Checkpoint, read_json},
 };
+use spotter_tests::{difference, goldens};
 use std::{collections::HashMap, path::PathBuf};
 
 const CASES: [&str; 2] = ["hyperclovax", "seed-text"];
@@ -36,7 +37,7 @@ struct Golden {
 }
 
 fn golden(case: &str) -> Golden {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("parity/goldens").join(case);
+    let folder = goldens(case);
     let model = LanguageModel::open(&folder, DType::F32, &Device::Cpu).unwrap();
     let tensors = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
     let conversations = std::fs::read_to_string(folder.join("golden.json"));
@@ -46,18 +47,13 @@ fn golden(case: &str) -> Golden {
 
 impl Golden {
     fn ids(&self, name: &str) -> Vec<u32> {
-        self.tensors[name].to_vec1::<i32>().unwrap().into_iter().map(|id| id as u32).collect()
+        spotter_tests::ids(&self.tensors[name])
     }
 }
 
 fn logits(decoder: &Decoder, ids: &[u32], cache: Option<&mut KvCache>) -> Tensor {
     let x = decoder.embed(&Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap()).unwrap();
     decoder.logits(&decoder.forward(&x, cache).unwrap()).unwrap().squeeze(0).unwrap()
-}
-
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
 }
 
 fn report(case: &str, what: &str, off: f32) -> bool {

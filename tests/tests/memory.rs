@@ -7,15 +7,12 @@ use serde_json::{Value, json};
 use spotter_engine::model::{
     connector::Connector, llava_config::LlavaConfig, plan::decoder_tensors, projector::VisionManifest,
 };
+use spotter_tests::goldens;
 use std::{
     fs::{self, File},
     io::{BufWriter, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
 };
-
-fn goldens(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("parity/goldens").join(name)
-}
 
 /// A checkpoint of another size in the layout of the golden one, in bf16; the numbers are noise, or holes in the file.
 fn checkpoint(edit: impl Fn(&mut Value), noise: bool) -> tempfile::TempDir {

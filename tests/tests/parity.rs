@@ -9,6 +9,7 @@ use spotter_engine::{
     prompt::Message,
     tokenizer::TextStream,
 };
+use spotter_tests::{difference, goldens};
 use spotter_vision::{Frame, encoder::Encoder as _};
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
@@ -31,7 +32,7 @@ struct Golden {
 }
 
 fn golden(case: &str) -> Golden {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("parity/goldens").join(case);
+    let folder = goldens(case);
     let plan = Plan::open(&folder).unwrap();
     let choice = Choice { device: Device::Cpu, dtype: DType::F32, reason: "goldens are f32".into() };
     let model = plan.build(&choice).unwrap();
@@ -42,7 +43,7 @@ fn golden(case: &str) -> Golden {
 
 impl Golden {
     fn ids(&self, name: &str) -> Vec<u32> {
-        self.tensors[name].to_vec1::<i32>().unwrap().into_iter().map(|id| id as u32).collect()
+        spotter_tests::ids(&self.tensors[name])
     }
 
     fn visual(&self, name: &str) -> Tensor {
@@ -57,11 +58,6 @@ impl Golden {
         };
         (0..count).map(read).collect()
     }
-}
-
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
 }
 
 fn report(case: &str, what: &str, off: f32) -> bool {

@@ -13,6 +13,7 @@ use spotter_engine::{
     },
     speculate::DrafterKind,
 };
+use spotter_tests::{copy_of, goldens};
 use spotter_vision::{
     Frame,
     lens::{Sight, View},
@@ -122,12 +123,7 @@ ko_unnamed = "K."
 
 /// A checkpoint of the goldens with a manifest beside it.
 fn checkpoint(name: &str) -> tempfile::TempDir {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/goldens").join(name);
-    let to = tempfile::tempdir().unwrap();
-    for file in fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), to.path().join(file.file_name())).unwrap();
-    }
+    let to = copy_of(&goldens(name));
     fs::write(to.path().join("spotter.toml"), MANIFEST).unwrap();
     to
 }

@@ -5,6 +5,7 @@ use spotter_engine::{
     coach::{CacheChoice, CoachOptions, load::load, session::CoachSession},
     model::{Policy, cache::Setting},
 };
+use spotter_tests::{copy_of, goldens};
 use spotter_vision::{
     Frame,
     lens::{Sight, View},
@@ -36,12 +37,7 @@ max_tokens = 6
 
 /// A checkpoint folder of the goldens with a manifest beside it.
 fn folder(name: &str, manifest: &str) -> tempfile::TempDir {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/goldens").join(name);
-    let to = tempfile::tempdir().expect("a folder");
-    for file in std::fs::read_dir(from).expect("goldens") {
-        let file = file.expect("a file");
-        std::fs::copy(file.path(), to.path().join(file.file_name())).expect("a copy");
-    }
+    let to = copy_of(&goldens(name));
     std::fs::write(to.path().join("spotter.toml"), manifest).expect("a manifest");
     to
 }

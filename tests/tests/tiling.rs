@@ -8,6 +8,7 @@ use spotter_engine::{
     model::{Llava, Plan, Pooling, probe},
     prompt::{Message, Part, Role},
 };
+use spotter_tests::{copy_of, difference, goldens};
 use spotter_vision::{
     Frame,
     encoder::{Encoder as _, Prepare},
@@ -61,16 +62,12 @@ struct Golden {
     conversations: BTreeMap<String, Conversation>,
 }
 
-fn folder(case: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("parity/goldens").join(case)
-}
-
 fn build(plan: &Plan) -> Llava {
     plan.build(&Choice { device: Device::Cpu, dtype: DType::F32, reason: "goldens are f32".into() }).unwrap()
 }
 
 fn golden(case: &str) -> Golden {
-    let folder = folder(case);
+    let folder = goldens(case);
     let plan = Plan::open(&folder).unwrap();
     let model = build(&plan);
     let tensors = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
@@ -80,7 +77,7 @@ fn golden(case: &str) -> Golden {
 
 impl Golden {
     fn ids(&self, name: &str) -> Vec<u32> {
-        self.tensors[name].to_vec1::<i32>().unwrap().into_iter().map(|id| id as u32).collect()
+        spotter_tests::ids(&self.tensors[name])
     }
 
     fn frames(&self, shown: &[usize]) -> Vec<Frame> {
@@ -111,11 +108,6 @@ fn frame(path: &Path) -> Frame {
 
 fn sizes(frames: &[Frame]) -> Vec<(usize, usize)> {
     frames.iter().map(|f| (f.width, f.height)).collect()
-}
-
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
 }
 
 fn report(case: &str, what: &str, off: f32, allowed: f32) -> bool {
@@ -247,11 +239,7 @@ fn a_probe_sees_pictures_of_different_sizes() {
 fn names_behind_a_prefix_are_found() {
     for case in ["seed-vision", "next-vicuna"] {
         let g = golden(case);
-        let copy = tempfile::tempdir().unwrap();
-        for entry in std::fs::read_dir(&g.folder).unwrap() {
-            let path = entry.unwrap().path();
-            std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
-        }
+        let copy = copy_of(&g.folder);
         let tensors = candle_core::safetensors::load(g.folder.join("model.safetensors"), &Device::Cpu).unwrap();
         let renamed: HashMap<String, Tensor> = tensors.into_iter().map(|(n, t)| (format!("model.{n}"), t)).collect();
         candle_core::safetensors::save(&renamed, copy.path().join("model.safetensors")).unwrap();
@@ -265,11 +253,7 @@ fn names_behind_a_prefix_are_found() {
 #[test]
 fn configurations_that_do_not_fit_are_named() {
     let refused = |case: &str, file: &str, edit: &dyn Fn(&mut serde_json::Value)| {
-        let copy = tempfile::tempdir().unwrap();
-        for entry in std::fs::read_dir(folder(case)).unwrap() {
-            let path = entry.unwrap().path();
-            std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
-        }
+        let copy = copy_of(&goldens(case));
         let path = copy.path().join(file);
         let mut value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         edit(&mut value);

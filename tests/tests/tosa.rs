@@ -20,7 +20,7 @@ use std::{
 };
 
 fn golden(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/goldens").join(name).display().to_string()
+    spotter_tests::goldens(name).display().to_string()
 }
 
 /// Runs, and gives the lines that were printed as JSON.
@@ -166,11 +166,7 @@ ko_unnamed = "K."
 
 /// The patches of a frame that a model of a folder worked on.
 fn watched(folder: &Path) -> Option<Attended> {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
-    }
+    let copy = spotter_tests::copy_of(folder);
     fs::write(copy.path().join("spotter.toml"), MANIFEST).unwrap();
     let options = CoachOptions {
         talkativeness: 0.0,
