@@ -130,7 +130,7 @@ pub(crate) fn load_coach(choice: &CoachChoice) -> anyhow::Result<LoadedCoach> {
     let device = card(choice.card);
     let context = || format!("model {}", folder.display());
     if device.is_cpu() {
-        let need = need(&folder, &choice.cache, choice.max_tokens, DType::F32).with_context(context)?;
+        let need = need(&folder, &choice.cache, choice.max_tokens, &device).with_context(context)?;
         memory::enough(&folder.display().to_string(), &need, memory::free())?;
     }
     let mut model = load(&folder, &device).with_context(context)?;

@@ -3,6 +3,8 @@
 //! rows are products, and rows are picked without atomics. One path serves training and use: unlike candle's own fused
 //! operations these never drop a gradient.
 
+#[cfg(feature = "cuda")]
+pub mod card;
 mod pick;
 
 pub use pick::{pick_rows, put_rows};
@@ -50,6 +52,10 @@ fn rows(x: &[f32], y: &mut [f32], d: usize, f: impl Fn(usize, &[f32], &mut [f32]
 pub fn softmax(x: &Tensor, scale: f32, causal: bool) -> Result<Tensor> {
     if fused(x) {
         return x.contiguous()?.apply_op1(Softmax { scale, causal });
+    }
+    #[cfg(feature = "cuda")]
+    if scale == 1.0 && !causal && x.device().is_cuda() && ready_made(&[x]) && x.dtype() != DType::F32 {
+        return x.contiguous()?.apply_op1_no_bwd(&card::HalfSoftmax);
     }
     if ready_made(&[x]) && !causal {
         let x = if scale == 1.0 { x.contiguous()? } else { (x * f64::from(scale))? };

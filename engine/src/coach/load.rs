@@ -41,7 +41,7 @@ pub enum LoadError {
 
 /// Loads a model folder: a LLaVA checkpoint, the `spotter.toml` that says how it is streamed (where there is none, a CLIP or
 /// SigLIP model is streamed by its own chat template), and the drafter that this names, if it does. Weights are mapped and
-/// computed with in f32.
+/// computed with in the type that [`computed_in`] says.
 ///
 /// # Errors
 /// The first thing that does not fit, found before weights are loaded.
@@ -92,9 +92,22 @@ pub(super) fn opened(folder: &Path, context: Option<usize>) -> Result<(Plan, Man
     Ok((plan, manifest))
 }
 
+/// Parameters from which on a card computes in the type the weights are stored in.
+const LARGE: usize = 300_000_000;
+
+/// The type a coach computes in: f32, and on a card the half type that the weights of a large model are stored in. A small
+/// one gains nothing by it, because launches are what it waits for.
+pub fn computed_in(plan: &Plan, device: &Device) -> DType {
+    let elements: usize = plan.checkpoint.tensors().values().map(|t| t.elements()).sum();
+    match plan.checkpoint.dtype() {
+        Some(half @ (DType::F16 | DType::BF16)) if !device.is_cpu() && elements >= LARGE => half,
+        _ => DType::F32,
+    }
+}
+
 fn without_drafter(folder: &Path, device: &Device, context: Option<usize>) -> Result<StreamModel, LoadError> {
     let (plan, manifest) = opened(folder, context)?;
-    let choice = Choice { device: device.clone(), dtype: DType::F32, reason: String::new() };
+    let choice = Choice { device: device.clone(), dtype: computed_in(&plan, device), reason: String::new() };
     let llava = plan.build(&choice)?;
     Ok(StreamModel {
         eye: Eye::new(llava.encoder),

@@ -3,21 +3,21 @@
 use super::{
     CacheChoice,
     gate::Gate,
-    load::{LoadError, opened},
+    load::{LoadError, computed_in, opened},
     manifest::ManifestError,
 };
 use crate::model::{
     Policy,
     memory::{Bounds, Need},
 };
-use candle_core::DType;
+use candle_core::Device;
 use std::path::Path;
 
-/// The memory that streaming a folder takes, by its own settings and what is chosen over them; nothing is loaded.
+/// The memory that streaming a folder takes, by its own settings and what is chosen over them, on a device; nothing is loaded.
 ///
 /// # Errors
 /// As loading it.
-pub fn need(folder: &Path, cache: &CacheChoice, max_tokens: Option<usize>, dtype: DType) -> Result<Need, LoadError> {
+pub fn need(folder: &Path, cache: &CacheChoice, max_tokens: Option<usize>, device: &Device) -> Result<Need, LoadError> {
     let (plan, manifest) = opened(folder, None)?;
     let invalid = |problem: String| ManifestError::Invalid { path: folder.join("spotter.toml"), problem };
     let gate = Gate::new(&manifest.speaking, plan.tokenizer.inner(), &plan.config.text.eos);
@@ -32,5 +32,5 @@ pub fn need(folder: &Path, cache: &CacheChoice, max_tokens: Option<usize>, dtype
         let capacity = fitted.budget.unwrap_or(context) + fitted.slack() + scratch;
         Bounds { capacity: capacity.min(context), block: fitted.block, bounded: true }
     };
-    Ok(Need::of(&plan, bounds, dtype))
+    Ok(Need::of(&plan, bounds, computed_in(&plan, device)))
 }

@@ -74,6 +74,15 @@ impl Attention {
         })
     }
 
+    /// The map to q, k and v side by side, and the one behind attention; nothing where they are apart.
+    #[cfg(feature = "cuda")]
+    pub(super) fn joined(&self) -> Option<[(&Tensor, Option<&Tensor>); 2]> {
+        match &self.input {
+            Input::Joined(input) => Some([input.parts(), self.out.parts()]),
+            Input::Apart { .. } => None,
+        }
+    }
+
     /// q `[b, n, heads, head_dim]`, k and v `[b, n, kv_heads, head_dim]`.
     fn project(&self, x: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
         let (b, n, _) = x.dims3()?;

@@ -15,7 +15,7 @@ use super::{
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-struct Layer {
+pub(super) struct Layer {
     attention_norm: RmsNorm,
     attention: Attention,
     mlp_norm: RmsNorm,
@@ -37,6 +37,18 @@ impl Layer {
             post_norms: if cfg.post_norm { Some((norm("post_norm1")?, norm("post_norm2")?)) } else { None },
             residual: cfg.multipliers.residual,
         })
+    }
+
+    /// Its weights, where they are all it has.
+    #[cfg(feature = "cuda")]
+    pub(super) fn parts(&self) -> Option<Parts<'_>> {
+        let [qkv, out] = self.attention.joined()?;
+        let [up, down] = self.mlp.joined()?;
+        if self.post_norms.is_some() {
+            return None;
+        }
+        let (attention_gain, mlp_gain) = (self.attention_norm.weight(), self.mlp_norm.weight());
+        Some(Parts { attention_gain, qkv, out, mlp_gain, up, down })
     }
 
     fn forward(&self, x: &Tensor, pass: &Pass, cache: Option<&mut LayerCache>) -> Result<Tensor> {
@@ -65,6 +77,18 @@ impl Layer {
     }
 }
 
+/// Weights of a layer: gains of the norms, and the maps with their biases.
+#[cfg(feature = "cuda")]
+pub(super) struct Parts<'a> {
+    pub(super) attention_gain: &'a Tensor,
+    pub(super) qkv: (&'a Tensor, Option<&'a Tensor>),
+    pub(super) out: (&'a Tensor, Option<&'a Tensor>),
+    pub(super) mlp_gain: &'a Tensor,
+    /// Gates over ups.
+    pub(super) up: (&'a Tensor, Option<&'a Tensor>),
+    pub(super) down: (&'a Tensor, Option<&'a Tensor>),
+}
+
 /// `x` times a factor; untouched where it is 1, as in most models.
 fn scaled(x: Tensor, factor: f64) -> Result<Tensor> {
     if factor == 1.0 { Ok(x) } else { x * factor }
@@ -82,6 +106,10 @@ pub struct Decoder {
     mode: Mode,
     config: DecoderConfig,
     device: Device,
+    /// The layers over a few tokens, on a card.
+    #[cfg(feature = "cuda")]
+    express: Option<super::card::Express>,
+    graphs: bool,
 }
 
 impl Decoder {
@@ -95,19 +123,27 @@ impl Decoder {
         cfg.check("").map_err(candle_core::Error::wrap)?;
         let init = Init::Randn { mean: 0.0, stdev: INIT_STD };
         let embedding = body.pp("embed_tokens").get_with_hints((cfg.vocab, cfg.width), "weight", init)?;
-        let layers = (0..cfg.layers).map(|i| Layer::new(cfg, body.pp("layers").pp(i), mode)).collect::<Result<_>>()?;
+        let layers =
+            (0..cfg.layers).map(|i| Layer::new(cfg, body.pp("layers").pp(i), mode)).collect::<Result<Vec<_>>>()?;
         let head = if cfg.tied {
             Linear::from_weight(embedding.clone())
         } else {
             Linear::new(cfg.width, cfg.vocab, false, INIT_STD, head)?
         };
+        let rope = Rope::new(cfg, mode, embedding.dtype(), embedding.device())?;
         Ok(Self {
+            #[cfg(feature = "cuda")]
+            express: match mode {
+                Mode::Infer => super::card::Express::new(cfg, &layers, &rope, &embedding)?,
+                Mode::Train => None,
+            },
             layers,
             norm: RmsNorm::new(cfg.width, cfg.norm_eps, mode, body.pp("norm"))?,
             head,
             said: None,
+            graphs: true,
             mode,
-            rope: Rope::new(cfg, mode, embedding.dtype(), embedding.device())?,
+            rope,
             config: cfg.clone(),
             device: embedding.device().clone(),
             embedding,
@@ -161,6 +197,17 @@ impl Decoder {
     /// The tokens that logits are of, where not all.
     pub fn said(&self) -> Option<&[u32]> {
         self.said.as_deref()
+    }
+
+    /// The layers over a few tokens, on a card.
+    #[cfg(all(test, feature = "cuda"))]
+    pub(super) fn express(&self) -> Option<&super::card::Express> {
+        self.express.as_ref()
+    }
+
+    /// Whether passes over a few tokens are one graph, where the device has graphs; for measurements.
+    pub fn use_graphs(&mut self, graphs: bool) {
+        self.graphs = graphs;
     }
 
     /// Type of its weights.
@@ -272,6 +319,12 @@ impl Decoder {
 
     fn through_layers(&self, x: &Tensor, positions: &[u32], cache: &mut KvCache) -> Result<Tensor> {
         let n = positions.len();
+        #[cfg(feature = "cuda")]
+        if let Some(express) = self.express.as_ref().filter(|_| self.graphs)
+            && let Some(hidden) = express.pass(&self.enter(x)?, positions, cache)?
+        {
+            return Ok(hidden);
+        }
         let rope = self.rope.rows_at(positions, x.dtype())?;
         let (len, contiguous) = (cache.len(), cache.is_contiguous());
         // Where slots are not positions, a model's own window differs between heads: each layer masks for itself.

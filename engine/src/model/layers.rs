@@ -65,6 +65,12 @@ impl Linear {
         Ok(Self { weight: Tensor::cat(&weights, 0)?, bias })
     }
 
+    /// Weight and bias.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn parts(&self) -> (&Tensor, Option<&Tensor>) {
+        (&self.weight, self.bias.as_ref())
+    }
+
     /// The map to some of its outputs only.
     pub(crate) fn rows(&self, outputs: &Tensor) -> Result<Self> {
         let pick = |t: &Tensor| t.index_select(outputs, 0);
@@ -84,6 +90,11 @@ impl Linear {
         let rows: usize = dims.iter().product();
         let weight = cast(&self.weight, x.dtype())?;
         let x = x.reshape((rows, input))?;
+        #[cfg(feature = "cuda")]
+        if let Some(y) = spotter_vision::nn::card::few_rows(&x, &weight, self.bias.as_ref())? {
+            dims.push(weight.dim(0)?);
+            return y.reshape(dims);
+        }
         let mut y = match few_rows(&x, &weight)? {
             Some(y) => y,
             None => x.matmul(&weight.t()?)?,
@@ -111,6 +122,12 @@ pub(crate) struct RmsNorm {
 impl RmsNorm {
     pub(crate) fn new(width: usize, eps: f64, mode: Mode, vb: VarBuilder) -> Result<Self> {
         Ok(Self { weight: vb.get_with_hints(width, "weight", Init::Const(1.0))?, eps, mode })
+    }
+
+    /// The gain.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn weight(&self) -> &Tensor {
+        &self.weight
     }
 
     /// `x [.., width]`, contiguous.

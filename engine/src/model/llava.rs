@@ -89,7 +89,8 @@ impl LlavaEncoder {
         let (right, bottom) = (left + (right - left) * self.whole, top + (bottom - top) * self.whole);
         let (class, side) = (u32::from(self.grid.class), self.grid.side);
         let patches = |tokens: &Vec<u32>| tokens.iter().filter_map(|t| t.checked_sub(class)).collect();
-        let layers = memory.attended.iter().filter_map(|(layer, all)| Some((*layer, patches(all.first()?))));
+        let layers =
+            memory.attended().ok()?.into_iter().filter_map(|(layer, all)| Some((layer, patches(all.first()?))));
         Some(Attended { side, window: [left, top, right, bottom], layers: layers.collect() })
     }
 

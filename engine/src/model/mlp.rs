@@ -39,6 +39,15 @@ impl Mlp {
         Ok(Self { input, down, width: cfg.mlp_width })
     }
 
+    /// The map to gate and up side by side, and the one behind them; nothing where they are apart.
+    #[cfg(feature = "cuda")]
+    pub(super) fn joined(&self) -> Option<[(&Tensor, Option<&Tensor>); 2]> {
+        match &self.input {
+            Input::Joined(input) => Some([input.parts(), self.down.parts()]),
+            Input::Apart { .. } => None,
+        }
+    }
+
     /// `x [b, n, width]` to the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (gate, up) = match &self.input {

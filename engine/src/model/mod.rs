@@ -3,6 +3,8 @@
 pub mod attention;
 pub mod batch;
 pub mod cache;
+#[cfg(feature = "cuda")]
+mod card;
 pub mod config;
 pub mod connector;
 pub mod decoder;

@@ -248,14 +248,20 @@ impl Layer {
 
     /// `x` with attention and the MLP added, and the products of queries and keys.
     fn attend(&self, x: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
-        // Half types lose the sum of many small weights.
-        let scores = q.matmul(&k.t()?)?.to_dtype(DType::F32)?;
+        let scores = products(q, k)?;
         let weights = nn::softmax(&scores, 1.0, false)?.to_dtype(v.dtype())?;
         let mixed = weights.matmul(v)?.transpose(1, 2)?.contiguous()?.reshape(x.shape())?;
         let x = (x + self.out.forward(&mixed)?)?;
         let inner = self.act.forward(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
         Ok(((&x + self.fc2.forward(&inner)?)?, scores))
     }
+}
+
+/// Products of queries and keys, `[b, heads, n, n]`. Half types lose the sum of many small weights, so what follows has f32;
+/// on a card our softmax adds up in f32 by itself, and the memory of a wider copy is what costs time.
+fn products(q: &Tensor, k: &Tensor) -> Result<Tensor> {
+    let scores = q.matmul(&k.t()?)?;
+    if cfg!(feature = "cuda") && scores.device().is_cuda() { Ok(scores) } else { scores.to_dtype(DType::F32) }
 }
 
 impl Block for Layer {
@@ -265,7 +271,7 @@ impl Block for Layer {
 
     fn scores(&self, x: &Tensor) -> Result<Tensor> {
         let [q, k, _] = self.split(x)?;
-        q.matmul(&k.t()?)?.to_dtype(DType::F32)
+        products(&q, &k)
     }
 
     fn forward_joined(&self, x: &Tensor, join: Join<'_>) -> Result<Tensor> {

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     encoder::{
         Trunk,
-        tosa::{Memory, Ranking, Tosa, choose, selectively},
+        tosa::{Memory, Places, Ranking, Tosa, choose, selectively},
     },
     nn,
 };
@@ -218,7 +218,8 @@ fn skipping(
                 None => selectively(layer, &x, &choose(scores, None, k, p))?,
                 Some(memory) => {
                     let changed = memory.changed(index, &x)?;
-                    memory.selectively(index, layer, &x, choose(scores, changed.as_deref(), k, p))?
+                    let chosen = choose(scores, changed.as_deref(), k, p);
+                    memory.selectively(index, layer, &x, Places::new(x.dim(0)?, x.dim(1)?, &chosen)?)?
                 }
             };
         } else if tosa.selectors().contains_key(&(index + 1)) {

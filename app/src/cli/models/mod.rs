@@ -128,8 +128,7 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<Described> {
     let folder = parts::model_folder(Some(&args.model))?;
     let model = probe::inspect(&folder)?;
     let choice = device::choose(args.device, None)?;
-    // Sessions compute in f32 on every device.
-    let streaming = need(&folder, &args.cache.choice(), None, candle_core::DType::F32)?;
+    let streaming = need(&folder, &args.cache.choice(), None, &choice.device)?;
     Ok(Described { model, streaming, device: choice.reason, free: memory::free() })
 }
 

@@ -138,6 +138,12 @@ impl LayerCache {
         Ok((self.keys.narrow(1, 0, len)?, self.values.narrow(1, 0, len)?))
     }
 
+    /// All keys and all values, in use or not, `[heads, rows, dim]` each.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn buffers(&self) -> (&Tensor, &Tensor) {
+        (&self.keys, &self.values)
+    }
+
     /// Positions of the entries of a head, ascending.
     pub(crate) fn positions(&self, head: usize) -> &[u32] {
         self.positions.get(head).map_or(&[], Vec::as_slice)

@@ -13,8 +13,8 @@ pub struct Memory {
     held: BTreeMap<usize, Held>,
     /// Frames that were seen.
     frames: u64,
-    /// For each selective layer and picture the tokens that were worked on in the last frame, rising.
-    pub attended: BTreeMap<usize, Vec<Vec<u32>>>,
+    /// For each selective layer the tokens that were worked on in the last frame.
+    pub(super) worked: BTreeMap<usize, Places>,
 }
 
 /// Of one layer, `[b * n, d]`.
@@ -40,9 +40,17 @@ impl Memory {
         *self = Self::default();
     }
 
+    /// For each selective layer and picture the tokens that were worked on in the last frame, rising.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn attended(&self) -> Result<BTreeMap<usize, Vec<Vec<u32>>>> {
+        self.worked.iter().map(|(layer, places)| Ok((*layer, places.lists()?))).collect()
+    }
+
     /// The next frame begins; its number.
     pub(super) fn begin(&mut self) -> u64 {
-        self.attended.clear();
+        self.worked.clear();
         self.frames += 1;
         self.frames
     }
@@ -73,7 +81,7 @@ impl Memory {
         if let Some((keys, values)) = seen {
             self.held.insert(index, Held { input: flat(x)?, update: flat(&(&y - x)?)?, keys, values });
         }
-        self.attended.insert(index, vec![(0..n as u32).collect(); b]);
+        self.worked.insert(index, Places::new(b, n, &vec![(0..n as u32).collect(); b])?);
         Ok(y)
     }
 
@@ -83,11 +91,10 @@ impl Memory {
         index: usize,
         layer: &dyn Block,
         x: &Tensor,
-        chosen: Vec<Vec<u32>>,
+        places: Places,
     ) -> Result<Tensor> {
         let (b, n, d) = x.dims3()?;
         let Some(held) = self.of(index, x)? else { return self.first(index, layer, x) };
-        let places = Places::new(b, n, &chosen)?;
         let flat = x.reshape((b * n, d))?;
         let taken = places.take(&flat)?;
         let mut seen = None;
@@ -104,7 +111,7 @@ impl Memory {
         if let Some((keys, values)) = seen {
             self.held.insert(index, Held { input, update: update.detach(), keys, values });
         }
-        self.attended.insert(index, chosen);
+        self.worked.insert(index, places);
         Ok(y)
     }
 }

@@ -4,8 +4,11 @@
 //! The published mechanism is followed; what it leaves open is decided as in specs: tosa, sections 2 and 5. No figure of
 //! the paper is claimed.
 
+#[cfg(feature = "cuda")]
+mod card;
 mod macs;
 mod memory;
+mod places;
 mod rank;
 mod selector;
 #[cfg(test)]
@@ -13,14 +16,12 @@ mod tests;
 
 pub use macs::{Cost, Shape};
 pub use memory::Memory;
+pub(crate) use places::Places;
 pub use rank::{Ranking, Score, choose, keep, top};
 pub use selector::Selector;
 
-use crate::{
-    encoder::TensorSpec,
-    nn::{self, pick_rows, put_rows},
-};
-use candle_core::{Result, Tensor, bail};
+use crate::{encoder::TensorSpec, nn};
+use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use rank::Draw;
 use serde::{Deserialize, Serialize};
@@ -195,9 +196,23 @@ impl Tosa {
         &self.selectors
     }
 
-    /// For each picture the tokens that a layer works on, rising. `x` is its input, `changed` how far each token is from
+    /// For each picture the tokens that a layer works on. `x` is its input, `changed` how far each token is from
     /// where it was when the layer last worked on it.
-    fn choose(&self, at: At<'_>, x: &Tensor, changed: Option<&[Vec<f32>]>) -> Result<Vec<Vec<u32>>> {
+    fn choose(&self, at: At<'_>, x: &Tensor, changed: Option<&[Vec<f32>]>) -> Result<Places> {
+        let (b, n, _) = x.dims3()?;
+        #[cfg(feature = "cuda")]
+        if let (Ranking::Selector, Score::ColSum, None) = (self.ranking, self.options.score, changed)
+            && at.before.device().is_cuda()
+            && !x.track_op()
+            && let Some(selector) = self.selectors.get(&at.layer)
+        {
+            return Places::top(&selector.column_sums(at.before)?, self.kept(n), self.protected);
+        }
+        Places::new(b, n, &self.listed(at, x, changed)?)
+    }
+
+    /// The same, rising, as lists.
+    fn listed(&self, at: At<'_>, x: &Tensor, changed: Option<&[Vec<f32>]>) -> Result<Vec<Vec<u32>>> {
         let (n, p) = (x.dim(1)?, self.protected);
         let k = self.kept(n);
         let At { layer: index, before, .. } = at;
@@ -217,8 +232,8 @@ impl Tosa {
                 }
                 selector.map(before)?
             }
-            Ranking::Oracle => nn::softmax(&at.block.scores(x)?.detach(), 1.0, false)?,
-            Ranking::Previous => nn::softmax(&before.detach(), 1.0, false)?,
+            Ranking::Oracle => nn::softmax(&at.block.scores(x)?.detach().to_dtype(DType::F32)?, 1.0, false)?,
+            Ranking::Previous => nn::softmax(&before.detach().to_dtype(DType::F32)?, 1.0, false)?,
         };
         Ok(rank::choose(self.options.score.tokens(&map)?, changed, k, p))
     }
@@ -265,17 +280,17 @@ pub fn run(layers: &[&dyn Block], x: &Tensor, tosa: Option<&Tosa>, mut memory: O
 /// A selective layer.
 fn skip(tosa: &Tosa, at: At<'_>, x: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor> {
     let (block, index) = (at.block, at.layer);
-    let Some(memory) = memory else { return selectively(block, x, &tosa.choose(at, x, None)?) };
+    let Some(memory) = memory else { return tosa.choose(at, x, None)?.work(block, x) };
     if !tosa.options.reuse {
-        let chosen = tosa.choose(at, x, None)?;
-        let y = selectively(block, x, &chosen)?;
-        memory.attended.insert(index, chosen);
+        let places = tosa.choose(at, x, None)?;
+        let y = places.work(block, x)?;
+        memory.worked.insert(index, places);
         return Ok(y);
     }
     // The first frame of a stream is seen whole.
     let Some(changed) = memory.changed(index, x)? else { return memory.first(index, block, x) };
-    let chosen = tosa.choose(at, x, Some(&changed))?;
-    memory.selectively(index, block, x, chosen)
+    let places = tosa.choose(at, x, Some(&changed))?;
+    memory.selectively(index, block, x, places)
 }
 
 /// The layer over the chosen tokens of each picture alone; the others stay as they are, bit for bit, in their places.
@@ -283,41 +298,6 @@ fn skip(tosa: &Tosa, at: At<'_>, x: &Tensor, memory: Option<&mut Memory>) -> Res
 /// # Errors
 /// Pictures with different numbers of tokens, a token that is not there, or those of the device.
 pub fn selectively(layer: &dyn Block, x: &Tensor, chosen: &[Vec<u32>]) -> Result<Tensor> {
-    let (b, n, d) = x.dims3()?;
-    let places = Places::new(b, n, chosen)?;
-    let flat = x.reshape((b * n, d))?;
-    let worked = layer.forward(&places.take(&flat)?)?;
-    places.put(&flat, &worked)?.reshape((b, n, d))
-}
-
-/// Where the chosen tokens of a batch lie.
-struct Places {
-    b: usize,
-    k: usize,
-    /// Their rows among all tokens of the batch.
-    rows: Vec<u32>,
-}
-
-impl Places {
-    fn new(b: usize, n: usize, chosen: &[Vec<u32>]) -> Result<Self> {
-        let k = chosen.first().map_or(0, Vec::len);
-        if chosen.len() != b || k == 0 || chosen.iter().any(|c| c.len() != k) {
-            bail!("{b} pictures need as many choices of one size");
-        }
-        if let Some(token) = chosen.iter().flatten().find(|t| **t as usize >= n) {
-            bail!("token {token} of {n}");
-        }
-        let rows = chosen.iter().enumerate().flat_map(|(i, c)| c.iter().map(move |t| (i * n) as u32 + t)).collect();
-        Ok(Self { b, k, rows })
-    }
-
-    /// The chosen ones of `flat: [b * n, d]`, `[b, k, d]`.
-    fn take(&self, flat: &Tensor) -> Result<Tensor> {
-        pick_rows(flat, &self.rows)?.reshape((self.b, self.k, ()))
-    }
-
-    /// `flat: [b * n, d]` with the chosen ones replaced by `worked: [b, k, d]`.
-    fn put(&self, flat: &Tensor, worked: &Tensor) -> Result<Tensor> {
-        put_rows(flat, &worked.reshape((self.b * self.k, ()))?, &self.rows)
-    }
+    let (b, n, _) = x.dims3()?;
+    Places::new(b, n, chosen)?.work(layer, x)
 }

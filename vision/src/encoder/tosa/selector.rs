@@ -43,7 +43,7 @@ impl Selector {
     /// # Errors
     /// Those of the device.
     pub fn logits(&self, scores: &Tensor) -> Result<Tensor> {
-        let hidden = self.convolve(scores, &self.first)?.relu()?;
+        let hidden = self.convolve(&scores.to_dtype(DType::F32)?, &self.first)?.relu()?;
         self.convolve(&hidden, &self.second)
     }
 
@@ -55,13 +55,20 @@ impl Selector {
         nn::softmax(&self.logits(scores)?, 1.0, false)
     }
 
-    /// Attention that each token receives under the predicted map, as a mean over heads: `[b, n]`. On the processor no map is
-    /// ever written: each row is predicted, normalised and added up while it is in the cache.
+    /// Attention that each token receives under the predicted map, as a mean over heads: `[b, n]`. No map is ever written: each row
+    /// is predicted, normalised and added up while it is in the cache, or in registers.
     ///
     /// # Errors
     /// Those of the device.
     pub fn column_sums(&self, scores: &Tensor) -> Result<Tensor> {
         let fits = scores.device().is_cpu() && scores.dtype() == DType::F32 && self.kernel == 1;
+        #[cfg(feature = "cuda")]
+        if self.kernel == 1 && super::card::fits(scores) {
+            let sums = super::card::ColumnSums {
+                convolutions: [&self.first.0, &self.first.1, &self.second.0, &self.second.1],
+            };
+            return scores.detach().contiguous()?.apply_op1_no_bwd(&sums);
+        }
         if !fits {
             return super::Score::ColSum.of(&self.map(scores)?);
         }

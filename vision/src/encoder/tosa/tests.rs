@@ -120,7 +120,7 @@ fn the_order_of_tokens_does_not_matter() {
     let go = |x: &Tensor| {
         let mut memory = Memory::default();
         let y = run(&vit.blocks(), x, Some(&tosa), Some(&mut memory)).unwrap();
-        (y, memory.attended.into_values().map(|chosen| chosen[0].clone()).collect::<Vec<_>>())
+        (y, memory.attended().unwrap().into_values().map(|chosen| chosen[0].clone()).collect::<Vec<_>>())
     };
     let (plain, sets) = go(&x);
     let (other, moved) = go(&shuffled);
@@ -157,10 +157,10 @@ fn the_class_token_always_stays_and_the_numbers_are_those_of_the_formula() {
             vit.set_tosa(Some(tosa));
             let mut memory = Memory::default();
             vit.follow(&random((2, 36, 48), seed), Some(&mut memory)).unwrap();
-            for chosen in memory.attended.values().flatten() {
+            for chosen in memory.attended().unwrap().values().flatten() {
                 assert!(chosen[0] == 0 && chosen.len() == keep(ratio, 37, 1), "seed {seed}, ratio {ratio}: {chosen:?}");
             }
-            assert_eq!(memory.attended.len(), 2);
+            assert_eq!(memory.attended().unwrap().len(), 2);
         }
     }
     // 0.1 * 30 is above 3 in floating point.
@@ -279,7 +279,7 @@ fn towers_of_others_skip_too_and_controls_differ() {
         let mut memory = Memory::default();
         tower.follow(&pictures, Some(&mut memory)).unwrap();
         let kept = 18 + usize::from(class_token);
-        assert!(memory.attended.values().flatten().all(|chosen| chosen.len() == kept));
+        assert!(memory.attended().unwrap().values().flatten().all(|chosen| chosen.len() == kept));
         tower.set_tosa(Some(tosa.varied(1.0, false, Ranking::Oracle)));
         assert_eq!(rows(&tower.forward(&pictures).unwrap()), seen[0]);
     }
@@ -295,7 +295,7 @@ fn chance_draws_anew_for_every_frame_of_a_stream() {
         let mut memory = Memory::default();
         let mut frame = || {
             vit.follow(&picture, Some(&mut memory)).unwrap();
-            memory.attended.clone()
+            memory.attended().unwrap()
         };
         [frame(), frame(), frame()]
     };
@@ -366,16 +366,16 @@ fn a_stream_reuses_what_layers_gave() {
     let mut memory = Memory::default();
     let first = run(all, &x, Some(&tosa), Some(&mut memory)).unwrap();
     assert!(off(&first, &whole) < 1e-5);
-    assert!(memory.attended.values().all(|c| c[0].len() == 37));
+    assert!(memory.attended().unwrap().values().all(|c| c[0].len() == 37));
     let again = run(all, &x, Some(&tosa), Some(&mut memory)).unwrap();
     assert!(off(&again, &whole) < 1e-5);
-    assert!(memory.attended.values().all(|c| c[0].len() == keep(0.4, 37, 1)));
+    assert!(memory.attended().unwrap().values().all(|c| c[0].len() == keep(0.4, 37, 1)));
     // One patch moves a little: it is among the chosen ones, and the frame is closer to the dense one than without reuse.
     let nudge: Vec<f32> = (0..37 * 16).map(|i| if i / 16 == 20 { 0.3 } else { 0.0 }).collect();
     let moved = (&x + Tensor::from_vec(nudge, (1, 37, 16), &Device::Cpu).unwrap()).unwrap();
     let dense = run(all, &moved, None, None).unwrap();
     let kept = run(all, &moved, Some(&tosa), Some(&mut memory)).unwrap();
-    assert!(memory.attended[&1][0].contains(&20));
+    assert!(memory.attended().unwrap()[&1][0].contains(&20));
     let plain = tosa.varied(0.4, false, Ranking::Selector);
     let skipped = run(all, &moved, Some(&plain), None).unwrap();
     assert!(off(&kept, &dense) < off(&skipped, &dense) / 4.0, "{} {}", off(&kept, &dense), off(&skipped, &dense));

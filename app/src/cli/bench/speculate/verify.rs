@@ -39,6 +39,11 @@ struct Row {
     ms: f64,
     /// Against one column.
     ratio: f64,
+    /// Median with every kernel launched by itself, in the same run; on a card only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    launched_ms: Option<f64>,
+    /// Weights read a second, if each is read once.
+    gigabytes_a_second: f64,
 }
 
 fn config(size: Size) -> Result<DecoderConfig> {
@@ -66,27 +71,43 @@ pub(super) fn run(args: &SpeculateArgs, size: Size, device: &Device) -> Result<(
     columns.dedup();
     let config = DecoderConfig { max_positions: longest + most + 1, ..config(size)? };
     let vb = VarBuilder::from_backend(Box::new(Noise), dtype, device.clone());
-    let decoder = Decoder::new(&config, vb, Mode::Infer)?;
+    let mut decoder = Decoder::new(&config, vb, Mode::Infer)?;
     let name = size.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
+    let rows = if config.tied { 0 } else { config.vocab * config.width };
+    let read = (decoder.parameters() - rows) * dtype.size_in_bytes();
     for context in &args.context {
         let context = *context as usize;
         let mut cache = KvCache::new(&config, context + most, dtype, device)?;
         decoder.forward(&embedded(&decoder, context)?, Some(&mut cache))?;
-        let mut times = vec![Vec::new(); columns.len()];
+        let mut times = vec![[Vec::new(), Vec::new()]; columns.len()];
         // The first round of all warms up.
         for repeat in 0..=args.repeats {
             for (n, times) in columns.iter().zip(&mut times) {
-                let ms = pass(&decoder, &mut cache, *n)?;
-                if repeat > 0 {
-                    times.push(ms);
+                for (graphs, times) in [true, false].into_iter().zip(times) {
+                    if !graphs && device.is_cpu() {
+                        continue;
+                    }
+                    decoder.use_graphs(graphs);
+                    let ms = pass(&decoder, &mut cache, *n)?;
+                    if repeat > 0 {
+                        times.push(ms);
+                    }
                 }
             }
         }
-        let medians: Vec<f64> = times.iter_mut().map(|t| quantile(t, 0.5)).collect();
-        let one = medians.first().copied().unwrap_or(f64::NAN);
-        for (columns, ms) in columns.iter().zip(medians) {
-            let row =
-                Row { size: name.clone(), r#type: dtype.as_str(), context, columns: *columns, ms, ratio: ms / one };
+        let medians: Vec<[f64; 2]> = times.iter_mut().map(|t| t.each_mut().map(|t| quantile(t, 0.5))).collect();
+        let one = medians.first().map_or(f64::NAN, |m| m[0]);
+        for (columns, [ms, launched]) in columns.iter().zip(medians) {
+            let row = Row {
+                size: name.clone(),
+                r#type: dtype.as_str(),
+                context,
+                columns: *columns,
+                ms,
+                ratio: ms / one,
+                launched_ms: (!device.is_cpu()).then_some(launched),
+                gigabytes_a_second: read as f64 / ms / 1e6,
+            };
             if args.json { print_json(&row)? } else { print(&row)? }
         }
     }
@@ -121,8 +142,15 @@ fn print(row: &Row) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{:<13} {:<5} context {:>6}  {:>3} tokens  {:>9.3} ms  x {:.3} of one",
-        row.size, row.r#type, row.context, row.columns, row.ms, row.ratio
+        "{:<13} {:<5} context {:>6}  {:>3} tokens  {:>9.3} ms  x {:.3} of one  {:>6.0} GB/s of weights{}",
+        row.size,
+        row.r#type,
+        row.context,
+        row.columns,
+        row.ms,
+        row.ratio,
+        row.gigabytes_a_second,
+        row.launched_ms.map_or_else(String::new, |ms| format!("  {ms:>9.3} ms launched one by one"))
     )
     .context("writing to standard output")
 }

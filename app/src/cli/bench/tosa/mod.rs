@@ -41,7 +41,7 @@ pub(super) struct TosaArgs {
     /// Times each is measured
     #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..=1000))]
     repeats: u16,
-    /// Ways of choosing, those whose name begins so; all if left out. Dense is always measured
+    /// Ways of choosing: that of this name, or else those whose names begin so; all if left out. Dense is always measured
     #[arg(long, value_name = "WAY", value_delimiter = ',')]
     way: Vec<String>,
     /// Where to measure times: auto, cpu, cuda or metal
@@ -107,6 +107,11 @@ const WAYS: [Way; 7] = [
     way("chance, reuse", Ranking::Random(1), true),
 ];
 
+/// Whether a way is meant: `selector` is a name of its own and the beginning of another.
+fn named(way: &str, name: &str) -> bool {
+    way == name || (way.starts_with(name) && !WAYS.iter().any(|w| w.name == name))
+}
+
 /// One row of the table.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -132,7 +137,7 @@ struct Row {
 pub(super) fn run(args: &TosaArgs) -> Result<()> {
     let ways: Vec<Way> = WAYS
         .into_iter()
-        .filter(|way| args.way.is_empty() || args.way.iter().any(|name| way.name.starts_with(name.as_str())))
+        .filter(|way| args.way.is_empty() || args.way.iter().any(|name| named(way.name, name)))
         .collect();
     if ways.is_empty() {
         let names: Vec<&str> = WAYS.iter().map(|w| w.name).collect();

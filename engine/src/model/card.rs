@@ -1,0 +1,512 @@
+//! A decoder's pass over a few tokens on an NVIDIA card: five kernels a layer, all layers one CUDA graph that is launched at
+//! once. What changes from step to step (tokens, entries held, positions, who sees whom) lies in memory of the card that stays
+//! where it is, so the same graph serves a whole session, through evictions and rollbacks, until the cache grows.
+//!
+//! Each number is summed in one order however many tokens a pass has, so a draft that is checked gets the very logits that
+//! plain decoding would have had.
+
+use super::{
+    cache::{KvCache, scorer::Watch},
+    config::DecoderConfig,
+    decoder::Layer,
+    layers::Rope,
+};
+use candle_core::{
+    CpuStorage, CudaDevice, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor,
+    backend::BackendStorage as _,
+    bail,
+    cuda_backend::{
+        CudaDType, WrapErr as _,
+        cudarc::driver::{
+            CudaGraph, CudaSlice, CudaStream, DevicePtr as _, DeviceRepr, PushKernelArg as _, result,
+            sys::{CUgraphInstantiate_flags, CUstreamCaptureMode},
+        },
+    },
+};
+use half::{bf16, f16};
+use spotter_vision::nn::card::{FEW, Kernel, Module, blocks, half_name, tiles};
+use std::sync::{Mutex, PoisonError};
+
+/// Slots of a block of the attention kernel.
+const CHUNK: usize = 64;
+/// Graphs that are kept; the one that was used longest ago makes room.
+const GRAPHS: usize = 48;
+
+/// Addresses of a linear map's weight and bias; 0 for none.
+#[derive(Clone, Copy, Debug)]
+struct MapAt {
+    weight: u64,
+    bias: u64,
+    outputs: usize,
+}
+
+/// Addresses of a layer's weights.
+#[derive(Clone, Copy, Debug)]
+struct LayerAt {
+    attention_gain: u64,
+    qkv: MapAt,
+    out: MapAt,
+    mlp_gain: u64,
+    up: MapAt,
+    down: MapAt,
+}
+
+/// Address of a tensor's first number.
+fn address(tensor: &Tensor) -> Result<u64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else { bail!("a tensor is not on the card") };
+    if !layout.is_contiguous() {
+        bail!("a kernel expects a contiguous tensor");
+    }
+    let stream = storage.device.cuda_stream();
+    let start = match storage.dtype() {
+        DType::F16 => storage.as_cuda_slice::<f16>()?.device_ptr(&stream).0,
+        DType::BF16 => storage.as_cuda_slice::<bf16>()?.device_ptr(&stream).0,
+        other => bail!("a step on a card computes in f16 or bf16, not {other:?}"),
+    };
+    Ok(start + (layout.start_offset() * storage.dtype().size_in_bytes()) as u64)
+}
+
+fn at<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> u64 {
+    slice.device_ptr(stream).0
+}
+
+/// Sizes that the kernels are told.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    width: usize,
+    mlp: usize,
+    heads: usize,
+    kv: usize,
+    dim: usize,
+    eps: f32,
+    residual: f32,
+    /// On products of queries and keys.
+    scale: f32,
+    positions: usize,
+    window: Option<usize>,
+}
+
+/// All layers of a decoder.
+pub(super) struct Express {
+    layers: Vec<LayerAt>,
+    sizes: Sizes,
+    /// Addresses of cosines and sines.
+    rope: (u64, u64),
+    dtype: DType,
+    held: Mutex<Held>,
+}
+
+/// Memory that stays where it is.
+struct Held {
+    /// What enters the layers and what leaves them, `[FEW, width]`.
+    x: CudaSlice<u16>,
+    qkv: CudaSlice<u16>,
+    mixed: CudaSlice<u16>,
+    inner: CudaSlice<u16>,
+    /// Entries held; positions of the new columns; what of the new columns each of them sees.
+    state: CudaSlice<u32>,
+    tickets: CudaSlice<u32>,
+    /// What blocks of the attention kernel leave each other.
+    parts: CudaSlice<f32>,
+    graphs: Vec<Captured>,
+    used: u64,
+}
+
+/// A graph and what it was made for.
+struct Captured {
+    columns: usize,
+    /// Of the cache, layer by layer.
+    keys: Vec<(u64, u64)>,
+    rows: usize,
+    graph: Launch,
+    used: u64,
+}
+
+struct Launch(CudaGraph);
+
+// SAFETY: a graph is launched by one thread at a time, behind the mutex of `Express`; the driver does not bind it to a thread.
+unsafe impl Send for Launch {}
+
+/// A pass: what the card is told of it.
+pub(super) struct Step<'a> {
+    /// Position of each new column.
+    positions: &'a [u32],
+    /// The new columns that each of them sees, as bits.
+    sees: Vec<u32>,
+    len: usize,
+    /// Addresses of keys and values, layer by layer.
+    keys: Vec<(u64, u64)>,
+    rows: usize,
+}
+
+impl Express {
+    /// For the layers of a decoder, where kernels are made for them.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(super) fn new(cfg: &DecoderConfig, layers: &[Layer], rope: &Rope, embedding: &Tensor) -> Result<Option<Self>> {
+        let (candle_core::Device::Cuda(dev), dtype) = (embedding.device(), embedding.dtype()) else { return Ok(None) };
+        let (qkv, inner) = ((cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim, cfg.heads * cfg.head_dim);
+        let whole = [cfg.width, inner, cfg.mlp_width].iter().all(|n| n.is_multiple_of(32));
+        let Some(layers) = layers.iter().map(|l| layer(l, dtype)).collect::<Result<Option<Vec<_>>>>()? else {
+            return Ok(None);
+        };
+        if half_name(dtype).is_none() || !whole || ![64, 128].contains(&cfg.head_dim) {
+            return Ok(None);
+        }
+        let (cos, sin) = rope.tables();
+        let root = 1.0 / (cfg.head_dim as f64).sqrt();
+        let held = Held {
+            x: dev.alloc_zeros(FEW * cfg.width)?,
+            qkv: dev.alloc_zeros(FEW * qkv)?,
+            mixed: dev.alloc_zeros(FEW * inner)?,
+            inner: dev.alloc_zeros(FEW * cfg.mlp_width)?,
+            state: dev.alloc_zeros(1 + 2 * FEW)?,
+            tickets: dev.alloc_zeros(cfg.kv_heads)?,
+            parts: dev.alloc_zeros(1)?,
+            graphs: Vec::new(),
+            used: 0,
+        };
+        Ok(Some(Self {
+            layers,
+            sizes: Sizes {
+                width: cfg.width,
+                mlp: cfg.mlp_width,
+                heads: cfg.heads,
+                kv: cfg.kv_heads,
+                dim: cfg.head_dim,
+                eps: cfg.norm_eps as f32,
+                residual: cfg.multipliers.residual as f32,
+                scale: cfg.multipliers.attention.unwrap_or(root) as f32,
+                positions: cfg.max_positions,
+                window: cfg.window,
+            },
+            rope: (address(cos)?, address(sin)?),
+            dtype,
+            held: Mutex::new(held),
+        }))
+    }
+
+    /// What leaves the last layer, `[1, n, width]`, for what enters the first; `None` where this pass is not one for it: many
+    /// columns, a cache whose policy watches attention or of another type, a window that hides something, a tree that does not
+    /// see all that came before it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(super) fn pass(&self, x: &Tensor, positions: &[u32], cache: &mut KvCache) -> Result<Option<Tensor>> {
+        let (n, len) = (positions.len(), cache.len());
+        let fits = n <= FEW
+            && x.dtype() == self.dtype
+            && positions.iter().all(|p| (*p as usize) < self.sizes.positions)
+            && self.sizes.window.is_none_or(|w| cache.is_contiguous() && len + n <= w);
+        let Some(sees) = cache.fresh_seen(n).filter(|_| fits) else { return Ok(None) };
+        let mut keys = Vec::with_capacity(self.layers.len());
+        let mut rows = 0;
+        for layer in cache.layers_mut() {
+            let (k, v) = layer.buffers();
+            if layer.watch() != Watch::default() || k.dtype() != self.dtype || v.dtype() != self.dtype {
+                return Ok(None);
+            }
+            keys.push((address(k)?, address(v)?));
+            rows = layer.rows();
+        }
+        let step = Step { positions, sees, len, keys, rows };
+        x.contiguous()?.apply_op1_no_bwd(&Pass { express: self, step: &step }).map(Some)
+    }
+
+    /// Queues all layers over what lies in `held`.
+    fn enqueue(&self, held: &Held, step: &Step<'_>, kernels: &Kernels, stream: &CudaStream) -> Result<()> {
+        let Sizes { width, mlp, heads, kv, dim, residual, .. } = self.sizes;
+        let n = step.positions.len();
+        let [x, qkv, mixed, inner] = [&held.x, &held.qkv, &held.mixed, &held.inner].map(|s| at(s, stream));
+        for (layer, (keys, values)) in self.layers.iter().zip(&step.keys) {
+            let read = Product { x, gain: layer.attention_gain, add: 0, y: qkv, width, scale: 1.0 };
+            self.linear(kernels, Kind::Plain, layer.qkv, read, n)?;
+            let mut call = kernels.attend.call();
+            let (state, parts, tickets) = (at(&held.state, stream), at(&held.parts, stream), at(&held.tickets, stream));
+            let (h, k, count, capacity) = (heads as i32, kv as i32, n as i32, step.rows as i32);
+            call.arg(&qkv).arg(&self.rope.0).arg(&self.rope.1).arg(keys).arg(values).arg(&state).arg(&parts);
+            call.arg(&tickets).arg(&mixed).arg(&h).arg(&k).arg(&count).arg(&capacity).arg(&self.sizes.scale);
+            // SAFETY: the kernel's own arguments; keys and values are [kv, rows, dim], `parts` was made for this grid.
+            unsafe { call.launch(blocks([step.rows.div_ceil(CHUNK), kv], [128, 1], 0)) }.w()?;
+            let back = Product { x: mixed, gain: 0, add: x, y: x, width: heads * dim, scale: residual };
+            self.linear(kernels, Kind::Plain, layer.out, back, n)?;
+            let up = Product { x, gain: layer.mlp_gain, add: 0, y: inner, width, scale: 1.0 };
+            self.linear(kernels, Kind::Gated, layer.up, up, n)?;
+            let down = Product { x: inner, gain: 0, add: x, y: x, width: mlp, scale: residual };
+            self.linear(kernels, Kind::Plain, layer.down, down, n)?;
+        }
+        Ok(())
+    }
+
+    fn linear(&self, kernels: &Kernels, kind: Kind, map: MapAt, product: Product, n: usize) -> Result<()> {
+        let Product { x, gain, add, y, width, scale } = product;
+        // Outputs of a block.
+        let (kernel, share) = match kind {
+            Kind::Plain => (&kernels.linear, 16),
+            Kind::Gated => (&kernels.gated, 8),
+        };
+        let (inputs, outputs, count) = (width as i32, map.outputs as i32, n as i32);
+        let mut call = kernel.call();
+        call.arg(&x).arg(&gain).arg(&map.weight).arg(&map.bias).arg(&add).arg(&y);
+        call.arg(&inputs).arg(&outputs).arg(&count).arg(&self.sizes.eps).arg(&scale);
+        // SAFETY: the kernel's own arguments; addresses are of this decoder's weights and of `held`, as large as `FEW` rows.
+        unsafe { call.launch(blocks([map.outputs.div_ceil(share), 1], [256, 1], 0)) }.w()?;
+        Ok(())
+    }
+
+    fn run(&self, x: u64, step: &Step<'_>, dev: &CudaDevice) -> Result<u64> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = &mut *held;
+        let (n, stream) = (step.positions.len(), dev.cuda_stream());
+        let bytes = n * self.sizes.width * self.dtype.size_in_bytes();
+        let inside = at(&held.x, &stream);
+        // SAFETY: both have `n` rows.
+        unsafe { result::memcpy_dtod_async(inside, x, bytes, stream.cu_stream()) }.w()?;
+        let mut state = vec![0u32; 1 + 2 * FEW];
+        let len = [step.len as u32];
+        let told = [(0, len.as_slice()), (1, step.positions), (1 + FEW, &step.sees)];
+        for (from, values) in told {
+            state.iter_mut().skip(from).zip(values).for_each(|(to, v)| *to = *v);
+        }
+        stream.memcpy_htod(&state, &mut held.state).w()?;
+        held.used += 1;
+        let known = held.graphs.iter_mut().find(|g| g.columns == n && g.rows == step.rows && g.keys == step.keys);
+        if let Some(known) = known {
+            known.used = held.used;
+            known.graph.0.launch().w()?;
+            return Ok(inside);
+        }
+        let Sizes { heads, dim, .. } = self.sizes;
+        let parts = heads * n * step.rows.div_ceil(CHUNK) * (dim + 2);
+        if held.parts.len() < parts {
+            // Graphs know the old place.
+            held.graphs.clear();
+            held.parts = dev.alloc_zeros(parts)?;
+        }
+        let kernels = Kernels::new(self.dtype, n, dim, dev)?;
+        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w()?;
+        let queued = self.enqueue(held, step, &kernels, &stream);
+        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = stream.end_capture(flags).w();
+        queued?;
+        let Some(graph) = graph? else { bail!("the driver gave no graph of a step") };
+        graph.launch().w()?;
+        if held.graphs.len() >= GRAPHS
+            && let Some(oldest) = held.graphs.iter().enumerate().min_by_key(|(_, g)| g.used).map(|(i, _)| i)
+        {
+            held.graphs.swap_remove(oldest);
+        }
+        let (keys, rows, used) = (step.keys.clone(), step.rows, held.used);
+        held.graphs.push(Captured { columns: n, keys, rows, graph: Launch(graph), used });
+        Ok(inside)
+    }
+}
+
+/// Of one layer, where kernels are made for it.
+fn layer(layer: &Layer, dtype: DType) -> Result<Option<LayerAt>> {
+    let Some(parts) = layer.parts() else { return Ok(None) };
+    let same = |t: &Tensor| t.dtype() == dtype;
+    let map = |(weight, bias): (&Tensor, Option<&Tensor>), gated: bool| -> Result<Option<MapAt>> {
+        if !same(weight) || !bias.is_none_or(same) {
+            return Ok(None);
+        }
+        let outputs = weight.dim(0)? / if gated { 2 } else { 1 };
+        Ok(Some(MapAt { weight: address(weight)?, bias: bias.map_or(Ok(0), address)?, outputs }))
+    };
+    let maps = (map(parts.qkv, false)?, map(parts.out, false)?, map(parts.up, true)?, map(parts.down, false)?);
+    let (Some(qkv), Some(out), Some(up), Some(down)) = maps else { return Ok(None) };
+    if !same(parts.attention_gain) || !same(parts.mlp_gain) {
+        return Ok(None);
+    }
+    let (attention_gain, mlp_gain) = (address(parts.attention_gain)?, address(parts.mlp_gain)?);
+    Ok(Some(LayerAt { attention_gain, qkv, out, mlp_gain, up, down }))
+}
+
+/// What a map does with its outputs.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Plain,
+    /// The first half gates the second.
+    Gated,
+}
+
+/// `y = add + scale * (norm(x) W + b)`, as addresses; 0 for none.
+#[derive(Clone, Copy)]
+struct Product {
+    x: u64,
+    gain: u64,
+    add: u64,
+    y: u64,
+    width: usize,
+    scale: f32,
+}
+
+/// The kernels of a pass.
+struct Kernels {
+    linear: Kernel,
+    gated: Kernel,
+    attend: Kernel,
+}
+
+impl Kernels {
+    fn new(dtype: DType, n: usize, dim: usize, dev: &CudaDevice) -> Result<Self> {
+        let Some(name) = half_name(dtype) else { bail!("a step on a card computes in f16 or bf16, not {dtype:?}") };
+        let kernel = |text: String| Module::Decode.kernel(&text, dev);
+        Ok(Self {
+            linear: kernel(format!("linear_{name}_{}", tiles(n)))?,
+            gated: kernel(format!("gated_{name}_{}", tiles(n)))?,
+            attend: kernel(format!("attend_{name}_{dim}"))?,
+        })
+    }
+}
+
+struct Pass<'a> {
+    express: &'a Express,
+    step: &'a Step<'a>,
+}
+
+impl Pass<'_> {
+    fn go<T: CudaDType + DeviceRepr>(&self, storage: &CudaStorage, layout: &Layout) -> Result<CudaStorage> {
+        let (dev, stream) = (&storage.device, storage.device.cuda_stream());
+        let count = layout.shape().elem_count();
+        let start = storage.as_cuda_slice::<T>()?.slice(layout.start_offset()..);
+        let inside = self.express.run(start.device_ptr(&stream).0, self.step, dev)?;
+        // SAFETY: filled by the copy below.
+        let y = unsafe { dev.alloc::<T>(count)? };
+        // SAFETY: the memory of `x` has as many rows.
+        unsafe {
+            result::memcpy_dtod_async(y.device_ptr(&stream).0, inside, count * size_of::<T>(), stream.cu_stream())
+        }
+        .w()?;
+        Ok(CudaStorage::wrap_cuda_slice(y, dev.clone()))
+    }
+}
+
+impl CustomOp1 for Pass<'_> {
+    fn name(&self) -> &'static str {
+        "decoder-layers"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("{} is a graph of cards", self.name())
+    }
+
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let y = match storage.dtype() {
+            DType::F16 => self.go::<f16>(storage, layout)?,
+            DType::BF16 => self.go::<bf16>(storage, layout)?,
+            other => bail!("a step on a card computes in f16 or bf16, not {other:?}"),
+        };
+        Ok((y, layout.shape().clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Commit, Decoder, HfDecoderConfig, Mode};
+    use super::*;
+    use candle_core::Device;
+    use candle_nn::{VarBuilder, VarMap};
+
+    fn config(kv_heads: usize, bias: bool) -> DecoderConfig {
+        let hf = serde_json::json!({
+            "model_type": if bias { "qwen2" } else { "llama" }, "vocab_size": 320, "hidden_size": 256,
+            "intermediate_size": 736, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": kv_heads,
+            "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "tie_word_embeddings": false,
+            "hidden_act": "silu",
+        });
+        DecoderConfig::from_hf(&serde_json::from_value::<HfDecoderConfig>(hf).unwrap(), "").unwrap()
+    }
+
+    /// The same noise in bf16 on the card and, widened again, in f32 on the processor.
+    fn decoders(cfg: &DecoderConfig, card: &Device) -> [Decoder; 2] {
+        let map = VarMap::new();
+        Decoder::new(cfg, VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu), Mode::Infer).unwrap();
+        let held = map.data().lock().unwrap();
+        let half = |d: &Device| {
+            // Larger than new weights are, so that attention has something to choose.
+            let spread = |t: &Tensor| if t.rank() == 2 { (t * 3.0).unwrap() } else { t.clone() };
+            let tensor = |t: &Tensor| spread(t).to_dtype(DType::BF16).unwrap().to_device(d).unwrap();
+            held.iter().map(|(name, v)| (name.clone(), tensor(v.as_tensor()))).collect()
+        };
+        let (there, here) = (half(card), half(&Device::Cpu));
+        [
+            Decoder::new(cfg, VarBuilder::from_tensors(there, DType::BF16, card), Mode::Infer).unwrap(),
+            Decoder::new(cfg, VarBuilder::from_tensors(here, DType::F32, &Device::Cpu), Mode::Infer).unwrap(),
+        ]
+    }
+
+    fn logits(decoder: &Decoder, ids: &[u32], parents: Option<&[Option<usize>]>, cache: &mut KvCache) -> Vec<Vec<f32>> {
+        let x = decoder.embed(&Tensor::new(ids, decoder.device()).unwrap().unsqueeze(0).unwrap()).unwrap();
+        let hidden = match parents {
+            Some(parents) => decoder.forward_tree(&x, parents, cache).unwrap(),
+            None => decoder.forward(&x, Some(cache)).unwrap(),
+        };
+        decoder.logits(&hidden).unwrap().squeeze(0).unwrap().to_dtype(DType::F32).unwrap().to_vec2().unwrap()
+    }
+
+    fn ids(n: usize, seed: usize) -> Vec<u32> {
+        (0..n).map(|i| ((i * 97 + seed * 31 + 7) % 320) as u32).collect()
+    }
+
+    /// Root of the mean square of the difference, relative to that of `b`.
+    fn off(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+        let square = |x: f32| f64::from(x) * f64::from(x);
+        let pairs = a.iter().flatten().zip(b.iter().flatten());
+        let (apart, whole) = pairs.fold((0.0, 0.0), |(d, w), (a, b)| (d + square(a - b), w + square(*b)));
+        (apart / whole).sqrt()
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA card"]
+    fn a_graph_gives_what_the_processor_gives_and_the_same_bits_for_one_token_as_for_many() {
+        let card = Device::new_cuda(0).unwrap();
+        for (kv_heads, bias) in [(4, false), (2, false), (1, true)] {
+            let cfg = config(kv_heads, bias);
+            let [ours, theirs] = decoders(&cfg, &card);
+            assert!(ours.express().is_some());
+            let cache = |d: &Decoder| KvCache::new(&cfg, 1500, d.dtype(), d.device()).unwrap();
+            let (mut a, mut b, mut one) = (cache(&ours), cache(&theirs), cache(&ours));
+            // Prompts of many tokens are matrix products; across their end a cache grows.
+            for (round, n) in [200, 1, 5, 8, 9, 32, 33, 40, 1, 17, 3, 700, 2, 1].into_iter().enumerate() {
+                let ids = ids(n, round);
+                let (got, expected) = (logits(&ours, &ids, None, &mut a), logits(&theirs, &ids, None, &mut b));
+                let apart = off(&got, &expected);
+                assert!(apart < 0.03, "{kv_heads} key heads, round {round} of {n}: {apart}");
+                if n > FEW {
+                    logits(&ours, &ids, None, &mut one);
+                } else {
+                    let single: Vec<_> = ids.iter().flat_map(|id| logits(&ours, &[*id], None, &mut one)).collect();
+                    assert!(single == got, "{kv_heads} key heads, round {round}: bits of {n} tokens and of one");
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA card"]
+    fn a_tree_sees_its_ancestors_and_a_path_is_kept() {
+        let card = Device::new_cuda(0).unwrap();
+        let cfg = config(2, false);
+        let [ours, theirs] = decoders(&cfg, &card);
+        let cache = |d: &Decoder| KvCache::new(&cfg, 400, d.dtype(), d.device()).unwrap();
+        let (mut a, mut b) = (cache(&ours), cache(&theirs));
+        let parents = [None, Some(0), Some(0), Some(1), Some(2), Some(2), None];
+        for round in 0..6 {
+            let text = ids(60, round);
+            logits(&ours, &text, None, &mut a);
+            logits(&theirs, &text, None, &mut b);
+            let drafted = ids(parents.len(), 50 + round);
+            (a.begin().unwrap(), b.begin().unwrap());
+            let got = logits(&ours, &drafted, Some(&parents), &mut a);
+            let expected = logits(&theirs, &drafted, Some(&parents), &mut b);
+            assert!(off(&got, &expected) < 0.03, "round {round}: {}", off(&got, &expected));
+            a.commit(Commit::Path(&[0, 2, 5])).unwrap();
+            b.commit(Commit::Path(&[0, 2, 5])).unwrap();
+            let (got, expected) = (logits(&ours, &[7], None, &mut a), logits(&theirs, &[7], None, &mut b));
+            assert!(off(&got, &expected) < 0.03, "round {round}, behind the path: {}", off(&got, &expected));
+        }
+    }
+}

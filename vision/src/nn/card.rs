@@ -1,0 +1,217 @@
+//! Our own kernels on NVIDIA cards: where they are found, softmax in half types, and products of a few rows.
+
+use candle_core::{
+    CpuStorage, CudaDevice, CudaStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail,
+    cuda_backend::{
+        CudaDType, WrapErr as _,
+        cudarc::driver::{
+            CudaFunction, CudaStream, CudaView, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg as _,
+        },
+    },
+};
+use half::{bf16, f16};
+use std::sync::Arc;
+
+/// The kernels of `src/kernels`, compiled by the build script.
+#[allow(unreachable_pub, reason = "cudaforge writes the file")]
+mod ptx {
+    include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
+}
+
+/// A file of kernels.
+#[derive(Clone, Copy, Debug)]
+pub enum Module {
+    /// A decoder's step.
+    Decode,
+    /// Softmax of half types.
+    Softmax,
+    /// Choosing and skipping tokens.
+    Tosa,
+}
+
+impl Module {
+    /// One of its kernels.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn kernel(self, name: &str, dev: &CudaDevice) -> Result<Kernel> {
+        let (module, ptx) = match self {
+            Self::Decode => ("spotter-decode", ptx::DECODE),
+            Self::Softmax => ("spotter-softmax", ptx::SOFTMAX),
+            Self::Tosa => ("spotter-tosa", ptx::TOSA),
+        };
+        let function = dev.get_or_load_custom_func(name, module, ptx)?.into_cuda_function();
+        Ok(Kernel { function, stream: dev.cuda_stream() })
+    }
+}
+
+/// A kernel and the queue it is put into.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    function: CudaFunction,
+    stream: Arc<CudaStream>,
+}
+
+impl Kernel {
+    /// A launch, to be given its arguments in their order.
+    pub fn call(&self) -> LaunchArgs<'_> {
+        self.stream.launch_builder(&self.function)
+    }
+}
+
+/// Blocks of threads, `[x, y]` each, and bytes of shared memory.
+pub fn blocks(grid: [usize; 2], threads: [u32; 2], shared: usize) -> LaunchConfig {
+    LaunchConfig {
+        grid_dim: (grid[0] as u32, grid[1] as u32, 1),
+        block_dim: (threads[0], threads[1], 1),
+        shared_mem_bytes: shared as u32,
+    }
+}
+
+/// The numbers of a contiguous tensor.
+///
+/// # Errors
+/// Another type, or a tensor that is not contiguous.
+pub(crate) fn numbers<'a, T: CudaDType>(storage: &'a CudaStorage, layout: &Layout) -> Result<CudaView<'a, T>> {
+    let Some((from, to)) = layout.contiguous_offsets() else { bail!("a kernel expects a contiguous tensor") };
+    Ok(storage.as_cuda_slice::<T>()?.slice(from..to))
+}
+
+/// Softmax over the last dimension of f16 or bf16, added up in f32. It drops gradients.
+pub(super) struct HalfSoftmax;
+
+impl HalfSoftmax {
+    fn run<T: CudaDType + DeviceRepr>(kernel: &str, storage: &CudaStorage, layout: &Layout) -> Result<CudaStorage> {
+        let n = layout.dims().last().copied().unwrap_or(1).max(1);
+        let (dev, x) = (&storage.device, numbers::<T>(storage, layout)?);
+        let rows = layout.shape().elem_count() / n;
+        // SAFETY: every number is written by the kernel below.
+        let y = unsafe { dev.alloc::<T>(rows * n)? };
+        let function = Module::Softmax.kernel(kernel, dev)?;
+        let (count, width) = (rows as i64, n as i32);
+        let mut call = function.call();
+        call.arg(&x).arg(&y).arg(&count).arg(&width);
+        // SAFETY: the kernel's own arguments; `x` and `y` have `rows * n` numbers.
+        unsafe { call.launch(blocks([rows.div_ceil(8), 1], [32, 8], 0)) }.w()?;
+        Ok(CudaStorage::wrap_cuda_slice(y, dev.clone()))
+    }
+}
+
+impl CustomOp1 for HalfSoftmax {
+    fn name(&self) -> &'static str {
+        "half-softmax"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("half-softmax is a kernel of cards")
+    }
+
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        use candle_core::backend::BackendStorage as _;
+        let y = match storage.dtype() {
+            DType::F16 => Self::run::<f16>("softmax_f16", storage, layout)?,
+            DType::BF16 => Self::run::<bf16>("softmax_bf16", storage, layout)?,
+            other => bail!("half-softmax: f16 or bf16 expected, not {other:?}"),
+        };
+        Ok((y, layout.shape().clone()))
+    }
+}
+
+/// The most rows that [`few_rows`] multiplies.
+pub const FEW: usize = 32;
+
+/// Name of a half type in the names of kernels.
+pub fn half_name(dtype: DType) -> Option<&'static str> {
+    match dtype {
+        DType::F16 => Some("f16"),
+        DType::BF16 => Some("bf16"),
+        _ => None,
+    }
+}
+
+/// How many times eight rows a kernel is made for that takes `rows`.
+pub fn tiles(rows: usize) -> usize {
+    rows.div_ceil(8).next_power_of_two()
+}
+
+/// `x [rows, in]` times `weight [out, in]` transposed, plus a bias, `[rows, out]`, in half types on a card; each number is
+/// summed in the same order however many rows there are. `None` where a matrix product serves better, or where a gradient
+/// has to pass.
+///
+/// # Errors
+/// Those of the device.
+pub fn few_rows(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Tensor>> {
+    let (rows, width) = x.dims2()?;
+    let fits = x.device().is_cuda()
+        && half_name(x.dtype()).is_some()
+        && weight.dtype() == x.dtype()
+        && weight.is_contiguous()
+        && x.is_contiguous()
+        && (1..=FEW).contains(&rows)
+        && width.is_multiple_of(32)
+        && bias.is_none_or(|b| b.dtype() == x.dtype() && b.is_contiguous())
+        && !(x.track_op() || weight.track_op());
+    if fits { x.apply_op2_no_bwd(weight, &FewRows { bias }).map(Some) } else { Ok(None) }
+}
+
+struct FewRows<'a> {
+    bias: Option<&'a Tensor>,
+}
+
+impl FewRows<'_> {
+    fn run<T: CudaDType + DeviceRepr>(
+        &self,
+        (x, lx): (&CudaStorage, &Layout),
+        (w, lw): (&CudaStorage, &Layout),
+        name: &str,
+    ) -> Result<CudaStorage> {
+        let ((rows, width), (out, same)) = (lx.shape().dims2()?, lw.shape().dims2()?);
+        if width != same {
+            bail!("few-rows: {rows} x {width} times {out} x {same}");
+        }
+        let dev = &x.device;
+        let (x, w) = (numbers::<T>(x, lx)?, numbers::<T>(w, lw)?);
+        let held = self.bias.map(Tensor::storage_and_layout);
+        let bias = match &held {
+            Some((storage, layout)) => {
+                let Storage::Cuda(storage) = &**storage else { bail!("few-rows: the bias is not on the card") };
+                Some(numbers::<T>(storage, layout)?)
+            }
+            None => None,
+        };
+        // SAFETY: every number is written by the kernel below.
+        let y = unsafe { dev.alloc::<T>(rows * out)? };
+        let kernel = Module::Decode.kernel(&format!("linear_{name}_{}", tiles(rows)), dev)?;
+        let (none, inputs, outputs, n, eps, scale) = (0u64, width as i32, out as i32, rows as i32, 0f32, 1f32);
+        let mut call = kernel.call();
+        call.arg(&x).arg(&none).arg(&w);
+        match &bias {
+            Some(bias) => call.arg(bias),
+            None => call.arg(&none),
+        };
+        call.arg(&none).arg(&y).arg(&inputs).arg(&outputs).arg(&n).arg(&eps).arg(&scale);
+        // SAFETY: the kernel's own arguments; `x [rows, width]`, `w [out, width]`, `bias [out]`, `y [rows, out]`.
+        unsafe { call.launch(blocks([out.div_ceil(16), 1], [256, 1], 0)) }.w()?;
+        Ok(CudaStorage::wrap_cuda_slice(y, dev.clone()))
+    }
+}
+
+impl CustomOp2 for FewRows<'_> {
+    fn name(&self) -> &'static str {
+        "few-rows"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("these few-rows are a kernel of cards")
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
+        use candle_core::backend::BackendStorage as _;
+        let y = match x.dtype() {
+            DType::F16 => self.run::<f16>((x, lx), (w, lw), "f16")?,
+            DType::BF16 => self.run::<bf16>((x, lx), (w, lw), "bf16")?,
+            other => bail!("few-rows: f16 or bf16 expected, not {other:?}"),
+        };
+        Ok((y, Shape::from((lx.shape().dims2()?.0, lw.shape().dims2()?.0))))
+    }
+}
