@@ -150,7 +150,7 @@ pub(crate) fn load_coach(choice: &CoachChoice) -> anyhow::Result<LoadedCoach> {
         set_tosa_ratio(&mut model, ratio, &folder)?;
     }
     if let Some(DrafterKind::Model(path)) = &choice.speculation.drafter {
-        let drafter = load_drafter(Path::new(path), &model.tokenizer, &device);
+        let drafter = load_drafter(Path::new(path), &model, &device);
         model.drafter = Some(drafter.with_context(|| format!("drafter {path}"))?);
     }
     let side = model.picture_side;

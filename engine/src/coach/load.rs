@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     device::Choice,
-    model::{Decoder, LanguageModel, Plan},
+    model::{DraftModel, LanguageModel, Plan},
     speculate::{DrafterKind, language::VocabularyMismatch, same_vocabulary},
     weights::WeightsError,
 };
@@ -18,7 +18,6 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
 };
-use tokenizers::Tokenizer;
 
 /// A model folder that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +35,19 @@ pub enum LoadError {
         path: PathBuf,
         /// The first difference.
         source: VocabularyMismatch,
+    },
+    /// A drafter whose adapter is for another target.
+    #[error(
+        "{path}: adapter.linear_1.weight reads visual tokens of {found} numbers, the coach's have {expected}: it was \
+         trained for another coach; `spotter train drafter --adapter N --target COACH` makes one"
+    )]
+    Adapter {
+        /// The drafter.
+        path: PathBuf,
+        /// Width of the coach's visual tokens.
+        expected: usize,
+        /// Width that the adapter reads.
+        found: usize,
     },
 }
 
@@ -56,7 +68,7 @@ pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
 pub fn load_for(folder: &Path, device: &Device, context: Option<usize>) -> Result<StreamModel, LoadError> {
     let mut model = without_drafter(folder, device, context)?;
     if let DrafterKind::Model(path) = &model.manifest.speculation.drafter {
-        model.drafter = Some(load_drafter(&folder.join(path), &model.tokenizer, device)?);
+        model.drafter = Some(load_drafter(&folder.join(path), &model, device)?);
     }
     Ok(model)
 }
@@ -119,13 +131,18 @@ fn without_drafter(folder: &Path, device: &Device, context: Option<usize>) -> Re
     })
 }
 
-/// Loads a language model (a GGUF file or a folder) that drafts for a target with this tokenizer.
+/// Loads a language model (a GGUF file or a folder) that drafts for a coach.
 ///
 /// # Errors
-/// A model that can't be used, or one with other tokens.
-pub fn load_drafter(path: &Path, target: &Tokenizer, device: &Device) -> Result<Decoder, LoadError> {
+/// A model that can't be used, one with other tokens, or one that sees with an adapter for another coach.
+pub fn load_drafter(path: &Path, target: &StreamModel, device: &Device) -> Result<DraftModel, LoadError> {
     let drafter = LanguageModel::open(path, DType::F32, device)?;
-    same_vocabulary(&target.get_vocab(true), &drafter.tokenizer.vocabulary())
+    same_vocabulary(&target.tokenizer.get_vocab(true), &drafter.tokenizer.vocabulary())
         .map_err(|source| LoadError::Drafter { path: path.to_owned(), source })?;
-    Ok(drafter.into_drafter()?)
+    let drafter = drafter.into_drafter()?;
+    let expected = target.decoder.config().width;
+    match drafter.adapter.as_ref().map(|adapter| adapter.config().from).filter(|from| *from != expected) {
+        Some(found) => Err(LoadError::Adapter { path: path.to_owned(), expected, found }),
+        None => Ok(drafter),
+    }
 }

@@ -48,7 +48,7 @@ impl CoachSession {
         let taken = (silent + 1).min(run.len());
         self.cache.commit(Commit::First(taken * tokens))?;
         if let Some(speculator) = &mut self.speculator {
-            (0..taken).try_for_each(|_| speculator.see(tokens))?;
+            run.iter().take(taken).try_for_each(|(_, seen)| speculator.see(seen))?;
         }
         let frames = run.iter().zip(margins).take(taken);
         frames.map(|((t, _), margin)| self.decide(margin, *t, view, emit)).collect()

@@ -14,7 +14,7 @@ use super::{
     manifest::Manifest,
 };
 use crate::{
-    model::{Commit, Decoder, KvCache},
+    model::{Commit, Decoder, DraftModel, KvCache},
     sampler::{self, Sampling},
     speculate::{
         Ask, Clock, Drafter, DrafterKind, ModelDrafter, Ngram, SpeculationOptions, Speculator, Stats,
@@ -46,7 +46,7 @@ pub struct StreamModel {
     /// Side of the square picture that its tower sees, in pixels.
     pub picture_side: usize,
     /// A small language model with the same tokens, which may draft for it.
-    pub drafter: Option<Decoder>,
+    pub drafter: Option<DraftModel>,
 }
 
 /// How an utterance is drafted: what the manifest says, and what the user says instead.
@@ -70,7 +70,7 @@ fn speculator(model: &mut StreamModel, options: &CoachOptions) -> Result<Option<
         DrafterKind::Lookup => Box::new(Ngram::lookup(vocab)),
         DrafterKind::Ngram => Box::new(Ngram::counts(vocab)),
         DrafterKind::Model(path) => match model.drafter.take() {
-            Some(decoder) => Box::new(ModelDrafter::new(decoder, vocab, speculation.picture)?),
+            Some(drafter) => Box::new(ModelDrafter::new(drafter, vocab, speculation.picture)?),
             None => bail!("the drafter {path} was not loaded"),
         },
     };
@@ -299,7 +299,7 @@ impl CoachSession {
     /// Appends the visual tokens of a frame `[1, k, d]`.
     fn append_picture(&mut self, x: Tensor) -> Result<Tensor> {
         if let Some(speculator) = &mut self.speculator {
-            speculator.see(x.dim(1)?)?;
+            speculator.see(&x)?;
         }
         self.append(x)
     }

@@ -1,6 +1,7 @@
 //! A language model by itself: what a drafter is, and what cache and speculation are measured on.
 
 use super::{
+    adapter::Adapter,
     config::{DecoderConfig, HfDecoderConfig},
     decoder::Decoder,
     layers::Mode,
@@ -38,6 +39,22 @@ pub struct LanguageModel {
     pub template: Option<ChatTemplate>,
     /// The tokens that it drafts, where not all: the tensor `draft_head.ids` of a folder.
     pub drafted: Option<Vec<u32>>,
+    /// What it sees where it drafts for a model that sees, if it does.
+    pub adapter: Option<Adapter>,
+}
+
+/// What drafts: a decoder, whose head tells of the tokens that it drafts, and what it sees with.
+pub struct DraftModel {
+    /// The decoder.
+    pub decoder: Decoder,
+    /// From the target's visual tokens to its own, where it sees.
+    pub adapter: Option<Adapter>,
+}
+
+impl From<Decoder> for DraftModel {
+    fn from(decoder: Decoder) -> Self {
+        Self { decoder, adapter: None }
+    }
 }
 
 /// Name of the tensor that lists the tokens of a drafter's head, u32 `[n]`.
@@ -69,19 +86,19 @@ impl LanguageModel {
         let source = file.text("tokenizer.chat_template").ok();
         let broken = |e: TemplateError| file.error(format!("tokenizer.chat_template: {e}"));
         let template = source.map(|s| ChatTemplate::new(s, NO_IMAGE)).transpose().map_err(broken)?;
-        Ok(Self { decoder, tokenizer, template, drafted: None })
+        Ok(Self { decoder, tokenizer, template, drafted: None, adapter: None })
     }
 
-    /// Its decoder as a drafter: the head tells of the tokens that it drafts.
+    /// As a drafter: the head tells of the tokens that it drafts.
     ///
     /// # Errors
     /// A list of tokens that it does not have.
-    pub fn into_drafter(self) -> Result<Decoder, WeightsError> {
-        let Self { mut decoder, drafted, .. } = self;
+    pub fn into_drafter(self) -> Result<DraftModel, WeightsError> {
+        let Self { mut decoder, drafted, adapter, .. } = self;
         if let Some(ids) = &drafted {
             decoder.trim_head(ids)?;
         }
-        Ok(decoder)
+        Ok(DraftModel { decoder, adapter })
     }
 
     /// Ids of a prompt that asks for an answer to `text`; of the text alone where it was not trained to answer.
@@ -120,6 +137,7 @@ impl LanguageModel {
             }
             false => None,
         };
-        Ok(Self { decoder, tokenizer, template, drafted })
+        let adapter = Adapter::load(&checkpoint, config.width, dtype, device)?;
+        Ok(Self { decoder, tokenizer, template, drafted, adapter })
     }
 }

@@ -1,5 +1,6 @@
 //! Language models: decoders of the Llama, Qwen2, Mistral and HyperCLOVA X kind, and LLaVA around them.
 
+pub mod adapter;
 pub mod attention;
 pub mod batch;
 pub mod cache;
@@ -23,11 +24,12 @@ pub mod projector;
 pub mod seed;
 pub mod tiling;
 
+pub use adapter::{Adapter, AdapterConfig};
 pub use batch::BatchCache;
 pub use cache::{CacheOptions, Commit, KvCache, Policy};
 pub use config::{ConfigError, DecoderConfig, DecoderKind, HfDecoderConfig};
 pub use decoder::Decoder;
-pub use language::LanguageModel;
+pub use language::{DraftModel, LanguageModel};
 pub use layers::Mode;
 pub use llava::{Llava, LlavaEncoder};
 pub use plan::Plan;

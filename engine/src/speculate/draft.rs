@@ -1,6 +1,6 @@
 //! What proposes tokens.
 
-use candle_core::Result;
+use candle_core::{Result, Tensor};
 
 /// A drafted token whose children are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Branch {
 /// be added.
 pub type Logits = Vec<f32>;
 
-/// Proposes tokens for a text. It never sees a picture (specs: speculative, section 2).
+/// Proposes tokens for a text (specs: speculative, section 2).
 ///
 /// A session tells it the text ([`Self::read`]); an utterance is opened, may have rounds, and is closed; a round asks
 /// for the root's law, then for that of branches level by level, and ends with [`Self::settle`].
@@ -44,8 +44,8 @@ pub trait Drafter: Send {
     /// Text that is there from now on. Costs nothing before the next round.
     fn read(&mut self, ids: &[u32]) -> Result<()>;
 
-    /// A picture of so many visual tokens has come. Costs nothing before the next round.
-    fn see(&mut self, _tokens: usize) -> Result<()> {
+    /// A picture has come, the target's visual tokens `[1, k, width]`. Costs nothing before the next round.
+    fn see(&mut self, _picture: &Tensor) -> Result<()> {
         Ok(())
     }
 
@@ -69,53 +69,59 @@ pub trait Drafter: Send {
     fn clear(&mut self) -> Result<()>;
 }
 
-/// A text with a place to which it may go back.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Text {
-    ids: Vec<u32>,
+/// A text with a place to which it may go back: tokens, or whatever else is read in order.
+#[derive(Clone, Debug)]
+pub(crate) struct Text<T = u32> {
+    items: Vec<T>,
     mark: Option<usize>,
 }
 
-impl Text {
-    pub(crate) fn ids(&self) -> &[u32] {
-        &self.ids
+impl<T> Default for Text<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), mark: None }
+    }
+}
+
+impl<T> Text<T> {
+    pub(crate) fn items(&self) -> &[T] {
+        &self.items
     }
 
-    pub(crate) fn push(&mut self, ids: &[u32]) {
-        self.ids.extend_from_slice(ids);
+    pub(crate) fn push(&mut self, items: impl IntoIterator<Item = T>) {
+        self.items.extend(items);
     }
 
     pub(crate) fn open(&mut self) {
-        self.mark = Some(self.ids.len());
+        self.mark = Some(self.items.len());
     }
 
     /// Length when it was opened; the whole length where it is not.
     pub(crate) fn mark(&self) -> usize {
-        self.mark.unwrap_or(self.ids.len())
+        self.mark.unwrap_or(self.items.len())
     }
 
     /// Drops the oldest `n`.
     pub(crate) fn forget(&mut self, n: usize) {
-        self.ids.drain(..n.min(self.ids.len()));
+        self.items.drain(..n.min(self.items.len()));
         self.mark = self.mark.map(|mark| mark.saturating_sub(n));
     }
 
     /// Length before, when what was read since is forgotten.
     pub(crate) fn close(&mut self, keep: bool) {
         if let (Some(mark), false) = (self.mark.take(), keep) {
-            self.ids.truncate(mark);
+            self.items.truncate(mark);
         }
     }
 
     /// Drops the oldest where there are more than `most`, half of them at a time.
     pub(crate) fn bound(&mut self, most: usize) -> usize {
-        let dropped = if self.ids.len() > most { self.ids.len() - most / 2 } else { 0 };
-        self.ids.drain(..dropped);
+        let dropped = if self.items.len() > most { self.items.len() - most / 2 } else { 0 };
+        self.items.drain(..dropped);
         dropped
     }
 
     pub(crate) fn clear(&mut self) {
-        self.ids.clear();
+        self.items.clear();
         self.mark = None;
     }
 }

@@ -1,13 +1,18 @@
 //! A small language model as drafter for a target that sees (arXiv 2404.08856; specs: speculative, section 2).
 //!
-//! It reads text only. Its positions are those of the text, so two counters are kept: its own and the target's, which
-//! runs ahead by the visual tokens.
+//! It reads text only, or with an adapter a few tokens of the newest pictures before each utterance (section 2.4). Its
+//! positions are those of what it reads, so two counters are kept: its own and the target's, which runs ahead by the visual
+//! tokens.
 
 use super::draft::{Branch, Drafter, Logits, Text};
-use crate::model::{CacheOptions, Commit, Decoder, KvCache, Policy};
-use candle_core::{DType, Result, Tensor};
+use crate::model::{
+    CacheOptions, Commit, Decoder, DraftModel, KvCache, Policy,
+    adapter::{Adapter, AdapterConfig, pool},
+};
+use candle_core::{DType, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use spotter_vision::nn::put_rows;
+use std::collections::{HashMap, VecDeque};
 
 /// What the drafter reads where the target sees a picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +23,16 @@ pub enum Picture {
     Drop,
     /// One token of this id for each picture.
     Placeholder(u32),
+    /// Before each utterance the tokens that its adapter makes of the newest pictures.
+    Adapter,
+}
+
+/// What it reads, in order.
+#[derive(Clone, Debug)]
+enum Item {
+    Token(u32),
+    /// A pooled visual token of the target, `[1, width]`, and its place among those of its moment.
+    Seen(Tensor, u32),
 }
 
 /// Two models whose tokens are not the same.
@@ -59,9 +74,13 @@ const BEHIND: usize = 96;
 /// A language model that drafts.
 pub struct ModelDrafter {
     decoder: Decoder,
+    /// What it sees with, where it does.
+    adapter: Option<Adapter>,
+    /// The newest pictures, as many as the adapter reads.
+    frames: VecDeque<Tensor>,
     cache: KvCache,
-    text: Text,
-    /// Tokens of the text whose keys are in the cache.
+    text: Text<Item>,
+    /// Items of the text whose keys are in the cache.
     fed: usize,
     /// The same when the utterance was opened.
     fed_before: usize,
@@ -78,11 +97,22 @@ pub struct ModelDrafter {
 }
 
 impl ModelDrafter {
-    /// A drafter for a target with `vocab` ids. It remembers what fits its positions, newest first.
+    /// A drafter for a target with `vocab` ids. It remembers what fits its positions, newest first. Where `picture` is not
+    /// given it reads an adapter's tokens if it has one, else text only.
     ///
     /// # Errors
-    /// A model with too few positions.
-    pub fn new(decoder: Decoder, vocab: usize, picture: Picture) -> Result<Self> {
+    /// A model with too few positions, or an adapter that is asked for and not there.
+    pub fn new(model: impl Into<DraftModel>, vocab: usize, picture: impl Into<Option<Picture>>) -> Result<Self> {
+        let DraftModel { decoder, adapter } = model.into();
+        let own = if adapter.is_some() { Picture::Adapter } else { Picture::Drop };
+        let picture = picture.into().unwrap_or(own);
+        let adapter = adapter.filter(|_| picture == Picture::Adapter);
+        if picture == Picture::Adapter && adapter.is_none() {
+            bail!(
+                "speculation.picture = \"adapter\", but the drafter's folder has no tensors adapter.*: train it with \
+                 `spotter train drafter --adapter N`, or leave `picture` out"
+            );
+        }
         let config = decoder.config();
         let scratch = SCRATCH.min(config.max_positions / 4);
         let options = CacheOptions { policy: Policy::Window, budget: None, ..CacheOptions::default() };
@@ -91,6 +121,8 @@ impl ModelDrafter {
         let text = Text::default();
         Ok(Self {
             decoder,
+            adapter,
+            frames: VecDeque::new(),
             cache,
             text,
             fed: 0,
@@ -110,20 +142,48 @@ impl ModelDrafter {
     }
 
     /// The text it has read, oldest first; old parts are dropped.
-    pub fn text(&self) -> &[u32] {
-        self.text.ids()
+    pub fn text(&self) -> Vec<u32> {
+        let token = |item: &Item| if let Item::Token(id) = item { Some(*id) } else { None };
+        self.text.items().iter().filter_map(token).collect()
     }
 
-    /// Tokens whose keys are not there yet.
-    fn pending(&self) -> &[u32] {
-        self.text.ids().get(self.fed..).unwrap_or_default()
+    /// Items whose keys are not there yet.
+    fn pending(&self) -> &[Item] {
+        self.text.items().get(self.fed..).unwrap_or_default()
     }
 
-    fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+    fn push(&mut self, ids: &[u32]) {
+        self.text.push(ids.iter().copied().map(Item::Token));
+    }
+
+    /// Embeddings `[1, n, width]`.
+    fn embed(&self, items: &[Item]) -> Result<Tensor> {
         // A token that only the target has reads as the drafter's last: a draft may be poor, but never fails.
         let last = (self.decoder.config().vocab as u32).saturating_sub(1);
-        let known: Vec<u32> = ids.iter().map(|id| (*id).min(last)).collect();
-        self.decoder.embed(&Tensor::new(known, self.decoder.device())?.unsqueeze(0)?)
+        let known: Vec<u32> =
+            items.iter().map(|item| if let Item::Token(id) = item { (*id).min(last) } else { 0 }).collect();
+        let x = self.decoder.embed(&Tensor::new(known, self.decoder.device())?.unsqueeze(0)?)?;
+        let Some(adapter) = &self.adapter else { return Ok(x) };
+        let (mut index, mut rows, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, item) in items.iter().enumerate() {
+            if let Item::Seen(row, place) = item {
+                (index.push(i as u32), rows.push(row), places.push(*place));
+            }
+        }
+        if rows.is_empty() {
+            return Ok(x);
+        }
+        let seen = adapter.rows(&Tensor::cat(&rows, 0)?, &places)?;
+        put_rows(&x.squeeze(0)?, &seen, &index)?.unsqueeze(0)
+    }
+
+    /// What its adapter will read of the newest pictures.
+    fn glimpse(&self) -> Result<Vec<Item>> {
+        let Some(adapter) = self.adapter.as_ref().filter(|_| !self.frames.is_empty()) else { return Ok(Vec::new()) };
+        let frames: Vec<&Tensor> = self.frames.iter().collect();
+        let pooled = pool(&Tensor::cat(&frames, 1)?.squeeze(0)?, adapter.config().tokens)?;
+        let pooled = pooled.to_dtype(self.decoder.dtype())?.to_device(self.decoder.device())?;
+        (0..adapter.config().tokens).map(|i| Ok(Item::Seen(pooled.narrow(0, i, 1)?, i as u32))).collect()
     }
 
     /// Rows of hidden states `[1, n, width]` as log-weights over the target's ids; those it does not have get none.
@@ -153,27 +213,27 @@ impl ModelDrafter {
             return Ok(());
         }
         // All but the last token, which gives the first law; what is fed here may push old entries out.
-        let before = self.text.mark().min(self.text.ids().len().saturating_sub(1));
+        let before = self.text.mark().min(self.text.items().len().saturating_sub(1));
         if self.fed > 0 && before.saturating_sub(self.fed) > BEHIND {
             self.text.forget(before - BEHIND);
             self.fed = 0;
             self.cache.clear()?;
         }
-        let before = self.text.mark().min(self.text.ids().len().saturating_sub(1));
+        let before = self.text.mark().min(self.text.items().len().saturating_sub(1));
         self.feed(before)?;
         self.fed_before = self.fed;
         self.cache.begin()
     }
 
-    /// Feeds pending tokens of the text up to a place; hidden states of what was fed.
+    /// Feeds pending items of the text up to a place; hidden states of what was fed.
     fn feed(&mut self, to: usize) -> Result<Option<Tensor>> {
-        let ids = self.text.ids().get(self.fed..to).unwrap_or_default().to_vec();
-        if ids.is_empty() {
+        let items = self.text.items().get(self.fed..to).unwrap_or_default();
+        if items.is_empty() {
             return Ok(None);
         }
-        let x = self.embed(&ids)?;
+        let (x, n) = (self.embed(items)?, items.len());
         let hidden = self.decoder.forward(&x, Some(&mut self.cache))?;
-        self.fed += ids.len();
+        self.fed += n;
         self.passes += 1;
         Ok(Some(hidden))
     }
@@ -198,13 +258,22 @@ impl Drafter for ModelDrafter {
     }
 
     fn read(&mut self, ids: &[u32]) -> Result<()> {
-        self.text.push(ids);
+        self.push(ids);
         Ok(())
     }
 
-    fn see(&mut self, _tokens: usize) -> Result<()> {
-        if let Picture::Placeholder(id) = self.picture {
-            self.text.push(&[id]);
+    fn see(&mut self, picture: &Tensor) -> Result<()> {
+        match (self.picture, &self.adapter) {
+            (Picture::Placeholder(id), _) => self.push(&[id]),
+            (Picture::Adapter, Some(adapter)) => {
+                let AdapterConfig { from, frames, .. } = *adapter.config();
+                if picture.dim(2)? != from {
+                    bail!("a drafter whose adapter reads {from} numbers was shown a picture of {:?}", picture.shape());
+                }
+                self.frames.push_back(picture.clone());
+                self.frames.drain(..self.frames.len().saturating_sub(frames));
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -212,9 +281,11 @@ impl Drafter for ModelDrafter {
     fn open(&mut self) -> Result<()> {
         // One that was never closed is taken back.
         self.close(false)?;
+        let seen = self.glimpse()?;
         let dropped = self.text.bound(2 * self.cache.capacity());
         self.fed = self.fed.saturating_sub(dropped);
         self.text.open();
+        self.text.push(seen);
         self.open = true;
         Ok(())
     }
@@ -245,7 +316,7 @@ impl Drafter for ModelDrafter {
         if self.pending().len() > self.cache.depth() {
             return Ok(None);
         }
-        let Some(hidden) = self.feed(self.text.ids().len())? else { return Ok(None) };
+        let Some(hidden) = self.feed(self.text.items().len())? else { return Ok(None) };
         let last = hidden.narrow(1, hidden.dim(1)? - 1, 1)?;
         Ok(self.rows(&last)?.pop())
     }
@@ -257,7 +328,7 @@ impl Drafter for ModelDrafter {
         if !std::mem::replace(&mut self.round, true) {
             self.cache.begin()?;
         }
-        let tokens: Vec<u32> = branches.iter().map(|b| b.token).collect();
+        let tokens: Vec<Item> = branches.iter().map(|b| Item::Token(b.token)).collect();
         let parents: Vec<Option<usize>> = branches.iter().map(|b| b.parent).collect();
         let x = self.embed(&tokens)?;
         let hidden = self.decoder.forward_tree(&x, &parents, &mut self.cache)?;
@@ -266,7 +337,7 @@ impl Drafter for ModelDrafter {
     }
 
     fn settle(&mut self, path: &[usize], ids: &[u32]) -> Result<()> {
-        self.text.push(ids);
+        self.push(ids);
         if std::mem::take(&mut self.round) {
             self.cache.commit(Commit::Path(path))?;
             self.fed += path.len();
@@ -277,6 +348,7 @@ impl Drafter for ModelDrafter {
     fn clear(&mut self) -> Result<()> {
         (self.fed, self.fed_before, self.open, self.begun, self.round) = (0, 0, false, false, false);
         self.text.clear();
+        self.frames.clear();
         self.cache.clear()
     }
 }

@@ -58,14 +58,14 @@ impl Ngram {
             next = branch.parent;
         }
         let missing = self.longest - tail.len();
-        tail.extend(self.text.ids().iter().rev().take(missing));
+        tail.extend(self.text.items().iter().rev().take(missing));
         tail.reverse();
         Ok(tail)
     }
 
     /// What came behind `tail` in the text, newest first, with the length of the match.
     fn continuations<'a>(&'a self, tail: &'a [u32]) -> impl Iterator<Item = (u32, usize)> + 'a {
-        let text = self.text.ids();
+        let text = self.text.items();
         (1..text.len()).rev().filter_map(move |end| {
             let before = text.get(..end)?;
             let matched = before.iter().rev().zip(tail.iter().rev()).take_while(|(a, b)| a == b).count();
@@ -141,7 +141,7 @@ impl Drafter for Ngram {
     }
 
     fn read(&mut self, ids: &[u32]) -> Result<()> {
-        self.text.push(ids);
+        self.text.push(ids.iter().copied());
         Ok(())
     }
 
@@ -169,7 +169,7 @@ impl Drafter for Ngram {
 
     fn settle(&mut self, _path: &[usize], ids: &[u32]) -> Result<()> {
         self.branches.clear();
-        self.text.push(ids);
+        self.text.push(ids.iter().copied());
         Ok(())
     }
 
@@ -246,7 +246,7 @@ mod tests {
             drafter.open().unwrap();
             drafter.close(true).unwrap();
         }
-        assert!(drafter.text.ids().len() <= MEMORY);
+        assert!(drafter.text.items().len() <= MEMORY);
         assert_eq!(likely(drafter.root().unwrap())[0].0, 30_000 % 19);
     }
 }

@@ -167,8 +167,10 @@ pub struct SpeculationOptions {
     pub method: Method,
     /// Of the stopping rule.
     pub stop: StopOptions,
-    /// What a language model reads where the target sees a picture.
-    pub picture: Picture,
+    /// What a language model reads where the target sees pictures; left out, what it was trained for: an adapter's tokens
+    /// where its folder has one, else nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub picture: Option<Picture>,
     /// Drafting that loses time switches itself off.
     pub self_defence: bool,
 }
@@ -179,7 +181,7 @@ impl Default for SpeculationOptions {
             drafter: DrafterKind::None,
             method: Method::default(),
             stop: StopOptions::default(),
-            picture: Picture::Drop,
+            picture: None,
             self_defence: true,
         }
     }
@@ -217,9 +219,19 @@ mod tests {
         let options: SpeculationOptions = toml::from_str(text).unwrap();
         assert_eq!(options.drafter, DrafterKind::Ngram);
         assert_eq!(options.method.shape, Shape::Beams { width: 3, depth: 2 });
-        assert_eq!((options.self_defence, options.stop.lambda, options.picture), (false, 0.4, Picture::Drop));
+        assert_eq!((options.self_defence, options.stop.lambda, options.picture), (false, 0.4, None));
         let written = toml::to_string(&options).unwrap();
         assert_eq!(toml::from_str::<SpeculationOptions>(&written).unwrap(), options);
+        for (text, picture) in [
+            ("\"drop\"", Picture::Drop),
+            ("\"adapter\"", Picture::Adapter),
+            ("{ placeholder = 7 }", Picture::Placeholder(7)),
+        ] {
+            let options: SpeculationOptions = toml::from_str(&format!("picture = {text}")).unwrap();
+            assert_eq!(options.picture, Some(picture));
+            let written = toml::to_string(&options).unwrap();
+            assert_eq!(toml::from_str::<SpeculationOptions>(&written).unwrap(), options);
+        }
         assert!(toml::from_str::<SpeculationOptions>("drafer = \"ngram\"").is_err());
     }
 }

@@ -125,9 +125,9 @@ impl Speculator {
         self.drafter.read(ids)
     }
 
-    /// A picture of so many visual tokens has come.
-    pub fn see(&mut self, tokens: usize) -> Result<()> {
-        self.drafter.see(tokens)
+    /// A picture has come, the target's visual tokens `[1, k, width]`.
+    pub fn see(&mut self, picture: &Tensor) -> Result<()> {
+        self.drafter.see(picture)
     }
 
     /// An utterance begins. The drafter reads what it missed when a round is drafted, in the time of that round.

@@ -1,14 +1,16 @@
 //! Trains a small language model to draft for a target (arXiv 2403.00858; specs: direct-alignment).
 //!
 //! First it reads text, then it is drawn towards the target's distributions at what the target itself has said. It
-//! learns as it will read: texts without pictures, whatever the target saw.
+//! learns as it will read: texts without pictures, whatever the target saw, or with what an adapter makes of a few of its
+//! visual tokens.
 
 use super::{
     align::{self, Loss, MASKED, Rows},
     coach::{negative_log_likelihood, step_rng},
-    lines::{Kept, Line, Lines},
+    lines::{Kept, Line, Lines, Seen},
+    parts::{Batch, Part},
 };
-use crate::model::{Decoder, DecoderConfig, Mode};
+use crate::model::{Adapter, AdapterConfig, Decoder, DecoderConfig, Mode};
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;
@@ -75,6 +77,8 @@ pub struct DrafterTraining {
     pub seed: u64,
     /// The tokens that it may say, where not all.
     pub head: Option<Arc<Head>>,
+    /// What it sees with while it is tuned, where it does.
+    pub adapter: Option<AdapterConfig>,
     /// Where the variables are saved.
     pub weights: PathBuf,
     /// Where the state of the optimiser is saved; the run is taken up again when both files exist.
@@ -125,88 +129,6 @@ pub struct Lesson<'a> {
     pub never: &'a [u32],
 }
 
-/// Lines as a decoder reads them, all as long as the longest.
-pub(super) struct Batch {
-    /// `[lines, tokens]`.
-    ids: Tensor,
-    /// Rows of hidden states, over all lines, before the tokens that are compared with the target.
-    spoken: Vec<u32>,
-    /// For each of these the row of the target's distribution, where it was kept, and the line.
-    pub(super) rows: Vec<usize>,
-    pub(super) lines: Vec<u32>,
-    /// Rows before tokens that are read, and these tokens.
-    read: Vec<u32>,
-    next: Vec<u32>,
-}
-
-/// A line from one token to another, and whether the target's words in it are compared or all are read.
-#[derive(Clone, Copy)]
-pub(super) struct Part<'a> {
-    pub(super) line: &'a Line,
-    pub(super) from: usize,
-    pub(super) to: usize,
-    pub(super) compared: bool,
-}
-
-impl<'a> Part<'a> {
-    pub(super) fn whole(line: &'a Line, compared: bool) -> Self {
-        Self { line, from: 0, to: line.ids.len(), compared }
-    }
-
-    /// At most `length` tokens from anywhere in the line, with something to learn among them. Half of the cuts begin
-    /// where the line does, as texts do.
-    fn random(line: &'a Line, compared: bool, length: usize, rng: &mut ChaCha8Rng) -> Self {
-        let spare = line.ids.len().saturating_sub(length);
-        let spoken: Vec<usize> = if compared { line.utterances().iter().map(|u| u.0).collect() } else { Vec::new() };
-        let first = spoken.get(rng.random_range(0..spoken.len().max(1))).copied();
-        // The first spoken token has to be in it, and one before it.
-        let (low, high) = match first {
-            Some(first) => ((first + 1).saturating_sub(length), first.saturating_sub(1).min(spare)),
-            None => (0, spare),
-        };
-        let from = if low == 0 && rng.random_bool(0.5) { 0 } else { rng.random_range(low..=high.max(low)) };
-        Self { line, from, to: (from + length).min(line.ids.len()), compared }
-    }
-}
-
-impl Batch {
-    /// With `head`, tokens that it does not have are read and never to be guessed.
-    pub(super) fn new(parts: &[Part<'_>], head: Option<&Head>, device: &Device) -> Result<Self> {
-        let tokens = parts.iter().map(|p| p.to - p.from).max().unwrap_or(0).saturating_sub(1).max(1);
-        let (mut ids, mut spoken, mut rows, mut lines) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut read, mut next) = (Vec::new(), Vec::new());
-        for (number, part) in parts.iter().enumerate() {
-            let flags = part.line.spoken.iter().take(part.from + 1);
-            let mut row = part.line.row + flags.filter(|s| **s).count();
-            // Padding lies behind everything that counts, so causal attention never sees it.
-            let own = part.line.ids.get(part.from..part.to).unwrap_or_default();
-            ids.extend((0..tokens).map(|i| own.get(i).copied().unwrap_or(0)));
-            for (i, id) in own.iter().enumerate().skip(1) {
-                let place = (number * tokens + i - 1) as u32;
-                let said = part.line.spoken.get(part.from + i).is_some_and(|s| *s);
-                if said && part.compared {
-                    spoken.push(place);
-                    rows.push(row);
-                    lines.push(number as u32);
-                } else if !part.compared
-                    && let Some(column) = head.map_or(Some(*id), |head| head.place(*id))
-                {
-                    read.push(place);
-                    next.push(column);
-                }
-                row += usize::from(said);
-            }
-        }
-        let ids = Tensor::from_vec(ids, (parts.len(), tokens), device)?;
-        Ok(Self { ids, spoken, rows, lines, read, next })
-    }
-
-    /// Hidden states of a decoder, `[lines * tokens, width]`.
-    fn hidden(&self, decoder: &Decoder) -> Result<Tensor> {
-        decoder.forward(&decoder.embed(&self.ids)?, None)?.reshape(((), decoder.config().width))
-    }
-}
-
 /// Which columns are compared, and which of them can be said.
 pub(super) struct Columns {
     /// Row of 0 for tokens of the vocabulary that can be said, of [`MASKED`] for others; `None` where all can.
@@ -240,7 +162,8 @@ impl Columns {
         let device = batch.ids.device();
         match teacher {
             Teacher::Model(target) => {
-                let hidden = batch.hidden(target)?.index_select(&Tensor::new(batch.spoken.as_slice(), device)?, 0)?;
+                let hidden =
+                    batch.hidden(target, None)?.index_select(&Tensor::new(batch.spoken.as_slice(), device)?, 0)?;
                 let logits = masked(&target.logits(&hidden)?, self.all.as_ref())?;
                 candle_nn::ops::softmax_last_dim(&logits).map(|p| p.detach())
             }
@@ -278,6 +201,35 @@ fn student(config: &DecoderConfig, vars: &Variables, head: Option<&Head>) -> Res
         decoder.trim_head(head.ids())?;
     }
     Ok(decoder)
+}
+
+/// The adapter of a drafter, which must read what was kept of the pictures.
+pub(super) fn sight(
+    adapter: Option<AdapterConfig>,
+    config: &DecoderConfig,
+    vars: &Variables,
+    seen: Option<&Seen>,
+) -> Result<Option<Adapter>> {
+    match (adapter, seen) {
+        (None, None) => Ok(None),
+        (Some(own), Some(seen))
+            if (own.tokens, own.frames, own.from, own.width)
+                == (seen.tokens, seen.frames, seen.width, config.width) =>
+        {
+            Adapter::new(own, vars.builder()).map(Some)
+        }
+        (Some(own), Some(seen)) => bail!(
+            "an adapter of {} tokens of {} numbers for a drafter {} wide can't read {} of {} for one {} wide",
+            own.tokens,
+            own.from,
+            own.width,
+            seen.tokens,
+            seen.width,
+            config.width
+        ),
+        (Some(_), None) => bail!("an adapter has nothing to learn from: what the target saw was not kept"),
+        (None, Some(_)) => bail!("lines with pictures can't be read without an adapter"),
+    }
 }
 
 /// A step's loss, with its backward pass, and acceptance.
@@ -363,13 +315,13 @@ pub fn pretrain(
         let batch = loop {
             let parts: Vec<Part<'_>> =
                 (0..share).map(|_| Part::random(pick(&lines, rng), false, run.length, rng)).collect();
-            let batch = Batch::new(&parts, head, student.device())?;
+            let batch = Batch::new(&parts, (head, None), student.device())?;
             // A cut may leave nothing that the head has.
             if !batch.read.is_empty() {
                 break batch;
             }
         };
-        Ok(Step { loss: reading_loss(&student, &batch.hidden(&student)?, &batch)?, acceptance: None })
+        Ok(Step { loss: reading_loss(&student, &batch.hidden(&student, None)?, &batch)?, acceptance: None })
     };
     descend(vars, run, student.device(), work, progress)
 }
@@ -396,14 +348,16 @@ pub fn tune(
     }
     let share_plain = if plain.is_empty() { 0.0 } else { run.plain.clamp(0.0, 0.9) };
     let student = student(config, vars, head)?;
+    let seen = lesson.lines.seen.as_ref();
+    let adapter = sight(run.adapter, config, vars, seen)?;
     let columns = Columns::new(config.vocab, lesson.never, head, student.device())?;
     let work = |rng: &mut ChaCha8Rng, share: usize| {
         let texts = (share as f64 * share_plain).round() as usize;
         let mut parts: Vec<Part<'_>> = Vec::with_capacity(share);
         parts.extend((texts..share.max(texts + 1)).map(|_| Part::random(pick(&spoken, rng), true, run.length, rng)));
         parts.extend((0..texts).map(|_| Part::random(pick(&plain, rng), false, run.length, rng)));
-        let batch = Batch::new(&parts, head, student.device())?;
-        let hidden = batch.hidden(&student)?;
+        let batch = Batch::new(&parts, (head, seen), student.device())?;
+        let hidden = batch.hidden(&student, adapter.as_ref())?;
         let (aligned, acceptance) = compare(&student, &hidden, &batch, (lesson, &columns), rng)?;
         let loss = if batch.read.is_empty() {
             aligned
@@ -450,14 +404,19 @@ pub(super) struct Compared {
     pub(super) likeliest: Vec<u32>,
 }
 
-/// Compares a drafter, whose head may be trimmed, with its target.
-pub(super) fn compared(drafter: &Decoder, lines: &[Line], teacher: Teacher<'_>, columns: &Columns) -> Result<Compared> {
+/// Compares a drafter, whose head may be trimmed and which may see, with its target.
+pub(super) fn compared(
+    (drafter, adapter): (&Decoder, Option<&Adapter>),
+    (lines, seen): (&[Line], Option<&Seen>),
+    teacher: Teacher<'_>,
+    columns: &Columns,
+) -> Result<Compared> {
     let device = drafter.device();
     let parts: Vec<Part<'_>> = lines.iter().map(|line| Part::whole(line, true)).collect();
-    let batch = Batch::new(&parts, None, device)?;
+    let batch = Batch::new(&parts, (None, seen), device)?;
     let whole = columns.whole(teacher, &batch)?;
     let likeliest = whole.argmax(D::Minus1)?.to_vec1()?;
     let index = Tensor::new(batch.spoken.as_slice(), device)?;
-    let hidden = batch.hidden(drafter)?.index_select(&index, 0)?;
+    let hidden = batch.hidden(drafter, adapter)?.index_select(&index, 0)?;
     Ok(Compared { logits: columns.masked(&drafter.logits(&hidden)?)?, target: columns.picked(whole)?, likeliest })
 }

@@ -3,8 +3,9 @@
 use super::{
     align::{Loss, Moments},
     drafter::*,
-    judge::{Judged, judge},
+    judge::{Beside, Judged, judge},
     lines::{Kept, Line, Lines},
+    parts::{Batch, Part},
     rollout::{Continuation, Dice, Wish, continue_texts},
 };
 use crate::model::{Decoder, DecoderConfig, HfDecoderConfig, Mode};
@@ -69,6 +70,7 @@ impl Scene {
             },
             seed,
             head: None,
+            adapter: None,
             weights: self.folder.path().join(format!("{name}.safetensors")),
             state: self.folder.path().join(format!("{name}-state.safetensors")),
             save_every: 50,
@@ -81,7 +83,7 @@ impl Scene {
     }
 
     fn judge(&self, vars: &Variables) -> Judged {
-        judge(&config(16, 1), vars, &self.held_out, Teacher::Model(&self.target), (&[], None)).unwrap()
+        judge(&config(16, 1), vars, &self.held_out, Teacher::Model(&self.target), Beside::default()).unwrap()
     }
 }
 
@@ -121,18 +123,18 @@ fn kept_rows_are_those_of_the_target() {
     let columns = Columns::new(VOCAB, &[5], None, &Device::Cpu).unwrap();
     for line in &scene.lines.lines {
         let alone = std::slice::from_ref(line);
-        let rows = compared(&drafter, alone, Teacher::Model(&scene.target), &columns).unwrap().target;
+        let rows = compared((&drafter, None), (alone, None), Teacher::Model(&scene.target), &columns).unwrap().target;
         rows.to_vec2().unwrap().iter().for_each(|row: &Vec<f32>| kept.push(row));
     }
     let batch: Vec<Line> = [7usize, 0, 250].iter().map(|i| scene.lines.lines[*i].clone()).collect();
-    let rows = |teacher| compared(&drafter, &batch, teacher, &columns).unwrap().target;
+    let rows = |teacher| compared((&drafter, None), (&batch, None), teacher, &columns).unwrap().target;
     let (own, kept) = (rows(Teacher::Model(&scene.target)), rows(Teacher::Kept(&kept)));
     let worst = (own - kept).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     assert!(worst < 1e-5, "{worst}");
     // Parts of lines find their own rows.
     let line = &scene.lines.lines[250];
     let part = Part { line, from: 9, to: 15, compared: true };
-    let batch = Batch::new(&[Part::whole(&scene.lines.lines[0], true), part], None, &Device::Cpu).unwrap();
+    let batch = Batch::new(&[Part::whole(&scene.lines.lines[0], true), part], (None, None), &Device::Cpu).unwrap();
     let first = line.row + 10 - 3;
     assert_eq!(batch.rows[20..], (first..first + 5).collect::<Vec<_>>());
     assert_eq!(batch.lines[19..22], [0, 1, 1]);
@@ -159,7 +161,8 @@ fn a_trimmed_head_is_trained_as_it_ships() {
         vars
     };
     let judged = |vars: &Variables, head: Option<&Head>| {
-        judge(&shape, vars, &scene.held_out, Teacher::Model(&scene.target), (&[], head)).unwrap()
+        judge(&shape, vars, &scene.held_out, Teacher::Model(&scene.target), Beside { head, ..Beside::default() })
+            .unwrap()
     };
     let before = Variables::seeded(1, &Device::Cpu);
     Decoder::new(&shape, before.builder(), Mode::Train).unwrap();

@@ -2,10 +2,10 @@
 //! S4.6; speculative, section 1.4).
 
 use super::{
-    drafter::{Columns, Compared, Head, Teacher, compared},
+    drafter::{Columns, Compared, Head, Teacher, compared, sight},
     lines::{Line, Lines},
 };
-use crate::model::{Decoder, DecoderConfig, Mode};
+use crate::model::{AdapterConfig, Decoder, DecoderConfig, Mode};
 use candle_core::{D, Result, bail};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -82,8 +82,18 @@ fn estimate(lines: &[Sums], of: impl Fn(&Sums) -> (f64, f64)) -> Estimate {
     Estimate { mean, low: at(0.025), high: at(0.975) }
 }
 
-/// Judges the drafter of some variables on held-out lines; with `head` it says these tokens only, and whatever the target
-/// wants to say beside them is missed.
+/// What a drafter has beside its decoder.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside<'a> {
+    /// Tokens that can't be said.
+    pub never: &'a [u32],
+    /// The tokens that it may say, where not all: whatever the target wants to say beside them is missed.
+    pub head: Option<&'a Head>,
+    /// What it sees with, where it does.
+    pub adapter: Option<AdapterConfig>,
+}
+
+/// Judges the drafter of some variables on held-out lines.
 ///
 /// # Errors
 /// Those of the device, or rows that were not kept.
@@ -92,16 +102,19 @@ pub fn judge(
     vars: &Variables,
     held_out: &Lines,
     teacher: Teacher<'_>,
-    (never, head): (&[u32], Option<&Head>),
+    Beside { never, head, adapter }: Beside<'_>,
 ) -> Result<Judged> {
     let mut drafter = Decoder::new(config, vars.builder(), Mode::Infer)?;
     if let Some(head) = head {
         drafter.trim_head(head.ids())?;
     }
+    let seen = held_out.seen.as_ref();
+    let adapter = sight(adapter, config, vars, seen)?;
     let columns = Columns::new(config.vocab, never, head, drafter.device())?;
     let mut sums = Vec::new();
     for group in groups(&held_out.lines, config.max_positions) {
-        let Compared { logits, target, likeliest: theirs } = compared(&drafter, &group, teacher, &columns)?;
+        let Compared { logits, target, likeliest: theirs } =
+            compared((&drafter, adapter.as_ref()), (&group, seen), teacher, &columns)?;
         let q = candle_nn::ops::softmax_last_dim(&logits)?;
         let accepted: Vec<f32> = q.minimum(&target)?.sum(D::Minus1)?.to_vec1()?;
         let mut mine = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;

@@ -3,10 +3,13 @@
 use candle_core::{DType, Device, Error, Result, Tensor, bail, safetensors};
 use std::{collections::HashMap, path::Path};
 
+/// Stands in a line for a row of what the target saw; no vocabulary has it.
+pub const PICTURE: u32 = u32::MAX;
+
 /// A text, in which the target said some of the tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Line {
-    /// All tokens.
+    /// All tokens, and [`PICTURE`] for each row of what was seen before an utterance.
     pub ids: Vec<u32>,
     /// For each whether the target said it; never the first.
     pub spoken: Vec<bool>,
@@ -14,6 +17,8 @@ pub struct Line {
     pub temperature: f32,
     /// Row of its first spoken token among those of all lines.
     pub row: usize,
+    /// Row of the first of what was seen among those of all lines.
+    pub sight: usize,
 }
 
 impl Line {
@@ -36,6 +41,35 @@ impl Line {
             }
         }
         runs
+    }
+}
+
+/// What the target saw before each utterance, pooled as an adapter reads it (see `model::adapter`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Rows of a moment.
+    pub tokens: usize,
+    /// Newest frames that these are of.
+    pub frames: usize,
+    /// Numbers of a row.
+    pub width: usize,
+    /// Row after row, in the order of lines.
+    pub values: Vec<f32>,
+}
+
+impl Seen {
+    /// Rows so far.
+    pub fn rows(&self) -> usize {
+        self.values.len() / self.width.max(1)
+    }
+
+    /// A row, and its place among those of its moment.
+    pub fn row(&self, row: usize) -> Option<(&[f32], usize)> {
+        Some((self.values.get(row * self.width..(row + 1) * self.width)?, row % self.tokens.max(1)))
+    }
+
+    fn fits(&self, other: &Self) -> bool {
+        (self.tokens, self.frames, self.width) == (other.tokens, other.frames, other.width)
     }
 }
 
@@ -116,21 +150,49 @@ pub struct Lines {
     pub lines: Vec<Line>,
     /// Of all spoken tokens, in order.
     pub kept: Option<Kept>,
+    /// For all places of pictures, in order.
+    pub seen: Option<Seen>,
 }
 
 impl Lines {
-    /// Numbers the spoken tokens of all lines.
+    /// Numbers the spoken tokens of all lines, and what was seen.
     pub fn new(mut lines: Vec<Line>, kept: Option<Kept>) -> Self {
-        let mut row = 0;
+        let (mut row, mut sight) = (0, 0);
         for line in &mut lines {
-            line.row = row;
+            (line.row, line.sight) = (row, sight);
             row += line.spoken.iter().filter(|s| **s).count();
+            sight += line.ids.iter().filter(|id| **id == PICTURE).count();
         }
-        Self { lines, kept }
+        Self { lines, kept, seen: None }
+    }
+
+    /// With what was seen at the places of pictures.
+    pub fn with_seen(self, seen: Option<Seen>) -> Self {
+        Self { seen, ..self }
+    }
+
+    /// The same as one reads them who sees nothing.
+    pub fn unseen(&self) -> Self {
+        let strip = |line: &Line| {
+            let pairs = line.ids.iter().zip(&line.spoken).filter(|(id, _)| **id != PICTURE);
+            let (ids, spoken) = pairs.map(|(id, spoken)| (*id, *spoken)).unzip();
+            Line { ids, spoken, ..line.clone() }
+        };
+        Self::new(self.lines.iter().map(strip).collect(), self.kept.clone())
     }
 
     /// Adds others behind these; of both or of neither the distributions are kept.
-    pub fn join(&mut self, other: Self) {
+    ///
+    /// # Errors
+    /// Pictures that were pooled in another way, or in one of both only.
+    pub fn join(&mut self, other: Self) -> Result<()> {
+        match (&mut self.seen, other.seen) {
+            (None, None) => {}
+            (Some(mine), Some(theirs)) if mine.fits(&theirs) => mine.values.extend(theirs.values),
+            (seen @ None, theirs) if self.lines.is_empty() => *seen = theirs,
+            _ => bail!("lines whose pictures were not pooled in the same way"),
+        }
+        let seen = self.seen.take();
         match (&mut self.kept, other.kept) {
             (Some(mine), Some(theirs)) if mine.top == theirs.top => {
                 mine.ids.extend(theirs.ids);
@@ -140,7 +202,8 @@ impl Lines {
             (kept, _) => *kept = None,
         }
         let lines = std::mem::take(&mut self.lines).into_iter().chain(other.lines);
-        *self = Self::new(lines.collect(), self.kept.take());
+        *self = Self::new(lines.collect(), self.kept.take()).with_seen(seen);
+        Ok(())
     }
 
     /// Tokens that the target said.
@@ -148,7 +211,8 @@ impl Lines {
         self.lines.iter().map(|l| l.spoken.iter().filter(|s| **s).count()).sum()
     }
 
-    /// Writes them as safetensors: `ids`, `spoken`, `lengths`, `temperatures`, and `top_ids` and `top_p` where kept.
+    /// Writes them as safetensors: `ids`, `spoken`, `lengths`, `temperatures`, `top_ids` and `top_p` where kept, and `seen`
+    /// (`[moments, tokens, width]`) and `seen_frames` where something was seen.
     ///
     /// # Errors
     /// The file can't be written.
@@ -168,6 +232,11 @@ impl Lines {
             let shape = (kept.rows(), kept.top);
             tensors.insert("top_ids".into(), Tensor::from_vec(kept.ids.clone(), shape, device)?);
             tensors.insert("top_p".into(), Tensor::from_vec(kept.p.clone(), shape, device)?);
+        }
+        if let Some(seen) = &self.seen {
+            let shape = (seen.rows() / seen.tokens.max(1), seen.tokens, seen.width);
+            tensors.insert("seen".into(), Tensor::from_vec(seen.values.clone(), shape, device)?);
+            tensors.insert("seen_frames".into(), Tensor::new(&[seen.frames as u32], device)?);
         }
         let part = file.with_extension("part");
         safetensors::save(&tensors, &part)?;
@@ -194,7 +263,7 @@ impl Lines {
         for (n, temperature) in lengths.iter().map(|n| *n as usize).zip(temperatures) {
             let own = ids.get(at..at + n).unwrap_or_default().to_vec();
             let said = spoken.get(at..at + n).unwrap_or_default().iter().map(|s| *s != 0).collect();
-            lines.push(Line { ids: own, spoken: said, temperature, row: 0 });
+            lines.push(Line { ids: own, spoken: said, temperature, ..Line::default() });
             at += n;
         }
         let kept = match tensors.get("top_ids") {
@@ -204,7 +273,20 @@ impl Lines {
                 Some(Kept { top: top.dim(1)?, ids, p: find("top_p")?.flatten_all()?.to_vec1()? })
             }
         };
-        let lines = Self::new(lines, kept);
+        let seen = match tensors.get("seen") {
+            None => None,
+            Some(seen) => {
+                let (_, tokens, width) = seen.dims3()?;
+                let frames = find("seen_frames")?.to_vec1::<u32>()?.first().map_or(0, |n| *n as usize);
+                Some(Seen { tokens, frames, width, values: seen.flatten_all()?.to_vec1()? })
+            }
+        };
+        let lines = Self::new(lines, kept).with_seen(seen);
+        let places = lines.lines.iter().flat_map(|l| &l.ids).filter(|id| **id == PICTURE).count();
+        let rows = lines.seen.as_ref().map_or(0, Seen::rows);
+        if places != rows {
+            bail!("{}: {rows} rows of what was seen for {places} places", file.display());
+        }
         match &lines.kept {
             Some(kept) if kept.rows() != lines.spoken() || kept.p.len() != kept.ids.len() => {
                 bail!("{}: {} rows for {} spoken tokens", file.display(), kept.rows(), lines.spoken())
@@ -250,12 +332,43 @@ mod tests {
         };
         let one = |p: f32| Lines::new(vec![line(&[1, 2], &[0, 1])], kept(p));
         let mut all = Lines::default();
-        all.join(one(0.5));
-        all.join(one(0.75));
+        all.join(one(0.5)).unwrap();
+        all.join(one(0.75)).unwrap();
         assert_eq!((all.lines[1].row, all.spoken()), (1, 2));
         assert_eq!(all.kept.as_ref().map(|k| k.p.clone()), Some(vec![0.5, 0.75]));
-        all.join(Lines::new(vec![line(&[1, 2], &[0, 1])], None));
+        all.join(Lines::new(vec![line(&[1, 2], &[0, 1])], None)).unwrap();
         assert!(all.kept.is_none());
+    }
+
+    #[test]
+    fn what_was_seen_stays_with_its_lines() {
+        let seen = |tokens: usize, values: &[f32]| Some(Seen { tokens, frames: 3, width: 2, values: values.to_vec() });
+        let one = |first: f32| {
+            let line = line(&[1, PICTURE, PICTURE, 2], &[0, 0, 0, 1]);
+            Lines::new(vec![line], None).with_seen(seen(2, &[first, 1.0, 2.0, 3.0]))
+        };
+        let mut all = Lines::default();
+        all.join(one(5.0)).unwrap();
+        all.join(one(7.0)).unwrap();
+        assert_eq!((all.lines[1].row, all.lines[1].sight), (1, 2));
+        let found = all.seen.as_ref().unwrap();
+        assert_eq!(
+            (found.row(2), found.row(3), found.row(4)),
+            (Some((&[7.0, 1.0][..], 0)), Some((&[2.0, 3.0][..], 1)), None)
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("lines.safetensors");
+        all.save(&file).unwrap();
+        assert_eq!(Lines::load(&file).unwrap(), all);
+        let bare = all.unseen();
+        assert_eq!((bare.lines[1].ids.as_slice(), bare.lines[1].row, bare.seen.is_some()), (&[1, 2][..], 1, false));
+        assert_eq!(bare.lines[1].utterances(), [(1, 2)]);
+        assert!(all.join(bare).is_err());
+        let mut other = one(1.0);
+        assert!(other.join(one(1.0).with_seen(seen(1, &[0.0; 4]))).is_err());
+        other.seen = seen(2, &[0.0; 8]);
+        other.save(&file).unwrap();
+        assert!(Lines::load(&file).unwrap_err().to_string().contains("4 rows of what was seen for 2 places"));
     }
 
     #[test]

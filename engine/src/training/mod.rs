@@ -12,5 +12,8 @@ pub mod drafter;
 mod drafter_tests;
 pub mod judge;
 pub mod lines;
+mod parts;
 pub mod rollout;
+#[cfg(test)]
+mod seeing_tests;
 pub mod watch;

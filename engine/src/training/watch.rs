@@ -5,13 +5,13 @@
 
 use super::{
     coach::Actions,
-    lines::{Kept, Line, Lines},
+    lines::{Kept, Line, Lines, PICTURE, Seen},
 };
 use crate::{
-    model::{BatchCache, Decoder},
+    model::{BatchCache, Decoder, adapter::pool},
     sampler::{Sampling, sample},
 };
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use std::collections::VecDeque;
@@ -40,6 +40,17 @@ pub struct Watching {
     pub longest: usize,
     /// Tokens kept of each distribution.
     pub top: usize,
+    /// What is kept of the pictures before each utterance, for a drafter that sees.
+    pub pictures: Option<Pictures>,
+}
+
+/// The newest frames, pooled to some tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pictures {
+    /// Tokens.
+    pub tokens: usize,
+    /// Frames.
+    pub frames: usize,
 }
 
 /// Where a stream is.
@@ -55,6 +66,8 @@ struct Course {
     /// Row of its first frame among all.
     first: usize,
     last_start: Option<usize>,
+    /// Frames seen when each utterance began.
+    begun: Vec<usize>,
     /// Tokens said of the utterance that is open.
     open: Option<usize>,
 }
@@ -91,6 +104,11 @@ impl Course {
                 if !cooling && at(feedback) - at(next) + how.talkativeness > 0.0 {
                     self.last_start = Some(now);
                     self.open = Some(0);
+                    // What a drafter sees is no text: the coach has read the frames themselves.
+                    let places = how.pictures.map_or(0, |pictures| pictures.tokens);
+                    self.line.ids.extend(std::iter::repeat_n(PICTURE, places));
+                    self.line.spoken.extend(std::iter::repeat_n(false, places));
+                    self.begun.push(now);
                     self.add(feedback, false);
                 }
             }
@@ -142,6 +160,7 @@ pub fn watch(coach: &Decoder, streams: &[Watched], how: &Watching, seed: u64) ->
             frames,
             first,
             last_start: None,
+            begun: Vec::new(),
             open: None,
         });
         first += frames * width;
@@ -161,6 +180,7 @@ pub fn watch(coach: &Decoder, streams: &[Watched], how: &Watching, seed: u64) ->
             course.follow(taken, logits, how, &mut rng);
         }
     }
+    let seen = how.pictures.map(|pictures| seen(&courses, streams, pictures)).transpose()?;
     let mut kept = Kept::new(how.top);
     let lines = courses.into_iter().map(|course| {
         kept.ids.extend(course.kept.ids);
@@ -168,7 +188,22 @@ pub fn watch(coach: &Decoder, streams: &[Watched], how: &Watching, seed: u64) ->
         course.line
     });
     let lines = lines.collect();
-    Ok(Lines::new(lines, Some(kept)))
+    Ok(Lines::new(lines, Some(kept)).with_seen(seen))
+}
+
+/// The newest frames before each utterance, pooled.
+fn seen(courses: &[Course], streams: &[Watched], pictures: Pictures) -> Result<Seen> {
+    let width = streams.first().map_or(Ok(0), |s| s.frames.dim(2))?;
+    let mut seen = Seen { tokens: pictures.tokens, frames: pictures.frames, width, values: Vec::new() };
+    for (course, stream) in courses.iter().zip(streams) {
+        let frames = stream.frames.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        for now in &course.begun {
+            let from = now.saturating_sub(pictures.frames);
+            let rows = frames.narrow(0, from, now - from)?.flatten(0, 1)?;
+            seen.values.extend(pool(&rows, pictures.tokens)?.flatten_all()?.to_vec1::<f32>()?);
+        }
+    }
+    Ok(seen)
 }
 
 /// One position for each stream; the logits behind it.
@@ -268,7 +303,7 @@ mod tests {
     fn many_streams_at_once_are_those_of_each_alone() {
         let coach = decoder();
         for (k, talkativeness) in [(1, 0.0), (2, 0.5), (1, 9.0), (1, -9.0)] {
-            let how = Watching { actions: ACTIONS, talkativeness, cooldown: 3, longest: 5, top: 4 };
+            let how = Watching { actions: ACTIONS, talkativeness, cooldown: 3, longest: 5, top: 4, pictures: None };
             let streams: Vec<Watched> = (0..5)
                 .map(|i| Watched {
                     prompt: vec![7; 1 + i % 3],
@@ -296,10 +331,37 @@ mod tests {
         }
     }
 
+    /// What a drafter will have seen: the newest frames before each utterance, and nothing else of the texts changes.
+    #[test]
+    fn what_is_seen_is_kept_beside_the_words() {
+        let coach = decoder();
+        let plain = Watching { actions: ACTIONS, talkativeness: 0.5, cooldown: 3, longest: 5, top: 4, pictures: None };
+        let streams: Vec<Watched> = (0..3)
+            .map(|i| Watched { prompt: vec![7; 1 + i], frames: frames(11, 2, i as u32), temperature: 1.0 })
+            .collect();
+        let how = Watching { pictures: Some(Pictures { tokens: 2, frames: 3 }), ..plain };
+        let (bare, lines) = (watch(&coach, &streams, &plain, 1).unwrap(), watch(&coach, &streams, &how, 1).unwrap());
+        assert_eq!(lines.unseen(), bare);
+        let seen = lines.seen.as_ref().unwrap();
+        let starts = lines.lines.iter().flat_map(|l| l.ids.iter().enumerate().map(move |(i, id)| (l, i, *id)));
+        let starts: Vec<(&Line, usize)> = starts.filter(|(_, _, id)| *id == 2).map(|(l, i, _)| (l, i)).collect();
+        assert!(starts.len() > 3 && seen.rows() == 2 * starts.len());
+        assert!(starts.iter().all(|(line, i)| line.ids[i - 2..*i] == [PICTURE, PICTURE]));
+        // The first utterance of the last stream, behind the frames that it had seen.
+        let (line, stream) = (&lines.lines[2], &streams[2]);
+        let one = |from: usize, to: usize| {
+            let rows = stream.frames.narrow(0, from, to - from).unwrap().flatten(0, 1).unwrap();
+            pool(&rows, 2).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let found = [seen.row(line.sight).unwrap().0, seen.row(line.sight + 1).unwrap().0].concat();
+        let at: Vec<usize> = (1..=11usize).filter(|now| one(now.saturating_sub(3), *now) == found).collect();
+        assert_eq!(at.len(), 1, "{at:?}");
+    }
+
     #[test]
     fn a_stream_that_is_full_ends() {
         let coach = decoder();
-        let how = Watching { actions: ACTIONS, talkativeness: 9.0, cooldown: 0, longest: 5, top: 4 };
+        let how = Watching { actions: ACTIONS, talkativeness: 9.0, cooldown: 0, longest: 5, top: 4, pictures: None };
         let stream = |prompt: &[u32], n| Watched { prompt: prompt.to_vec(), frames: frames(n, 1, 1), temperature: 1.0 };
         assert!(watch(&coach, &[stream(&[], 3)], &how, 1).is_err());
         // Of 300 frames, and an utterance of five after most of them, the decoder has positions for some.

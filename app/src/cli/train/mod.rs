@@ -59,7 +59,7 @@ enum Part {
                         spotter train export    --model DIR --out runs/tosa --to OTHER --tosa 0.5\n\n\
                         A drafter for a coach, or for any language model (`scripts/setup.sh smollm2` fetches one):\n  \
                         spotter train drafter --config assets/recipes/drafter-mini.toml --out runs/drafter \\\n    \
-                        --target assets/spotter-mini --loss kl,tvd,tvd++ --to runs/drafter/folder\n  \
+                        --target assets/spotter-mini --loss kl,tvd,tvd++ [--adapter 4] --to runs/drafter/folder\n  \
                         spotter replay session.mp4 --draft runs/drafter/folder")]
 pub(crate) struct TrainArgs {
     /// What to train.
@@ -95,6 +95,10 @@ pub(crate) struct TrainArgs {
     /// from the same beginning with as many steps.
     #[arg(long, value_name = "LOSS", value_delimiter = ',', default_value = "tvd++")]
     loss: Vec<Loss>,
+    /// With `drafter`, for a coach: visual tokens, pooled from the newest frames, that it reads before an utterance; 0 for text
+    /// only. It is trained beside one that reads text only, on the same texts. Left out, what the recipe says.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=16))]
+    adapter: Option<u8>,
     /// With `drafter`: plain text to be read at first, instead of what coach or target say.
     #[arg(long, value_name = "FILE")]
     text: Vec<PathBuf>,

@@ -126,8 +126,8 @@ impl Drafter for Recording {
         self.inner.read(ids)
     }
 
-    fn see(&mut self, tokens: usize) -> Result<()> {
-        self.inner.see(tokens)
+    fn see(&mut self, picture: &Tensor) -> Result<()> {
+        self.inner.see(picture)
     }
 
     fn open(&mut self) -> Result<()> {
@@ -175,8 +175,9 @@ fn pictures_do_not_reach_the_drafter() {
         pass(&model, &mut cache, &embedded(&model, &[7, 9]));
         for i in 0..5 {
             let numbers: Vec<f32> = (0..4 * 32).map(|j| shade * ((i * 7 + j * 3) as f32).sin()).collect();
-            pass(&model, &mut cache, &Tensor::from_vec(numbers, (1, 4, 32), &Device::Cpu).unwrap());
-            speculator.see(4).unwrap();
+            let picture = Tensor::from_vec(numbers, (1, 4, 32), &Device::Cpu).unwrap();
+            pass(&model, &mut cache, &picture);
+            speculator.see(&picture).unwrap();
             assert_eq!(speculator.drafter().passes(), 0, "a picture costs the drafter nothing");
         }
         speculator.open().unwrap();
@@ -201,8 +202,9 @@ fn two_position_counters() {
         for _ in 0..2 {
             pass(&model, &mut cache, &embedded(&model, &[7, 9, 11]));
             drafter.read(&[7, 9, 11]).unwrap();
-            pass(&model, &mut cache, &Tensor::zeros((1, 576, 32), DType::F32, &Device::Cpu).unwrap());
-            drafter.see(576).unwrap();
+            let picture = Tensor::zeros((1, 576, 32), DType::F32, &Device::Cpu).unwrap();
+            pass(&model, &mut cache, &picture);
+            drafter.see(&picture).unwrap();
         }
         assert_eq!(cache.position(), drafter.position() + ahead, "{picture:?}");
         // The same after it has fed what it read, and after a round.
@@ -322,7 +324,7 @@ fn a_drafter_that_is_not_asked_costs_nothing() {
         drafter.close(i % 5 != 0).unwrap();
     }
     assert_eq!(drafter.passes(), 0);
-    let kept = drafter.text().to_vec();
+    let kept = drafter.text();
     drafter.open().unwrap();
     drafter.read(&[LEAD]).unwrap();
     let row = drafter.root().unwrap().unwrap();
@@ -343,7 +345,7 @@ fn a_drafter_that_is_not_asked_costs_nothing() {
     let row = drafter.root().unwrap().unwrap();
     assert!(drafter.text().len() < 100, "{}", drafter.text().len());
     let mut fresh = ModelDrafter::new(decoder(44, 400), VOCAB, Picture::Drop).unwrap();
-    fresh.read(drafter.text()).unwrap();
+    fresh.read(&drafter.text()).unwrap();
     fresh.open().unwrap();
     let again = fresh.root().unwrap().unwrap();
     assert!(row.iter().zip(&again).all(|(a, b)| (a - b).abs() < 1e-4));

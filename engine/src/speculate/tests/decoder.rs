@@ -218,7 +218,7 @@ fn stream(
             let picture = Tensor::from_vec(numbers, (1, n, 32), &Device::Cpu).unwrap();
             model.forward(&picture, Some(&mut cache)).unwrap();
             if let Some(s) = &mut speculator {
-                s.see(n).unwrap();
+                s.see(&picture).unwrap();
             }
         }
         let (in_step, kept) = (i % 2 == 0, i % 14 != 4);
@@ -276,7 +276,7 @@ fn utter(model: &Decoder, cache: &mut KvCache, speculator: Option<&mut Speculato
 
 /// C1 and C2: 1,000 utterances with pictures between them, by every method over every cache policy, with evictions all
 /// along. S3.8: no round proposes more than its method may.
-fn says_the_same(methods: &[&str], drafter: impl Fn(&[Vec<u32>]) -> Box<dyn Drafter>) {
+pub(super) fn says_the_same(methods: &[&str], drafter: impl Fn(&[Vec<u32>]) -> Box<dyn Drafter>) {
     let model = decoder(42, 400);
     let policies: Vec<Policy> = Policy::all().into_iter().filter(|p| *p != Policy::None).collect();
     // An utterance that is taken back is among them.
@@ -299,7 +299,7 @@ fn says_the_same(methods: &[&str], drafter: impl Fn(&[Vec<u32>]) -> Box<dyn Draf
     assert!(rounds > 200 && full > 20, "{rounds} rounds, {full} of them full");
 }
 
-const METHODS: [&str; 9] = [
+pub(super) const METHODS: [&str; 9] = [
     "static(4)",
     "adaedl(8)",
     "rsd-c(2,2,1)",

@@ -102,9 +102,9 @@ impl Scene<'_> {
         model.manifest.speculation = way.options();
         let mut cost = 0.0;
         if let (DrafterKind::Model(_), Some(path)) = (&way.drafter, &self.drafter) {
-            let drafter = load_drafter(path, &model.tokenizer, self.device)
-                .with_context(|| format!("drafter {}", path.display()))?;
-            cost = drafter.parameters() as f64 / model.decoder.parameters().max(1) as f64;
+            let drafter =
+                load_drafter(path, &model, self.device).with_context(|| format!("drafter {}", path.display()))?;
+            cost = drafter.decoder.parameters() as f64 / model.decoder.parameters().max(1) as f64;
             model.drafter = Some(drafter);
         }
         let defaults = model.manifest.defaults.clone();

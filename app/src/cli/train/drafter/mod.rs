@@ -10,12 +10,13 @@ use clap::ValueEnum;
 use recipe::DrafterRecipe;
 use serde::Serialize;
 use spotter_engine::{
-    model::{DecoderConfig, language::DRAFTED},
+    model::{AdapterConfig, DecoderConfig, adapter::PREFIX, language::DRAFTED},
     training::{
         align::Loss,
         drafter::{DrafterProgress, DrafterTraining, Head, Lesson, Teacher, pretrain, tune},
-        judge::{Judged, judge},
+        judge::{Beside, Judged, judge},
         lines::{Line, Lines},
+        watch::Pictures,
     },
 };
 use spotter_vision::training::Variables;
@@ -43,6 +44,8 @@ pub(super) enum Stage {
     Export,
 }
 
+/// Utterances of a line, about.
+const UTTERANCES: usize = 16;
 /// Steps between checkpoints.
 const SAVE_EVERY: usize = 500;
 
@@ -53,6 +56,8 @@ struct Job<'a> {
     target: Target,
     run: Run,
     config: DecoderConfig,
+    /// What a drafter sees with that is trained beside one that reads text only.
+    adapter: Option<AdapterConfig>,
     never: Vec<u32>,
     begun: Instant,
 }
@@ -60,14 +65,16 @@ struct Job<'a> {
 /// Trains a drafter, or some stage of it.
 pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let begun = Instant::now();
-    let recipe = DrafterRecipe::read(args.config()?)?;
+    let mut recipe = DrafterRecipe::read(args.config()?)?;
+    recipe.adapter.tokens = args.adapter.map_or(recipe.adapter.tokens, usize::from);
     let path = args.target.as_deref().context("a drafter needs --target PATH, the model it drafts for")?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("{}: can't be made", args.out.display()))?;
     let run = Run::new(args)?;
     let target = Target::open(path, &run)?;
     let mut config = DecoderConfig::from_hf(&recipe.text, "text.")?;
     config.vocab = target.vocab();
-    let job = Job { args, recipe, never: target.never()?, target, run, config, begun };
+    let adapter = adapter(&recipe, &target, config.width)?;
+    let job = Job { args, recipe, never: target.never()?, target, run, config, adapter, begun };
     let parameters = job.parameters();
     if parameters > job.recipe.most_parameters {
         bail!("recipe: the drafter has {parameters} parameters, more than most_parameters allows");
@@ -76,23 +83,51 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     job.stages()
 }
 
+/// The adapter that is asked for.
+fn adapter(recipe: &DrafterRecipe, target: &Target, width: usize) -> Result<Option<AdapterConfig>> {
+    let Some(Pictures { tokens, frames }) = texts::pictures(recipe) else { return Ok(None) };
+    let from = target.sight().context("an adapter is for the drafter of a coach: the target is a language model")?;
+    Ok(Some(AdapterConfig { tokens, frames, from, width }))
+}
+
 /// What a stage left, in one line.
 #[derive(Serialize)]
 struct Left<'a> {
     stage: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     loss: Option<Loss>,
+    /// Visual tokens that it reads before an utterance.
+    adapter: usize,
     steps: usize,
     seconds: f64,
     judged: Judged,
 }
 
-/// What is learnt from, and the tokens that are drafted, where not all.
+/// What is learnt from, the tokens that are drafted, where not all, and what is seen with, if anything.
 struct Corpus {
     texts: Texts,
     head: Option<Arc<Head>>,
     /// Share of what was held out that the head has.
     covers: f64,
+    adapter: Option<AdapterConfig>,
+}
+
+impl Corpus {
+    /// The same for a drafter that reads text only.
+    fn unseen(&self) -> Self {
+        Self { texts: self.texts.unseen(), head: self.head.clone(), covers: self.covers, adapter: None }
+    }
+
+    /// Visual tokens of an utterance.
+    fn tokens(&self) -> usize {
+        self.adapter.map_or(0, |adapter| adapter.tokens)
+    }
+
+    /// Name of what is trained on it.
+    fn name(&self, stage: &str) -> String {
+        let loss = |text: &str| text.replace('+', "p");
+        self.adapter.map_or_else(|| loss(stage), |adapter| format!("adapter{}-{}", adapter.tokens, loss(stage)))
+    }
 }
 
 impl Job<'_> {
@@ -101,14 +136,15 @@ impl Job<'_> {
         let c = &self.config;
         let head = if c.tied { 0 } else { c.vocab * c.width };
         let attention = c.width * c.head_dim * (2 * c.heads + 2 * c.kv_heads);
-        c.vocab * c.width + head + c.layers * (attention + 3 * c.width * c.mlp_width)
+        let adapter = self.adapter.map_or(0, |adapter| adapter.parameters());
+        c.vocab * c.width + head + c.layers * (attention + 3 * c.width * c.mlp_width) + adapter
     }
 
     fn stages(&self) -> Result<()> {
         match self.args.stage {
             Stage::Distil => self.distil(1.0).map(|_| ()),
-            Stage::Pretrain => self.pretrain(&self.corpus(self.saved()?)?, 1.0),
-            Stage::Tune => self.tune(&self.corpus(self.saved()?)?).map(|_| ()),
+            Stage::Pretrain => self.pretrain(&self.corpus(self.saved()?)?.unseen(), 1.0),
+            Stage::Tune => self.tune_all(&self.corpus(self.saved()?)?).map(|_| ()),
             Stage::Export => {
                 let [loss] = self.losses()[..] else { bail!("--stage export writes one drafter: name one --loss") };
                 let to = self.args.to.as_deref().context("--stage export needs --to DIR")?;
@@ -118,8 +154,8 @@ impl Job<'_> {
                 let shares = self.recipe.shares;
                 let all = shares.distil + shares.pretrain + shares.tune;
                 let corpus = self.corpus(self.distil(shares.distil / all)?)?;
-                self.pretrain(&corpus, (shares.distil + shares.pretrain) / all)?;
-                let best = self.tune(&corpus)?;
+                self.pretrain(&corpus.unseen(), (shares.distil + shares.pretrain) / all)?;
+                let best = self.tune_all(&corpus)?;
                 match &self.args.to {
                     Some(to) => self.export(&corpus, best, to),
                     None => Ok(()),
@@ -148,7 +184,21 @@ impl Job<'_> {
             Lines::load(&file)
                 .with_context(|| format!("{}: run --stage distil with the same --out first", file.display()))
         };
-        Ok(Texts { plain: load("plain")?.lines, said: load("said")?, held_out: load("held-out")? })
+        let texts = Texts { plain: load("plain")?.lines, said: load("said")?, held_out: load("held-out")? };
+        let Some(adapter) = self.adapter else { return Ok(texts.unseen()) };
+        let kept = |lines: &Lines| lines.seen.as_ref().map(|s| (s.tokens, s.frames, s.width));
+        let (wanted, out) = ((adapter.tokens, adapter.frames, adapter.from), self.run.out.display());
+        match (kept(&texts.said), kept(&texts.held_out)) {
+            (Some(said), Some(held_out)) if said == wanted && held_out == wanted => Ok(texts),
+            (None, _) | (_, None) => {
+                bail!("{out}: the target has spoken before, without pictures being kept: give another --out")
+            }
+            (Some((tokens, frames, _)), _) => bail!(
+                "{out}: pictures were kept as {tokens} tokens of {frames} frames, not {} of {}: give another --out",
+                adapter.tokens,
+                adapter.frames
+            ),
+        }
     }
 
     /// Lets the target speak until a share of the time is gone, unless it has spoken before.
@@ -185,7 +235,7 @@ impl Job<'_> {
     /// Chooses the head by what the target says most often, before anything is trained: only its columns are.
     fn corpus(&self, texts: Texts) -> Result<Corpus> {
         let Some(most) = self.recipe.head.filter(|n| *n < self.config.vocab) else {
-            return Ok(Corpus { texts, head: None, covers: 1.0 });
+            return Ok(Corpus { texts, head: None, covers: 1.0, adapter: self.adapter });
         };
         let said = |lines: &[Line]| {
             let mut counts = vec![0usize; self.config.vocab];
@@ -203,7 +253,8 @@ impl Job<'_> {
         ids.sort_unstable();
         let covered: usize = ids.iter().filter_map(|id| new.get(*id as usize)).sum();
         let covers = covered as f64 / new.iter().sum::<usize>().max(1) as f64;
-        Ok(Corpus { texts, head: Some(Arc::new(Head::new(ids, self.config.vocab)?)), covers })
+        let head = Some(Arc::new(Head::new(ids, self.config.vocab)?));
+        Ok(Corpus { texts, head, covers, adapter: self.adapter })
     }
 
     fn training(
@@ -216,11 +267,13 @@ impl Job<'_> {
         DrafterTraining {
             batch,
             workers: self.run.workers,
-            length: self.recipe.length.min(self.config.max_positions),
+            // What is seen is beside the words: as many of these are learnt from.
+            length: (self.recipe.length + UTTERANCES * corpus.tokens()).min(self.config.max_positions),
             plain: self.recipe.tune.plain,
             optimiser: optimiser.settings(until),
             seed: self.recipe.seed,
             head: corpus.head.clone(),
+            adapter: corpus.adapter,
             weights: self.file(name),
             state: self.file(&format!("{name}-optimiser")),
             save_every: SAVE_EVERY,
@@ -248,8 +301,8 @@ impl Job<'_> {
 
     fn judged(&self, vars: &Variables, corpus: &Corpus) -> Result<Judged> {
         let held_out = &corpus.texts.held_out;
-        let said = (self.never.as_slice(), corpus.head.as_deref());
-        Ok(judge(&self.config, vars, held_out, self.teacher(held_out)?, said)?)
+        let beside = Beside { never: &self.never, head: corpus.head.as_deref(), adapter: corpus.adapter };
+        Ok(judge(&self.config, vars, held_out, self.teacher(held_out)?, beside)?)
     }
 
     fn pretrain(&self, corpus: &Corpus, share: f64) -> Result<()> {
@@ -260,20 +313,32 @@ impl Job<'_> {
         let steps = pretrain(&self.config, &vars, &training, &corpus.texts.plain, &mut |p| meter.at(p))?;
         let seconds = begun.elapsed().as_secs_f64();
         let judged = self.judged(&vars, corpus)?;
-        super::super::print_json(&Left { stage: "pretrain", loss: None, steps, seconds, judged })
+        super::super::print_json(&Left { stage: "pretrain", loss: None, adapter: 0, steps, seconds, judged })
+    }
+
+    /// The drafter that reads text only, and with an adapter the one that sees, on the same texts; the best loss of the
+    /// last.
+    fn tune_all(&self, corpus: &Corpus) -> Result<Loss> {
+        if corpus.adapter.is_none() {
+            return self.tune(corpus, self.run.until);
+        }
+        let now = Instant::now();
+        self.tune(&corpus.unseen(), self.run.until.map(|until| now + until.saturating_duration_since(now) / 2))?;
+        self.tune(corpus, self.run.until)
     }
 
     /// KL from the pretrained drafter, then each loss from there with as many steps; the one with the best acceptance.
-    fn tune(&self, corpus: &Corpus) -> Result<Loss> {
+    fn tune(&self, corpus: &Corpus, until: Option<Instant>) -> Result<Loss> {
         let (own, losses) = (&self.recipe.tune, self.losses());
         let all = (own.warm.steps + losses.len() * own.optimiser.steps).max(1) as f64;
         let begun = Instant::now();
-        let left = self.run.until.map(|until| until.saturating_duration_since(begun));
+        let left = until.map(|until| until.saturating_duration_since(begun));
         let warm_until = left.map(|left| begun + left.mul_f64(own.warm.steps as f64 / all));
-        let warm = self.training(("warm", corpus), own.batch, &own.warm, warm_until);
+        let warm_name = corpus.name("warm");
+        let warm = self.training((&warm_name, corpus), own.batch, &own.warm, warm_until);
         let (taken, seconds, _) = self.tuned("warm", Loss::Kl, &warm, "pretrain", corpus)?;
         let mut steps = own.optimiser.steps;
-        if let Some(until) = self.run.until {
+        if let Some(until) = until {
             let each = until.saturating_duration_since(Instant::now()).div_f64(losses.len().max(1) as f64);
             steps = steps.min(steps_in(each, taken, seconds));
         }
@@ -281,9 +346,9 @@ impl Job<'_> {
         for loss in losses {
             // As many for each, so that they can be compared: the rate falls by steps; time is for the worst case.
             let optimiser = OptimiserRecipe { steps, ..own.optimiser.clone() };
-            let name = tuned_name(loss);
-            let training = self.training((&name, corpus), own.batch, &optimiser, self.run.until);
-            let (_, _, judged) = self.tuned("tune", loss, &training, "warm", corpus)?;
+            let name = corpus.name(&format!("tune-{loss}"));
+            let training = self.training((&name, corpus), own.batch, &optimiser, until);
+            let (_, _, judged) = self.tuned("tune", loss, &training, &warm_name, corpus)?;
             if best.is_none_or(|(_, acceptance)| judged.acceptance.mean > acceptance) {
                 best = Some((loss, judged.acceptance.mean));
             }
@@ -307,20 +372,25 @@ impl Job<'_> {
         let steps = tune(&self.config, &vars, training, &lesson, &mut |p| meter.at(p))?;
         let seconds = begun.elapsed().as_secs_f64();
         let judged = self.judged(&vars, corpus)?;
-        super::super::print_json(&Left { stage, loss: Some(loss), steps, seconds, judged: judged.clone() })?;
+        let adapter = corpus.tokens();
+        super::super::print_json(&Left { stage, loss: Some(loss), adapter, steps, seconds, judged: judged.clone() })?;
         Ok((steps, seconds, judged))
     }
 
     /// Writes `config.json`, `tokenizer.json` and `model.safetensors` (half precision).
     fn export(&self, corpus: &Corpus, loss: Loss, to: &Path) -> Result<()> {
         std::fs::create_dir_all(to).with_context(|| format!("{}: can't be made", to.display()))?;
-        let file = self.file(&tuned_name(loss));
+        let file = self.file(&corpus.name(&format!("tune-{loss}")));
         let saved = candle_core::safetensors::load(&file, &candle_core::Device::Cpu)
             .with_context(|| format!("{}: run --stage tune with this loss first", file.display()))?;
         let half = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_dtype(DType::F16)?));
         let mut tensors: HashMap<String, Tensor> = saved.into_iter().map(half).collect::<Result<_>>()?;
         if let Some(head) = &corpus.head {
             tensors.insert(DRAFTED.into(), Tensor::new(head.ids(), &candle_core::Device::Cpu)?);
+        }
+        if let Some(adapter) = &corpus.adapter {
+            let frames = Tensor::new(&[adapter.frames as f32], &candle_core::Device::Cpu)?;
+            tensors.insert(format!("{PREFIX}.frames"), frames);
         }
         let weights = to.join("model.safetensors");
         candle_core::safetensors::save(&tensors, &weights)?;
@@ -331,7 +401,7 @@ impl Job<'_> {
         }
         let bytes = std::fs::metadata(&weights)?.len();
         super::super::print_json(&serde_json::json!({
-            "folder": to, "loss": loss, "parameters": self.parameters(), "weight_bytes": bytes,
+            "folder": to, "loss": loss, "adapter": corpus.tokens(), "parameters": self.parameters(), "weight_bytes": bytes,
             "head": corpus.head.as_ref().map(|head| head.ids().len()), "head_covers": corpus.covers,
         }))
     }
@@ -343,10 +413,6 @@ const PLANNED: f64 = 0.85;
 /// Steps that fit a time, at the pace of `taken` steps in `seconds`.
 fn steps_in(time: Duration, taken: usize, seconds: f64) -> usize {
     ((time.as_secs_f64() * PLANNED * taken as f64 / seconds.max(1e-9)) as usize).max(1)
-}
-
-fn tuned_name(loss: Loss) -> String {
-    format!("tune-{}", loss.to_string().replace('+', "p"))
 }
 
 /// A meter with smoothed numbers.

@@ -3,7 +3,10 @@
 use super::super::recipe::OptimiserRecipe;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
-use spotter_engine::model::HfDecoderConfig;
+use spotter_engine::model::{
+    HfDecoderConfig,
+    adapter::{MOST_FRAMES, MOST_TOKENS},
+};
 use std::path::Path;
 
 /// A recipe file.
@@ -22,6 +25,9 @@ pub(super) struct DrafterRecipe {
     pub(super) head: Option<usize>,
     /// Parts of `--minutes` for each stage.
     pub(super) shares: Shares,
+    /// What it may see of the newest pictures; `--adapter` asks for it.
+    #[serde(default)]
+    pub(super) adapter: AdapterRecipe,
     /// Shape of the drafter, as in a Hugging Face `config.json`; its vocabulary is the target's.
     pub(super) text: HfDecoderConfig,
     /// What the target says.
@@ -30,6 +36,22 @@ pub(super) struct DrafterRecipe {
     pub(super) pretrain: ReadRecipe,
     /// Drawing the drafter towards the target.
     pub(super) tune: TuneRecipe,
+}
+
+/// What a drafter for a coach sees before an utterance.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct AdapterRecipe {
+    /// Tokens to which the newest frames are pooled; 0 for a drafter that reads text only.
+    pub(super) tokens: usize,
+    /// Frames.
+    pub(super) frames: usize,
+}
+
+impl Default for AdapterRecipe {
+    fn default() -> Self {
+        Self { tokens: 0, frames: 16 }
+    }
 }
 
 /// Parts of the time; they are divided by their sum.
@@ -144,6 +166,10 @@ impl DrafterRecipe {
             positive("pretrain.batch", self.pretrain.batch),
             positive("tune.batch", self.tune.batch),
             (self.head == Some(0)).then(|| "head must be at least 1".to_owned()),
+            (self.adapter.tokens > MOST_TOKENS)
+                .then(|| format!("adapter.tokens = {}: at most {MOST_TOKENS}", self.adapter.tokens)),
+            (!(1..=MOST_FRAMES).contains(&self.adapter.frames))
+                .then(|| format!("adapter.frames = {}: 1 to {MOST_FRAMES}", self.adapter.frames)),
             (self.length < 2).then(|| "length must be at least 2".to_owned()),
             share("tune.plain", self.tune.plain),
             distil.temperatures.is_empty().then(|| "distil.temperatures is empty".to_owned()),
@@ -206,6 +232,8 @@ mod tests {
             assert!(problem.contains(expected), "{problem}");
         };
         check("korean_every = 4", "korean_every = 0", "korean_every must be at least 1");
+        check("frames = 32", "frames = 0", "adapter.frames = 0: 1 to 1024");
+        check("frames = 32", "frames = 32\ntokens = 17", "adapter.tokens = 17: at most 16");
         check("plain = 0.1", "plain = 1.5", "tune.plain = 1.5");
         check("temperatures = [0.0, ", "temperatures = [-1.0, ", "0 to 10 expected");
         let smollm = shipped("drafter-smollm2.toml").replacen("{topic}", "it", 1);

@@ -24,7 +24,7 @@ use spotter_engine::{
         coach::{Actions, Stream},
         lines::{Line, Lines},
         rollout::{Continuation, Dice, Wish, continue_texts},
-        watch::{Watched, Watching, watch},
+        watch::{Pictures, Watched, Watching, watch},
     },
 };
 use spotter_vision::Frame;
@@ -40,6 +40,7 @@ pub(super) enum Target {
 }
 
 /// Texts of all kinds.
+#[derive(Clone)]
 pub(super) struct Texts {
     /// Text that is read.
     pub(super) plain: Vec<Line>,
@@ -47,6 +48,13 @@ pub(super) struct Texts {
     pub(super) said: Lines,
     /// The same that nothing is learnt from.
     pub(super) held_out: Lines,
+}
+
+impl Texts {
+    /// The same for a drafter that sees nothing.
+    pub(super) fn unseen(&self) -> Self {
+        Self { plain: self.plain.clone(), said: self.said.unseen(), held_out: self.held_out.unseen() }
+    }
 }
 
 impl Target {
@@ -66,6 +74,14 @@ impl Target {
         match self {
             Self::Coach(coach) => coach.decoder.config().vocab,
             Self::Language(model) => model.decoder.config().vocab,
+        }
+    }
+
+    /// Width of its visual tokens, where it sees.
+    pub(super) fn sight(&self) -> Option<usize> {
+        match self {
+            Self::Coach(coach) => Some(coach.decoder.config().width),
+            Self::Language(_) => None,
         }
     }
 
@@ -162,6 +178,12 @@ fn watched(coach: &StreamModel, part: Part) -> Result<Watched> {
     Ok(Watched { prompt: part.prompt, frames: coach.eye.film(&frames, at_once)?, temperature: 0.0 })
 }
 
+/// What is kept of pictures, for a drafter that sees.
+pub(super) fn pictures(recipe: &DrafterRecipe) -> Option<Pictures> {
+    let own = recipe.adapter;
+    (own.tokens > 0).then_some(Pictures { tokens: own.tokens, frames: own.frames })
+}
+
 /// What a coach says to people of a split, and what the script says to them.
 fn coach_split(
     coach: &StreamModel,
@@ -178,6 +200,7 @@ fn coach_split(
         cooldown: (defaults.cooldown_seconds * coach.manifest.frame_rate).ceil() as usize,
         longest: defaults.max_tokens,
         top: own.top,
+        pictures: pictures(recipe),
     };
     let scenario = Scenario { manifest: &coach.manifest, korean_every: own.korean_every, recorded: own.recorded };
     let (mut plain, mut waiting, mut said, mut seed) = (Vec::new(), Vec::new(), Lines::default(), recipe.seed);
@@ -185,7 +208,7 @@ fn coach_split(
         for temperature in &recipe.distil.temperatures {
             waiting.iter_mut().for_each(|w| w.temperature = *temperature);
             seed += 1;
-            said.join(watch(&coach.decoder, waiting, &how, seed)?);
+            said.join(watch(&coach.decoder, waiting, &how, seed)?)?;
         }
         waiting.clear();
         Ok(())
