@@ -18,7 +18,7 @@ use candle_core::{
     cuda_backend::{
         CudaDType, WrapErr as _,
         cudarc::driver::{
-            CudaGraph, CudaSlice, CudaStream, DevicePtr as _, DeviceRepr, PushKernelArg as _, result,
+            CudaGraph, CudaSlice, CudaStream, DevicePtr as _, DeviceRepr, result,
             sys::{CUgraphInstantiate_flags, CUstreamCaptureMode},
         },
     },
@@ -149,12 +149,12 @@ impl Express {
         let (candle_core::Device::Cuda(dev), dtype) = (embedding.device(), embedding.dtype()) else { return Ok(None) };
         let (qkv, inner) = ((cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim, cfg.heads * cfg.head_dim);
         let whole = [cfg.width, inner, cfg.mlp_width].iter().all(|n| n.is_multiple_of(32));
-        let Some(layers) = layers.iter().map(|l| layer(l, dtype)).collect::<Result<Option<Vec<_>>>>()? else {
-            return Ok(None);
-        };
         if half_name(dtype).is_none() || !whole || ![64, 128].contains(&cfg.head_dim) {
             return Ok(None);
         }
+        let Some(layers) = layers.iter().map(|l| layer(l, dtype)).collect::<Result<Option<Vec<_>>>>()? else {
+            return Ok(None);
+        };
         let (cos, sin) = rope.tables();
         let root = 1.0 / (cfg.head_dim as f64).sqrt();
         let held = Held {
@@ -223,13 +223,17 @@ impl Express {
         for (layer, (keys, values)) in self.layers.iter().zip(&step.keys) {
             let read = Product { x, gain: layer.attention_gain, add: 0, y: qkv, width, scale: 1.0 };
             self.linear(kernels, Kind::Plain, layer.qkv, read, n)?;
-            let mut call = kernels.attend.call();
             let (state, parts, tickets) = (at(&held.state, stream), at(&held.parts, stream), at(&held.tickets, stream));
             let (h, k, count, capacity) = (heads as i32, kv as i32, n as i32, step.rows as i32);
-            call.arg(&qkv).arg(&self.rope.0).arg(&self.rope.1).arg(keys).arg(values).arg(&state).arg(&parts);
-            call.arg(&tickets).arg(&mixed).arg(&h).arg(&k).arg(&count).arg(&capacity).arg(&self.sizes.scale);
+            let (cos, sin) = &self.rope;
+            let scale = &self.sizes.scale;
             // SAFETY: the kernel's own arguments; keys and values are [kv, rows, dim], `parts` was made for this grid.
-            unsafe { call.launch(blocks([step.rows.div_ceil(CHUNK), kv], [128, 1], 0)) }.w()?;
+            unsafe {
+                kernels.attend.launch_early(
+                    blocks([step.rows.div_ceil(CHUNK), kv], [128, 1], 0),
+                    &[&qkv, cos, sin, keys, values, &state, &parts, &tickets, &mixed, &h, &k, &count, &capacity, scale],
+                )
+            }?;
             let back = Product { x: mixed, gain: 0, add: x, y: x, width: heads * dim, scale: residual };
             self.linear(kernels, Kind::Plain, layer.out, back, n)?;
             let up = Product { x, gain: layer.mlp_gain, add: 0, y: inner, width, scale: 1.0 };
@@ -248,12 +252,14 @@ impl Express {
             Kind::Gated => (&kernels.gated, 8),
         };
         let (inputs, outputs, count) = (width as i32, map.outputs as i32, n as i32);
-        let mut call = kernel.call();
-        call.arg(&x).arg(&gain).arg(&map.weight).arg(&map.bias).arg(&add).arg(&y);
-        call.arg(&inputs).arg(&outputs).arg(&count).arg(&self.sizes.eps).arg(&scale);
+        let (weight, bias, eps) = (&map.weight, &map.bias, &self.sizes.eps);
         // SAFETY: the kernel's own arguments; addresses are of this decoder's weights and of `held`, as large as `FEW` rows.
-        unsafe { call.launch(blocks([map.outputs.div_ceil(share), 1], [256, 1], 0)) }.w()?;
-        Ok(())
+        unsafe {
+            kernel.launch_early(
+                blocks([map.outputs.div_ceil(share), 1], [256, 1], 0),
+                &[&x, &gain, weight, bias, &add, &y, &inputs, &outputs, &count, eps, &scale],
+            )
+        }
     }
 
     fn run(&self, x: u64, step: &Step<'_>, dev: &CudaDevice) -> Result<u64> {
@@ -278,14 +284,14 @@ impl Express {
             known.graph.0.launch().w()?;
             return Ok(inside);
         }
-        let Sizes { heads, dim, .. } = self.sizes;
+        let Sizes { heads, kv, dim, .. } = self.sizes;
         let parts = heads * n * step.rows.div_ceil(CHUNK) * (dim + 2);
         if held.parts.len() < parts {
             // Graphs know the old place.
             held.graphs.clear();
             held.parts = dev.alloc_zeros(parts)?;
         }
-        let kernels = Kernels::new(self.dtype, n, dim, dev)?;
+        let kernels = Kernels::new(self.dtype, n, (dim, heads / kv), dev)?;
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w()?;
         let queued = self.enqueue(held, step, &kernels, &stream);
         let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
@@ -351,13 +357,13 @@ struct Kernels {
 }
 
 impl Kernels {
-    fn new(dtype: DType, n: usize, dim: usize, dev: &CudaDevice) -> Result<Self> {
+    fn new(dtype: DType, n: usize, (dim, group): (usize, usize), dev: &CudaDevice) -> Result<Self> {
         let Some(name) = half_name(dtype) else { bail!("a step on a card computes in f16 or bf16, not {dtype:?}") };
         let kernel = |text: String| Module::Decode.kernel(&text, dev);
         Ok(Self {
             linear: kernel(format!("linear_{name}_{}", tiles(n)))?,
             gated: kernel(format!("gated_{name}_{}", tiles(n)))?,
-            attend: kernel(format!("attend_{name}_{dim}"))?,
+            attend: kernel(format!("attend_{name}_{dim}_{}", (n * group).next_power_of_two().min(8)))?,
         })
     }
 }

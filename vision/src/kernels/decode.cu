@@ -49,13 +49,62 @@ __device__ uint4 streamed(const uint4* from) {
   return v;
 }
 
-constexpr int WARPS = 8;
-constexpr int UNROLL = 4;
+// The kernel after this one may begin with what does not depend on it; `after_others` waits for those before.
+__device__ void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ void after_others() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+#ifndef WARPS
+#define WARPS 8
+#endif
+#ifndef UNROLL
+#define UNROLL 4
+#endif
+#ifndef RUN
+#define RUN 2
+#endif
+
+// Products of one step, 32 numbers of `in`, with two rows of W a thread.
+template <typename T, int TILES>
+__device__ void step_of(const T* x, const T* gain, uint4 w0, uint4 w1, int in, int n, int at, float (&acc)[TILES][4],
+                        float (&square)[TILES]) {
+  const int g = threadIdx.x % 32 / 4;
+  uint4 gains;
+  if (gain) gains = *reinterpret_cast<const uint4*>(gain + at);
+#pragma unroll
+  for (int tokens = 0; tokens < TILES; ++tokens) {
+    const int token = tokens * 8 + g;
+    uint4 b = make_uint4(0, 0, 0, 0);
+    if (token < n) b = *reinterpret_cast<const uint4*>(x + static_cast<int64_t>(token) * in + at);
+    if (gain) {
+      const uint32_t parts[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float2 v = pair(parts[i], T());
+        square[tokens] = fmaf(v.x, v.x, fmaf(v.y, v.y, square[tokens]));
+      }
+      b.x = product(b.x, gains.x, T());
+      b.y = product(b.y, gains.y, T());
+      b.z = product(b.z, gains.z, T());
+      b.w = product(b.w, gains.w, T());
+    }
+    multiply(acc[tokens], w0.x, w1.x, w0.y, w1.y, b.x, b.y, T());
+    multiply(acc[tokens], w0.z, w1.z, w0.w, w1.w, b.z, b.w, T());
+  }
+}
 
 // y [n, out] = add + scale * (norm(x) W^T + bias) for x [n, in], W [out, in]; without `gain` x is not normalised, `bias` and
 // `add` may be absent. GATED: W [2 out, in] is gates over ups, y = silu(gate) * up. A block has 16 rows of W (8 gates and
 // their ups), its warps share out `in`; TILES times 8 tokens. Neighbouring numbers of a row are what one thread of the
-// tensor core's tile holds: the order of `in` within a product is free as long as both sides have the same.
+// tensor core's tile holds: the order of `in` within a product is free as long as both sides have the same. Warps take turns along a
+// row, so that what a block reads at a time lies together; the first weights are read while the kernel before still runs.
 template <typename T, int TILES, bool GATED>
 __device__ void linear(const T* x, const T* gain, const T* weight, const T* bias, const T* add, T* y, int in, int out, int n,
                        float eps, float scale) {
@@ -64,46 +113,39 @@ __device__ void linear(const T* x, const T* gain, const T* weight, const T* bias
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int tile = blockIdx.x * (GATED ? 8 : 16);
   const int row0 = min(tile + g, out - 1), row1 = GATED ? out + row0 : min(tile + g + 8, out - 1);
-  const int steps = in / 32, share = (steps + WARPS - 1) / WARPS;
-  const int from = warp * share, to = min(steps, from + share);
+  // A warp takes RUN steps of 32 numbers, a line of memory, in each turn.
+  const int steps = in / 32, turns = steps / (RUN * WARPS), rest = steps - turns * RUN * WARPS;
+  const int count = turns * RUN + min(max(rest - warp * RUN, 0), RUN), whole = count / UNROLL * UNROLL;
+  const auto place = [&](int i) { return ((i / RUN * WARPS + warp) * RUN + i % RUN) * 32; };
   const T* a0 = weight + static_cast<int64_t>(row0) * in + t * 8;
   const T* a1 = weight + static_cast<int64_t>(row1) * in + t * 8;
   float acc[TILES][4] = {}, square[TILES] = {};
-  for (int step = from; step < to; step += UNROLL) {
-    uint4 w0[UNROLL], w1[UNROLL];
+  let_next_begin();
+  uint4 w0[UNROLL], w1[UNROLL];
+  if (whole > 0) {
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u) {
-      const int at = min(step + u, to - 1) * 32;
-      w0[u] = streamed(reinterpret_cast<const uint4*>(a0 + at));
-      w1[u] = streamed(reinterpret_cast<const uint4*>(a1 + at));
+      w0[u] = streamed(reinterpret_cast<const uint4*>(a0 + place(u)));
+      w1[u] = streamed(reinterpret_cast<const uint4*>(a1 + place(u)));
     }
+  }
+  after_others();
+  for (int i = 0; i < whole; i += UNROLL) {
 #pragma unroll
-    for (int u = 0; u < UNROLL; ++u) {
-      if (step + u >= to) break;
-      const int at = (step + u) * 32 + t * 8;
-      uint4 gains;
-      if (gain) gains = *reinterpret_cast<const uint4*>(gain + at);
+    for (int u = 0; u < UNROLL; ++u)
+      step_of<T, TILES>(x, gain, w0[u], w1[u], in, n, place(i + u) + t * 8, acc, square);
+    if (i + UNROLL < whole) {
 #pragma unroll
-      for (int tokens = 0; tokens < TILES; ++tokens) {
-        const int token = tokens * 8 + g;
-        uint4 b = make_uint4(0, 0, 0, 0);
-        if (token < n) b = *reinterpret_cast<const uint4*>(x + static_cast<int64_t>(token) * in + at);
-        if (gain) {
-          const uint32_t parts[4] = {b.x, b.y, b.z, b.w};
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const float2 v = pair(parts[i], T());
-            square[tokens] = fmaf(v.x, v.x, fmaf(v.y, v.y, square[tokens]));
-          }
-          b.x = product(b.x, gains.x, T());
-          b.y = product(b.y, gains.y, T());
-          b.z = product(b.z, gains.z, T());
-          b.w = product(b.w, gains.w, T());
-        }
-        multiply(acc[tokens], w0[u].x, w1[u].x, w0[u].y, w1[u].y, b.x, b.y, T());
-        multiply(acc[tokens], w0[u].z, w1[u].z, w0[u].w, w1[u].w, b.z, b.w, T());
+      for (int u = 0; u < UNROLL; ++u) {
+        w0[u] = streamed(reinterpret_cast<const uint4*>(a0 + place(i + UNROLL + u)));
+        w1[u] = streamed(reinterpret_cast<const uint4*>(a1 + place(i + UNROLL + u)));
       }
     }
+  }
+  for (int i = whole; i < count; ++i) {
+    const uint4 last0 = streamed(reinterpret_cast<const uint4*>(a0 + place(i)));
+    const uint4 last1 = streamed(reinterpret_cast<const uint4*>(a1 + place(i)));
+    step_of<T, TILES>(x, gain, last0, last1, in, n, place(i) + t * 8, acc, square);
   }
 #pragma unroll
   for (int tokens = 0; tokens < TILES; ++tokens) {
@@ -144,7 +186,6 @@ __device__ void linear(const T* x, const T* gain, const T* weight, const T* bias
 }
 
 constexpr int CHUNK = 64;
-constexpr int QUERIES = 8;
 
 // A number of a head turned by its position: halves belong together.
 template <typename T, int DIM>
@@ -158,35 +199,61 @@ __device__ float turned(const T* head, const T* cos, const T* sin, int64_t posit
 
 // state: entries held; for each new column its position (from 1), and the new columns that it sees as bits (from 33).
 // qkv [n, (heads + 2 kv) DIM]; keys and values [kv, capacity, DIM], to which the new ones are appended; out [n, heads DIM].
-// A block has CHUNK slots of a key head; the last block of a head puts the parts [kv, rows, chunks, DIM + 2] together.
-template <typename T, int DIM>
+// A block has CHUNK slots of a key head, for ROWS queries at a time; the last block of a head puts the parts
+// [kv, rows, chunks, DIM + 2] together. Entries that were there before are read ahead of the kernel before.
+template <typename T, int DIM, int ROWS>
 __device__ void attend(const T* qkv, const T* cos, const T* sin, T* keys, T* values, const uint32_t* state, float* parts,
                        uint32_t* tickets, T* out, int heads, int kv, int n, int capacity, float scale) {
-  constexpr int THREADS = 128, LANES = 8, WIDE = DIM / LANES;
-  __shared__ float query[QUERIES][DIM];
-  __shared__ float weight[QUERIES][CHUNK];
-  __shared__ float mixed[QUERIES][DIM];
-  __shared__ float most[QUERIES], whole[QUERIES];
+  constexpr int THREADS = 128, LANES = 8, WIDE = DIM / LANES, ROUNDS = CHUNK / 16;
+  // For values: threads a row, and rows a thread.
+  constexpr int ACROSS = DIM / 8, DOWN = THREADS / ACROSS, MINE = CHUNK / DOWN;
+  __shared__ float query[ROWS][DIM];
+  __shared__ float weight[ROWS][CHUNK];
+  __shared__ float mixed[THREADS / 32][ROWS][DIM];
+  __shared__ float most[ROWS], whole[ROWS];
   __shared__ bool last;
+  let_next_begin();
   const int len = state[0], total = len + n, chunks = (total + CHUNK - 1) / CHUNK;
   const int chunk = blockIdx.x, head = blockIdx.y, group = heads / kv, rows = group * n;
   if (chunk >= chunks) return;
   const int start = chunk * CHUNK, row_width = (heads + 2 * kv) * DIM;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = lane % LANES;
+  const int across = threadIdx.x % ACROSS, down = threadIdx.x / ACROSS;
   T* head_keys = keys + static_cast<int64_t>(head) * capacity * DIM;
   T* head_values = values + static_cast<int64_t>(head) * capacity * DIM;
-  for (int i = max(start - len, 0); i < min(start + CHUNK - len, n); ++i) {
-    const T* fresh = qkv + static_cast<int64_t>(i) * row_width + (heads + head) * DIM;
-    for (int d = threadIdx.x; d < DIM; d += THREADS) {
-      const int64_t at = static_cast<int64_t>(len + i) * DIM + d;
-      put(head_keys + at, turned<T, DIM>(fresh, cos, sin, state[1 + i], d));
-      head_values[at] = fresh[kv * DIM + d];
+  uint4 key[ROUNDS][WIDE / 8], value[MINE];
+  const auto read = [&] {
+#pragma unroll
+    for (int round = 0; round < ROUNDS; ++round) {
+      const int slot = min(start + round * 16 + warp * 4 + lane / LANES, total - 1);
+      const uint4* from = reinterpret_cast<const uint4*>(head_keys + static_cast<int64_t>(slot) * DIM);
+#pragma unroll
+      for (int i = 0; i < WIDE / 8; ++i) key[round][i] = from[part + i * LANES];
     }
+#pragma unroll
+    for (int i = 0; i < MINE; ++i) {
+      const int slot = min(start + down + i * DOWN, total - 1);
+      value[i] = reinterpret_cast<const uint4*>(head_values + static_cast<int64_t>(slot) * DIM)[across];
+    }
+  };
+  const bool fresh = start + CHUNK > len;
+  if (!fresh) read();
+  after_others();
+  if (fresh) {
+    for (int i = max(start - len, 0); i < min(start + CHUNK - len, n); ++i) {
+      const T* column = qkv + static_cast<int64_t>(i) * row_width + (heads + head) * DIM;
+      for (int d = threadIdx.x; d < DIM; d += THREADS) {
+        const int64_t at = static_cast<int64_t>(len + i) * DIM + d;
+        put(head_keys + at, turned<T, DIM>(column, cos, sin, state[1 + i], d));
+        head_values[at] = column[kv * DIM + d];
+      }
+    }
+    __syncthreads();
+    read();
   }
-  __syncthreads();
   float* head_parts = parts + static_cast<int64_t>(head) * rows * gridDim.x * (DIM + 2);
-  for (int first = 0; first < rows; first += QUERIES) {
-    for (int i = threadIdx.x; i < QUERIES * DIM; i += THREADS) {
+  for (int first = 0; first < rows; first += ROWS) {
+    for (int i = threadIdx.x; i < ROWS * DIM; i += THREADS) {
       const int r = first + i / DIM, token = r / group;
       query[i / DIM][i % DIM] =
           r < rows ? turned<T, DIM>(qkv + static_cast<int64_t>(token) * row_width + (head * group + r % group) * DIM, cos,
@@ -195,26 +262,24 @@ __device__ void attend(const T* qkv, const T* cos, const T* sin, T* keys, T* val
     }
     __syncthreads();
 #pragma unroll
-    for (int round = 0; round < CHUNK / 16; ++round) {
-      const int j = round * 16 + warp * 4 + lane / LANES, slot = start + j, part = lane % LANES;
-      float key[WIDE];
-      const uint4* from = reinterpret_cast<const uint4*>(head_keys + static_cast<int64_t>(min(slot, total - 1)) * DIM);
+    for (int round = 0; round < ROUNDS; ++round) {
+      const int j = round * 16 + warp * 4 + lane / LANES, slot = start + j;
+      float wide[WIDE];
 #pragma unroll
       for (int i = 0; i < WIDE / 8; ++i) {
-        const uint4 v = from[part + i * LANES];
-        const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+        const uint32_t words[4] = {key[round][i].x, key[round][i].y, key[round][i].z, key[round][i].w};
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
           const float2 two = pair(words[w], T());
-          key[i * 8 + 2 * w] = two.x;
-          key[i * 8 + 2 * w + 1] = two.y;
+          wide[i * 8 + 2 * w] = two.x;
+          wide[i * 8 + 2 * w + 1] = two.y;
         }
       }
 #pragma unroll
-      for (int r = 0; r < QUERIES; ++r) {
+      for (int r = 0; r < ROWS; ++r) {
         float dot = 0.f;
 #pragma unroll
-        for (int i = 0; i < WIDE; ++i) dot = fmaf(query[r][(part + i / 8 * LANES) * 8 + i % 8], key[i], dot);
+        for (int i = 0; i < WIDE; ++i) dot = fmaf(query[r][(part + i / 8 * LANES) * 8 + i % 8], wide[i], dot);
 #pragma unroll
         for (int away = LANES / 2; away > 0; away /= 2) dot += __shfl_xor_sync(0xffffffff, dot, away);
         if (part == r) {
@@ -225,7 +290,7 @@ __device__ void attend(const T* qkv, const T* cos, const T* sin, T* keys, T* val
       }
     }
     __syncthreads();
-    for (int r = warp; r < QUERIES; r += THREADS / 32) {
+    for (int r = warp; r < ROWS; r += THREADS / 32) {
       const float a = weight[r][lane], b = weight[r][lane + 32];
       float top = fmaxf(a, b);
       for (int away = 16; away > 0; away /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, away));
@@ -241,34 +306,33 @@ __device__ void attend(const T* qkv, const T* cos, const T* sin, T* keys, T* val
       }
     }
     __syncthreads();
-    // Two numbers a thread; the threads that are left over take other keys.
-    constexpr int PAIRS = DIM / 2, SHARES = THREADS / PAIRS;
-    const int d = threadIdx.x % PAIRS * 2, mine = threadIdx.x / PAIRS;
-    float sum[QUERIES][2] = {};
-    const int end = min(CHUNK, total - start);
-#pragma unroll 4
-    for (int j = mine; j < end; j += SHARES) {
-      const float2 v = pair(*reinterpret_cast<const uint32_t*>(head_values + static_cast<int64_t>(start + j) * DIM + d), T());
 #pragma unroll
-      for (int r = 0; r < QUERIES; ++r) {
-        sum[r][0] = fmaf(weight[r][j], v.x, sum[r][0]);
-        sum[r][1] = fmaf(weight[r][j], v.y, sum[r][1]);
-      }
-    }
-    for (int turn = 0; turn < SHARES; ++turn) {
-      if (mine == turn) {
+    for (int r = 0; r < ROWS; ++r) {
+      float sum[8] = {};
 #pragma unroll
-        for (int r = 0; r < QUERIES; ++r) {
-          mixed[r][d] = (turn ? mixed[r][d] : 0.f) + sum[r][0];
-          mixed[r][d + 1] = (turn ? mixed[r][d + 1] : 0.f) + sum[r][1];
+      for (int i = 0; i < MINE; ++i) {
+        const float share = weight[r][down + i * DOWN];
+        const uint32_t words[4] = {value[i].x, value[i].y, value[i].z, value[i].w};
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+          const float2 two = pair(words[w], T());
+          sum[2 * w] = fmaf(share, two.x, sum[2 * w]);
+          sum[2 * w + 1] = fmaf(share, two.y, sum[2 * w + 1]);
         }
       }
-      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+#pragma unroll
+        for (int away = ACROSS; away < 32; away *= 2) sum[i] += __shfl_xor_sync(0xffffffff, sum[i], away);
+        if (lane < ACROSS) mixed[warp][r][across * 8 + i] = sum[i];
+      }
     }
-    for (int i = threadIdx.x; i < QUERIES * (DIM + 2); i += THREADS) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < ROWS * (DIM + 2); i += THREADS) {
       const int r = i / (DIM + 2), place = i % (DIM + 2);
       if (first + r >= rows) continue;
-      const float v = place < DIM ? mixed[r][place] : place == DIM ? most[r] : whole[r];
+      float v = place == DIM ? most[r] : whole[r];
+      if (place < DIM) v = (mixed[0][r][place] + mixed[1][r][place]) + (mixed[2][r][place] + mixed[3][r][place]);
       head_parts[(static_cast<int64_t>(first + r) * gridDim.x + chunk) * (DIM + 2) + place] = v;
     }
     __syncthreads();
@@ -288,11 +352,12 @@ __device__ void attend(const T* qkv, const T* cos, const T* sin, T* keys, T* val
     float top = -INFINITY;
     for (int c = 0; c < chunks; ++c) top = fmaxf(top, row[c * (DIM + 2) + DIM]);
     float sum = 0.f, norm = 0.f;
+#pragma unroll 4
     for (int c = 0; c < chunks; ++c) {
-      const float* part = row + c * (DIM + 2);
-      const float share = part[DIM] == -INFINITY ? 0.f : __expf(part[DIM] - top);
-      sum = fmaf(share, part[d], sum);
-      norm = fmaf(share, part[DIM + 1], norm);
+      const float* from = row + c * (DIM + 2);
+      const float share = from[DIM] == -INFINITY ? 0.f : __expf(from[DIM] - top);
+      sum = fmaf(share, from[d], sum);
+      norm = fmaf(share, from[DIM + 1], norm);
     }
     put(out + static_cast<int64_t>(r / group) * heads * DIM + (head * group + r % group) * DIM + d, sum / norm);
   }
@@ -300,28 +365,38 @@ __device__ void attend(const T* qkv, const T* cos, const T* sin, T* keys, T* val
 
 }  // namespace
 
-#define LINEAR(NAME, T, TILES)                                                                                              \
-  extern "C" __global__ void __launch_bounds__(WARPS * 32)                                                                  \
+#ifndef BLOCKS1
+#define BLOCKS1 3
+#endif
+#define LINEAR(NAME, T, TILES, BLOCKS)                                                                                      \
+  extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)                                                          \
       linear_##NAME##_##TILES(const T* x, const T* gain, const T* weight, const T* bias, const T* add, T* y, int in,        \
                               int out, int n, float eps, float scale) {                                                     \
     linear<T, TILES, false>(x, gain, weight, bias, add, y, in, out, n, eps, scale);                                         \
   }                                                                                                                         \
-  extern "C" __global__ void __launch_bounds__(WARPS * 32)                                                                  \
+  extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)                                                          \
       gated_##NAME##_##TILES(const T* x, const T* gain, const T* weight, const T* bias, const T* add, T* y, int in,         \
                              int out, int n, float eps, float scale) {                                                      \
     linear<T, TILES, true>(x, gain, weight, bias, add, y, in, out, n, eps, scale);                                          \
   }
-#define ATTEND(NAME, T, DIM)                                                                                                \
-  extern "C" __global__ void __launch_bounds__(128)                                                                         \
-      attend_##NAME##_##DIM(const T* qkv, const T* cos, const T* sin, T* keys, T* values, const uint32_t* state,            \
-                            float* parts, uint32_t* tickets, T* out, int heads, int kv, int n, int capacity, float scale) { \
-    attend<T, DIM>(qkv, cos, sin, keys, values, state, parts, tickets, out, heads, kv, n, capacity, scale);                 \
+#define ATTEND(NAME, T, DIM, ROWS, BLOCKS)                                                                                  \
+  extern "C" __global__ void __launch_bounds__(128, BLOCKS)                                                                 \
+      attend_##NAME##_##DIM##_##ROWS(const T* qkv, const T* cos, const T* sin, T* keys, T* values, const uint32_t* state,   \
+                                     float* parts, uint32_t* tickets, T* out, int heads, int kv, int n, int capacity,       \
+                                     float scale) {                                                                         \
+    attend<T, DIM, ROWS>(qkv, cos, sin, keys, values, state, parts, tickets, out, heads, kv, n, capacity, scale);           \
   }
-#define OF(NAME, T)                                                                                                         \
-  LINEAR(NAME, T, 1)                                                                                                        \
-  LINEAR(NAME, T, 2)                                                                                                        \
-  LINEAR(NAME, T, 4)                                                                                                        \
-  ATTEND(NAME, T, 64)                                                                                                       \
-  ATTEND(NAME, T, 128)
+#define OF(NAME, T)           \
+  LINEAR(NAME, T, 1, BLOCKS1) \
+  LINEAR(NAME, T, 2, 2)       \
+  LINEAR(NAME, T, 4, 2)       \
+  ATTEND(NAME, T, 64, 1, 5)   \
+  ATTEND(NAME, T, 64, 2, 4)   \
+  ATTEND(NAME, T, 64, 4, 4)   \
+  ATTEND(NAME, T, 64, 8, 4)   \
+  ATTEND(NAME, T, 128, 1, 3)  \
+  ATTEND(NAME, T, 128, 2, 3)  \
+  ATTEND(NAME, T, 128, 4, 3)  \
+  ATTEND(NAME, T, 128, 8, 3)
 OF(f16, __half)
 OF(bf16, bf16)

@@ -5,7 +5,7 @@ use candle_core::{
     cuda_backend::{
         CudaDType, WrapErr as _,
         cudarc::driver::{
-            CudaFunction, CudaStream, CudaView, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg as _,
+            CudaFunction, CudaStream, CudaView, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg as _, sys,
         },
     },
 };
@@ -41,7 +41,9 @@ impl Module {
             Self::Tosa => ("spotter-tosa", ptx::TOSA),
         };
         let function = dev.get_or_load_custom_func(name, module, ptx)?.into_cuda_function();
-        Ok(Kernel { function, stream: dev.cuda_stream() })
+        let stream = dev.cuda_stream();
+        let early = stream.context().compute_capability().w()?.0 >= 9;
+        Ok(Kernel { function, stream, early })
     }
 }
 
@@ -50,9 +52,58 @@ impl Module {
 pub struct Kernel {
     function: CudaFunction,
     stream: Arc<CudaStream>,
+    /// The card has programmatic launches (compute capability 9.0).
+    early: bool,
+}
+
+/// What a kernel can be given: a number, an address.
+pub trait Argument {
+    /// Where it lies.
+    fn place(&self) -> *mut std::ffi::c_void;
+}
+
+impl<T: DeviceRepr> Argument for T {
+    fn place(&self) -> *mut std::ffi::c_void {
+        std::ptr::from_ref(self).cast_mut().cast()
+    }
 }
 
 impl Kernel {
+    /// Puts it into the queue so that, on a card that can, it may begin while the kernel before it still runs: it has to wait
+    /// by itself before it reads what that one writes. `arguments` are in its own order.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    ///
+    /// # Safety
+    /// `arguments` are those of the kernel in number, type and order, and what they point to is as large as it takes it to be.
+    pub unsafe fn launch_early(&self, config: LaunchConfig, arguments: &[&dyn Argument]) -> Result<()> {
+        let mut arguments: Vec<*mut std::ffi::c_void> = arguments.iter().map(|a| a.place()).collect();
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: config.grid_dim.0,
+            gridDimY: config.grid_dim.1,
+            gridDimZ: config.grid_dim.2,
+            blockDimX: config.block_dim.0,
+            blockDimY: config.block_dim.1,
+            blockDimZ: config.block_dim.2,
+            sharedMemBytes: config.shared_mem_bytes,
+            hStream: self.stream.cu_stream(),
+            attrs: &raw mut attribute,
+            numAttrs: u32::from(self.early),
+        };
+        // SAFETY: by the promise above; the arguments live until the call returns, which copies them.
+        unsafe {
+            sys::cuLaunchKernelEx(&config, self.function.cu_function(), arguments.as_mut_ptr(), std::ptr::null_mut())
+        }
+        .result()
+        .w()
+    }
+
     /// A launch, to be given its arguments in their order.
     pub fn call(&self) -> LaunchArgs<'_> {
         self.stream.launch_builder(&self.function)
@@ -182,7 +233,8 @@ impl FewRows<'_> {
         // SAFETY: every number is written by the kernel below.
         let y = unsafe { dev.alloc::<T>(rows * out)? };
         let kernel = Module::Decode.kernel(&format!("linear_{name}_{}", tiles(rows)), dev)?;
-        let (none, inputs, outputs, n, eps, scale) = (0u64, width as i32, out as i32, rows as i32, 0f32, 1f32);
+        let (none, inputs, outputs, n) = (0u64, width as i32, out as i32, rows as i32);
+        let (eps, scale) = (0f32, 1f32);
         let mut call = kernel.call();
         call.arg(&x).arg(&none).arg(&w);
         match &bias {
