@@ -43,7 +43,7 @@ __device__ void multiply(float (&acc)[4], uint32_t a0, uint32_t a1, uint32_t a2,
 
 __device__ uint4 streamed(const uint4* from) {
   uint4 v;
-  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
       : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
       : "l"(from));
   return v;
@@ -61,15 +61,10 @@ __device__ void after_others() {
 #endif
 }
 
-#ifndef WARPS
-#define WARPS 8
-#endif
-#ifndef UNROLL
-#define UNROLL 4
-#endif
-#ifndef RUN
-#define RUN 2
-#endif
+constexpr int WARPS = 8;
+// Steps whose weights a thread reads at a time, and steps of a warp that lie together in a row.
+constexpr int UNROLL = 4;
+constexpr int RUN = 4;
 
 // Products of one step, 32 numbers of `in`, with two rows of W a thread.
 template <typename T, int TILES>
@@ -113,7 +108,7 @@ __device__ void linear(const T* x, const T* gain, const T* weight, const T* bias
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int tile = blockIdx.x * (GATED ? 8 : 16);
   const int row0 = min(tile + g, out - 1), row1 = GATED ? out + row0 : min(tile + g + 8, out - 1);
-  // A warp takes RUN steps of 32 numbers, a line of memory, in each turn.
+  // A warp takes RUN steps of 32 numbers in each turn.
   const int steps = in / 32, turns = steps / (RUN * WARPS), rest = steps - turns * RUN * WARPS;
   const int count = turns * RUN + min(max(rest - warp * RUN, 0), RUN), whole = count / UNROLL * UNROLL;
   const auto place = [&](int i) { return ((i / RUN * WARPS + warp) * RUN + i % RUN) * 32; };
@@ -365,9 +360,6 @@ __device__ void attend(const T* qkv, const T* cos, const T* sin, T* keys, T* val
 
 }  // namespace
 
-#ifndef BLOCKS1
-#define BLOCKS1 3
-#endif
 #define LINEAR(NAME, T, TILES, BLOCKS)                                                                                      \
   extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)                                                          \
       linear_##NAME##_##TILES(const T* x, const T* gain, const T* weight, const T* bias, const T* add, T* y, int in,        \
@@ -387,7 +379,7 @@ __device__ void attend(const T* qkv, const T* cos, const T* sin, T* keys, T* val
     attend<T, DIM, ROWS>(qkv, cos, sin, keys, values, state, parts, tickets, out, heads, kv, n, capacity, scale);           \
   }
 #define OF(NAME, T)           \
-  LINEAR(NAME, T, 1, BLOCKS1) \
+  LINEAR(NAME, T, 1, 3)       \
   LINEAR(NAME, T, 2, 2)       \
   LINEAR(NAME, T, 4, 2)       \
   ATTEND(NAME, T, 64, 1, 5)   \
