@@ -2,7 +2,7 @@
 
 use crate::{
     assets,
-    cli::Hinted,
+    cli::{Hinted, Usage},
     memory,
     pipeline::{Coach, Parts, script::ScriptedCoach, streamed::StreamedCoach},
     settings::Resolution,
@@ -14,12 +14,13 @@ use clap::ValueEnum;
 use spotter_engine::coach::{
     CacheChoice, CoachOptions, SpeculationChoice,
     load::{load, load_drafter},
-    manifest::LensKind,
+    manifest::{Defaults, LensKind},
     need::need,
     session::{CoachSession, StreamModel},
 };
 use spotter_engine::{
     device::{self, DeviceRequest},
+    sampler::Sampling,
     speculate::DrafterKind,
 };
 use spotter_vision::{
@@ -66,6 +67,8 @@ pub(crate) struct CoachChoice {
     pub(crate) cooldown: Option<Duration>,
     pub(crate) max_tokens: Option<usize>,
     pub(crate) temperature: Option<f32>,
+    pub(crate) top_k: Option<usize>,
+    pub(crate) top_p: Option<f32>,
     pub(crate) lens: LensChoice,
     pub(crate) cache: CacheChoice,
     pub(crate) speculation: SpeculationChoice,
@@ -139,7 +142,7 @@ pub(crate) fn load_coach(choice: &CoachChoice) -> anyhow::Result<LoadedCoach> {
         talkativeness: choice.talkativeness.unwrap_or(defaults.talkativeness),
         cooldown: choice.cooldown.unwrap_or(Duration::from_secs_f64(defaults.cooldown_seconds)),
         max_tokens: choice.max_tokens.unwrap_or(defaults.max_tokens),
-        temperature: choice.temperature.unwrap_or(defaults.temperature),
+        sampling: sampling(choice, &defaults)?,
         seed: choice.seed,
         language: choice.language.clone(),
         exercise: choice.exercise.clone(),
@@ -159,6 +162,22 @@ pub(crate) fn load_coach(choice: &CoachChoice) -> anyhow::Result<LoadedCoach> {
     let name = folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned());
     let coach = Box::new(StreamedCoach::new(session, name));
     Ok(LoadedCoach { coach, wanted: lens, side, talkativeness, cooldown, device })
+}
+
+/// How words are drawn: what the model's manifest says, and what was chosen instead.
+fn sampling(choice: &CoachChoice, defaults: &Defaults) -> anyhow::Result<Sampling> {
+    let own = defaults.sampling();
+    let sampling = Sampling {
+        temperature: choice.temperature.unwrap_or(own.temperature),
+        top_k: choice.top_k.unwrap_or(own.top_k),
+        top_p: choice.top_p.unwrap_or(own.top_p),
+    };
+    if sampling.is_greedy() && (choice.top_k.is_some() || choice.top_p.is_some()) {
+        let problem =
+            "--top-k and --top-p say what is drawn from, but at temperature 0 nothing is drawn: give --temperature too";
+        return Err(Usage(problem.into()).into());
+    }
+    Ok(sampling)
 }
 
 /// A lens for a coach, and its name.

@@ -1,7 +1,10 @@
 //! A LLaVA checkpoint as it is downloaded, without a `spotter.toml`, is streamed by its own chat template.
 
 use candle_core::Device;
-use spotter_engine::coach::{CacheChoice, CoachOptions, load::load, manifest::Speaking, session::CoachSession};
+use spotter_engine::{
+    coach::{CacheChoice, CoachOptions, load::load, manifest::Speaking, session::CoachSession},
+    sampler::Sampling,
+};
 use spotter_tests::{copy_of, goldens};
 use spotter_vision::{
     Frame,
@@ -14,7 +17,7 @@ fn options(talkativeness: f32) -> CoachOptions {
         talkativeness,
         cooldown: Duration::from_secs(2),
         max_tokens: 4,
-        temperature: 0.0,
+        sampling: Sampling::GREEDY,
         seed: 1,
         language: "en".into(),
         exercise: None,

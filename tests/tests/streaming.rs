@@ -4,6 +4,7 @@ use candle_core::Device;
 use spotter_engine::{
     coach::{CacheChoice, CoachOptions, load::load, session::CoachSession},
     model::{Policy, cache::Setting},
+    sampler::Sampling,
 };
 use spotter_tests::{copy_of, goldens};
 use spotter_vision::{
@@ -47,7 +48,7 @@ fn options(talkativeness: f32) -> CoachOptions {
         talkativeness,
         cooldown: Duration::from_secs(2),
         max_tokens: 6,
-        temperature: 0.0,
+        sampling: Sampling::GREEDY,
         seed: 1,
         language: "en".into(),
         exercise: Some("squats".into()),

@@ -8,6 +8,7 @@ use serde_json::Value;
 use spotter_engine::{
     coach::{Attended, CoachOptions, load::load, session::CoachSession},
     model::Plan,
+    sampler::Sampling,
 };
 use spotter_vision::{
     Frame,
@@ -172,7 +173,7 @@ fn watched(folder: &Path) -> Option<Attended> {
         talkativeness: 0.0,
         cooldown: Duration::from_secs(2),
         max_tokens: 4,
-        temperature: 0.0,
+        sampling: Sampling::GREEDY,
         seed: 1,
         language: "en".into(),
         exercise: None,

@@ -126,14 +126,17 @@ impl CustomOp1 for Softmax {
     }
 }
 
-/// `exp` for arguments up to 0, accurate to 2e-7 relative; plain enough for the compiler to vectorise.
-pub(crate) fn exp(x: f32) -> f32 {
+/// `exp` for arguments up to 0, accurate to 2e-7 relative, and 0 below -87, what is masked among it; plain enough for the
+/// compiler to vectorise.
+#[inline]
+pub fn exp(x: f32) -> f32 {
+    let scale = if x < -87.0 { 0.0 } else { 1.0 };
     let x = x.max(-87.0) * std::f32::consts::LOG2_E;
     let whole = (x + 12_582_912.0) - 12_582_912.0;
     let f = (x - whole) * std::f32::consts::LN_2;
     let p = 1.0
         + f * (1.0 + f * (0.5 + f * (1.666_666_6e-1 + f * (4.166_666_6e-2 + f * (8.333_333e-3 + f * 1.388_889e-3)))));
-    p * f32::from_bits(((whole as i32 + 127) << 23) as u32)
+    scale * p * f32::from_bits(((whole as i32 + 127) << 23) as u32)
 }
 
 struct SoftmaxBackward {

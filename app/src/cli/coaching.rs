@@ -104,6 +104,14 @@ pub(crate) struct CoachArgs {
     /// 0 says the likeliest word each time, more draws by chance from --seed. Left out, the model's own default
     #[arg(long, value_name = "T", value_parser = temperature)]
     temperature: Option<f32>,
+    /// Draw from so many of the likeliest words' tokens only, at a temperature above 0; 0 is all. Left out, the model's own
+    /// default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32))]
+    top_k: Option<u32>,
+    /// Draw from the likeliest tokens that together reach this probability only, at a temperature above 0; 1 is all. Left
+    /// out, the model's own default
+    #[arg(long, value_name = "P", value_parser = share)]
+    top_p: Option<f32>,
     /// Seed of whatever is drawn by chance
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
@@ -188,6 +196,8 @@ impl CoachArgs {
             cooldown: self.cooldown,
             max_tokens: self.max_tokens.map(usize::from),
             temperature: self.temperature,
+            top_k: self.top_k.map(|n| n as usize),
+            top_p: self.top_p,
             lens: self.lens,
             cache: self.cache.choice(),
             speculation: SpeculationChoice { drafter: self.draft.clone(), method: self.draft_method.clone() },
@@ -246,6 +256,8 @@ impl CoachArgs {
             ("cooldown", self.cooldown.map(|c| c.as_secs_f64().to_string())),
             ("max tokens", self.max_tokens.map(|n| n.to_string())),
             ("temperature", self.temperature.map(|t| t.to_string())),
+            ("top k", self.top_k.map(|n| n.to_string())),
+            ("top p", self.top_p.map(|p| p.to_string())),
             ("seed", Some(self.seed.to_string())),
             ("lens", lens),
             ("cache policy", self.cache.cache_policy.map(|p| p.to_string())),
@@ -282,6 +294,12 @@ fn ratio(text: &str) -> Result<f64, String> {
 fn bias(text: &str) -> Result<f32, String> {
     let bias: f32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
     if bias.abs() <= 20.0 { Ok(bias) } else { Err(format!("{bias} is out of range: -20 to 20 expected")) }
+}
+
+/// A share of all probability.
+pub(crate) fn share(text: &str) -> Result<f32, String> {
+    let p: f32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if p > 0.0 && p <= 1.0 { Ok(p) } else { Err(format!("{p} is out of range: above 0, up to 1")) }
 }
 
 /// A temperature of sampling.

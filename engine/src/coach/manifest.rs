@@ -2,6 +2,7 @@
 
 use crate::{
     model::{CacheOptions, projector::VisionManifest},
+    sampler::Sampling,
     speculate::SpeculationOptions,
 };
 use serde::{Deserialize, Serialize};
@@ -115,11 +116,35 @@ pub struct Defaults {
     pub max_tokens: usize,
     /// 0 is greedy.
     pub temperature: f32,
+    /// Only the so many likeliest tokens are drawn; 0 is all.
+    pub top_k: usize,
+    /// Only the likeliest tokens that together reach this probability are drawn; 1 is all.
+    pub top_p: f32,
+}
+
+impl Defaults {
+    /// How words are drawn.
+    pub fn sampling(&self) -> Sampling {
+        Sampling { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p }
+    }
+
+    fn problem(&self) -> Option<String> {
+        if !(self.cooldown_seconds >= 0.0 && self.cooldown_seconds.is_finite()) {
+            return Some(format!("cooldown_seconds {} must be 0 or more", self.cooldown_seconds));
+        }
+        if !(0.0..=10.0).contains(&self.temperature) {
+            return Some(format!("defaults.temperature {} must be from 0 to 10", self.temperature));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Some(format!("defaults.top_p {} must be above 0 and at most 1", self.top_p));
+        }
+        None
+    }
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { talkativeness: 0.0, cooldown_seconds: 1.5, max_tokens: 40, temperature: 0.0 }
+        Self { talkativeness: 0.0, cooldown_seconds: 1.5, max_tokens: 40, temperature: 0.0, top_k: 0, top_p: 1.0 }
     }
 }
 
@@ -178,10 +203,9 @@ impl Manifest {
                 self.context
             ));
         }
-        if !(self.defaults.cooldown_seconds >= 0.0 && self.defaults.cooldown_seconds.is_finite()) {
-            return Some(format!("cooldown_seconds {} must be 0 or more", self.defaults.cooldown_seconds));
-        }
-        if let Some(problem) = self.cache.problem().or_else(|| self.speculation.stop.problem()) {
+        if let Some(problem) =
+            self.defaults.problem().or_else(|| self.cache.problem()).or_else(|| self.speculation.stop.problem())
+        {
             return Some(problem);
         }
         match &self.speaking {
@@ -225,6 +249,17 @@ mod tests {
         check(|g| format!("{g}[speculation]\ndrafter = \"ngram\"\nmethod = \"rsd-s(3,3)\""), "a squats");
         check(|g| format!("{g}[speculation]\nmethod = \"guess\""), "`guess` is no way of drafting");
         check(|g| format!("{g}[speculation.stop]\nfactor = 0.0"), "speculation.stop.factor 0");
+        check(|g| format!("{g}[defaults]\ntemperature = 0.8\ntop_k = 20\ntop_p = 0.9"), "a squats");
+        for (line, expected) in [
+            ("temperature = -1.0", "defaults.temperature -1 must be from 0 to 10"),
+            ("temperature = nan", "defaults.temperature NaN"),
+            ("top_p = 0.0", "defaults.top_p 0 must be above 0"),
+            ("top_p = 1.5", "defaults.top_p 1.5"),
+            ("top_k = -3", "top_k"),
+            ("cooldown_seconds = -1.0", "cooldown_seconds -1"),
+        ] {
+            check(|g| format!("{g}[defaults]\n{line}"), expected);
+        }
         check(|_| "\u{0}".into(), "spotter.toml");
     }
 }

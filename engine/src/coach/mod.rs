@@ -15,6 +15,7 @@ use crate::{
         CacheOptions, Policy,
         cache::{Setting, setting::BadSetting},
     },
+    sampler::Sampling,
     speculate::{DrafterKind, Method},
 };
 use serde::Serialize;
@@ -55,8 +56,8 @@ pub struct CoachOptions {
     pub cooldown: Duration,
     /// Longest utterance in tokens.
     pub max_tokens: usize,
-    /// 0 is greedy.
-    pub temperature: f32,
+    /// How words are drawn.
+    pub sampling: Sampling,
     /// Seed of the sampler.
     pub seed: u64,
     /// "en" or "ko".

@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     model::{Commit, Decoder, DraftModel, KvCache},
-    sampler::{self, Sampling},
     speculate::{
         Ask, Clock, Drafter, DrafterKind, ModelDrafter, Ngram, SpeculationOptions, Speculator, Stats,
         governor::{COLUMN_COST, PASS_COST},
@@ -76,7 +75,7 @@ fn speculator(model: &mut StreamModel, options: &CoachOptions) -> Result<Option<
     };
     let cost = drafter.parameters() as f64 / model.decoder.parameters().max(1) as f64;
     let speculator = Speculator::new(drafter, &speculation, options.seed);
-    if options.temperature <= 0.0 {
+    if options.sampling.is_greedy() {
         return Ok(Some(speculator));
     }
     // Whether a round is drafted decides what is drawn: by the wall a sampled session would never repeat itself.
@@ -472,7 +471,7 @@ impl CoachSession {
             let hidden = self.append_token(anchor)?;
             return Ok(vec![self.choose(&hidden, never)?]);
         };
-        let ask = Ask { sampling: Sampling::at(self.options.temperature), never, ends, most };
+        let ask = Ask { sampling: self.options.sampling, never, ends, most };
         speculator.round(&self.model.decoder, &mut self.cache, anchor, &ask)
     }
 
@@ -484,6 +483,6 @@ impl CoachSession {
                 *l = f32::NEG_INFINITY;
             }
         }
-        Ok(sampler::sample(&logits, self.options.temperature, &mut self.rng))
+        Ok(self.options.sampling.draw(&logits, &mut self.rng))
     }
 }

@@ -4,6 +4,7 @@ use super::{
     batch::LayerBatch,
     cache::{LayerCache, Visible, scorer::Watch},
     config::DecoderConfig,
+    few::softened,
     layers::{INIT_STD, Linear, Mode, RopeRows},
 };
 use candle_core::{D, DType, Device, Result, Tensor};
@@ -135,14 +136,11 @@ impl Attention {
         let mut scores = ((&q * (1.0 / (self.head_dim as f64).sqrt()))?).matmul(&k.t()?)?;
         let apart = |scores: Tensor| scores.reshape((b * self.kv_heads, group, n, seen));
         let together = |scores: Tensor| scores.reshape((b * self.kv_heads, group * n, seen));
-        if let Some(mask) = &pass.mask {
-            scores = together(apart(scores)?.broadcast_add(&mask.to_dtype(q.dtype())?)?)?;
-        }
         if let (Some(cache), Some(_), true) = (&cache, self.window, masked) {
             let mask = self.own_window(cache, pass, n)?.to_dtype(q.dtype())?;
             scores = together(apart(scores)?.broadcast_add(&mask)?)?;
         }
-        let weights = self.softmax(&scores)?;
+        let weights = self.masked_softmax(scores, pass.mask.as_ref(), n)?;
         if let (Some(cache), true) = (&mut cache, watched) {
             let queries = q.reshape((self.kv_heads, group, n, self.head_dim))?;
             cache.observe(pass.len, &pass.positions, &queries, &apart(weights.clone())?)?;
@@ -165,12 +163,7 @@ impl Attention {
         if let (1, Some(window)) = (n, self.window.filter(|w| *w < seen)) {
             (k, v) = (k.narrow(1, seen - window, window)?, v.narrow(1, seen - window, window)?);
         }
-        let mut scores = q.matmul(&k.t()?)?;
-        if let Some(mask) = &pass.mask {
-            let apart = scores.reshape((rows, group, n, seen))?;
-            scores = apart.broadcast_add(&mask.to_dtype(q.dtype())?)?.reshape((rows, group * n, seen))?;
-        }
-        let mixed = self.softmax(&scores)?.matmul(&v)?;
+        let mixed = self.masked_softmax(q.matmul(&k.t()?)?, pass.mask.as_ref(), n)?.matmul(&v)?;
         self.finish(&mixed.to_dtype(x.dtype())?, b, n)
     }
 
@@ -193,6 +186,18 @@ impl Attention {
         let mixed = mixed.reshape((b, self.heads, n, self.head_dim))?;
         let mixed = if n == 1 { mixed } else { mixed.transpose(1, 2)?.contiguous()? };
         self.out.forward(&mixed.reshape((b, n, self.heads * self.head_dim))?)
+    }
+
+    /// Weights of `scores [.., group * n, seen]`, to which `mask [n, seen]` is added.
+    fn masked_softmax(&self, scores: Tensor, mask: Option<&Tensor>, n: usize) -> Result<Tensor> {
+        if let Some(weights) = softened(&scores, mask)? {
+            return Ok(weights);
+        }
+        let Some(mask) = mask else { return self.softmax(&scores) };
+        let (heads, rows, seen) = scores.dims3()?;
+        let apart = scores.reshape((heads, rows / n, n, seen))?;
+        let masked = apart.broadcast_add(&mask.to_dtype(scores.dtype())?)?;
+        self.softmax(&masked.reshape((heads, rows, seen))?)
     }
 
     /// Over the last dimension, summed in f32.

@@ -5,8 +5,18 @@
 //! that a pass over a few tokens takes about the time in which memory gives the weights. Every number is summed in the
 //! same order however many rows there are: a draft is checked with the very numbers that plain decoding would have.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod gate;
+mod soften;
+
+#[cfg(target_arch = "x86_64")]
+use avx512::{MOST, is_there, tile as wide_tile};
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+
+pub(super) use gate::gated;
+pub(super) use soften::softened;
 
 /// More rows than this are a matrix product.
 const FEW: usize = 16;
@@ -16,6 +26,19 @@ const LANES: usize = 8;
 const TILE: usize = 8;
 /// Numbers of the weight for which a thread is worth its while.
 const PIECE: usize = 1 << 15;
+
+#[cfg(not(target_arch = "x86_64"))]
+const MOST: usize = TILE;
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_there() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn wide_tile(_: &[f32], _: usize) -> Option<Box<dyn Rows>> {
+    None
+}
 
 /// `x [rows, in]` times `weight [out, in]` transposed, `[rows, out]`; `None` where a matrix product serves better: many
 /// rows, another type or device, tensors that learn.
@@ -41,26 +64,27 @@ impl CustomOp2 for FewRows {
             bail!("few-rows: {rows} x {width} times {out} x {same}");
         }
         let (x, w) = (floats(x, lx)?, floats(w, lw)?);
-        // By output first, so that each thread writes a piece of its own.
-        let mut by_output = vec![0f32; out * rows];
-        // A piece of the weight stays in the cache of its thread while one tile after another uses it.
-        let outputs = (PIECE / width.max(1)).max(1);
+        // A thread writes a piece of its own: some outputs, row by row. The weight of a piece stays in the thread's cache
+        // while one tile after another uses it.
+        let outputs = ((PIECE / width.max(1)).max(1)).next_multiple_of(4);
         let tiles = tiles(x, width.max(1));
         let piece = |(y, weights): (&mut [f32], &[f32])| {
-            tiles.iter().for_each(|(first, tile)| tile.products(weights, width, y, rows, *first));
+            tiles.iter().for_each(|(first, tile)| tile.products(weights, width, y, *first));
         };
+        let mut pieces = vec![0f32; out * rows];
         if out * width > 2 * PIECE {
-            by_output.par_chunks_mut(outputs * rows).zip(w.par_chunks(outputs * width)).for_each(piece);
+            pieces.par_chunks_mut(outputs * rows).zip(w.par_chunks(outputs * width)).for_each(piece);
         } else {
-            by_output.chunks_mut(outputs * rows).zip(w.chunks(outputs * width)).for_each(piece);
+            pieces.chunks_mut(outputs * rows).zip(w.chunks(outputs * width)).for_each(piece);
         }
         if rows == 1 {
-            return Ok((CpuStorage::F32(by_output), Shape::from((rows, out))));
+            return Ok((CpuStorage::F32(pieces), Shape::from((rows, out))));
         }
-        let mut y = vec![0f32; rows * out];
-        for (row, y) in y.chunks_exact_mut(out).enumerate() {
-            for (y, all) in y.iter_mut().zip(by_output.chunks_exact(rows)) {
-                *y = all.get(row).copied().unwrap_or(0.0);
+        let mut y = Vec::with_capacity(rows * out);
+        for row in 0..rows {
+            for piece in pieces.chunks(outputs * rows) {
+                let n = piece.len() / rows;
+                y.extend_from_slice(piece.get(row * n..(row + 1) * n).unwrap_or_default());
             }
         }
         Ok((CpuStorage::F32(y), Shape::from((rows, out))))
@@ -99,13 +123,14 @@ impl<const R: usize> Tile<R> {
 
 /// Rows that share a read of the weight.
 trait Rows: Sync {
-    /// Products with rows `weights [outputs, width]`, to places `first ..` of each `rows` numbers of `y`.
-    fn products(&self, weights: &[f32], width: usize, y: &mut [f32], rows: usize, first: usize);
+    /// Products with `weights [outputs, width]`, to rows `first ..` of `y [.., outputs]`.
+    fn products(&self, weights: &[f32], width: usize, y: &mut [f32], first: usize);
 }
 
 impl<const R: usize> Rows for Tile<R> {
-    fn products(&self, weights: &[f32], width: usize, y: &mut [f32], rows: usize, first: usize) {
-        for (weight, y) in weights.chunks_exact(width).zip(y.chunks_exact_mut(rows)) {
+    fn products(&self, weights: &[f32], width: usize, y: &mut [f32], first: usize) {
+        let outputs = weights.len() / width;
+        for (output, weight) in weights.chunks_exact(width).enumerate() {
             let (weight, tail) = weight.as_chunks::<LANES>();
             let mut sums = [[0f32; LANES]; R];
             for (w, x) in weight.iter().zip(&self.groups) {
@@ -114,7 +139,8 @@ impl<const R: usize> Rows for Tile<R> {
                     sums[r] = add_products(&x[r], w, sums[r]);
                 }
             }
-            for ((y, sum), rest) in y.iter_mut().skip(first).zip(&sums).zip(&self.rest) {
+            let places = y.iter_mut().skip(first * outputs + output).step_by(outputs);
+            for ((y, sum), rest) in places.zip(&sums).zip(&self.rest) {
                 *y = halves(sum) + rest.iter().zip(tail).fold(0f32, |rest, (x, w)| add_product(*x, *w, rest));
             }
         }
@@ -123,20 +149,25 @@ impl<const R: usize> Rows for Tile<R> {
 
 /// Rows of `x` in tiles, each with the number of its first row.
 fn tiles(x: &[f32], width: usize) -> Vec<(usize, Box<dyn Rows>)> {
-    let tile = |(number, x): (usize, &[f32])| -> (usize, Box<dyn Rows>) {
-        let tile: Box<dyn Rows> = match x.len() / width {
-            1 => Box::new(Tile::<1>::new(x, width)),
-            2 => Box::new(Tile::<2>::new(x, width)),
-            3 => Box::new(Tile::<3>::new(x, width)),
-            4 => Box::new(Tile::<4>::new(x, width)),
-            5 => Box::new(Tile::<5>::new(x, width)),
-            6 => Box::new(Tile::<6>::new(x, width)),
-            7 => Box::new(Tile::<7>::new(x, width)),
-            _ => Box::new(Tile::<TILE>::new(x, width)),
-        };
-        (number * TILE, tile)
-    };
-    x.chunks(TILE * width).enumerate().map(tile).collect()
+    let (rows, most) = (x.len() / width, if is_there() { MOST } else { TILE });
+    // As large as each other: a tile of one row reads as much of the weight as any.
+    let each = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
+    let tile = |(number, x): (usize, &[f32])| (number * each, wide_tile(x, width).unwrap_or_else(|| plain(x, width)));
+    x.chunks(each * width).enumerate().map(tile).collect()
+}
+
+/// A tile of at most [`TILE`] rows that any processor can do.
+fn plain(x: &[f32], width: usize) -> Box<dyn Rows> {
+    match x.len() / width {
+        1 => Box::new(Tile::<1>::new(x, width)),
+        2 => Box::new(Tile::<2>::new(x, width)),
+        3 => Box::new(Tile::<3>::new(x, width)),
+        4 => Box::new(Tile::<4>::new(x, width)),
+        5 => Box::new(Tile::<5>::new(x, width)),
+        6 => Box::new(Tile::<6>::new(x, width)),
+        7 => Box::new(Tile::<7>::new(x, width)),
+        _ => Box::new(Tile::<TILE>::new(x, width)),
+    }
 }
 
 #[inline(always)]
@@ -184,7 +215,7 @@ mod tests {
 
     #[test]
     fn products_are_those_of_matrices_and_do_not_depend_on_company() {
-        for (width, out) in [(16, 8), (33, 70), (576, 1200), (5, 3), (1, 1)] {
+        for (width, out) in [(16, 8), (33, 70), (576, 1203), (48, 6), (5, 3), (1, 1)] {
             let w = numbers(out, width, 9);
             let all = numbers(FEW, width, 4);
             let alone: Vec<Vec<f32>> = (0..FEW)
@@ -206,6 +237,24 @@ mod tests {
                 assert!(worst < 1e-4, "{rows} x {width} x {out}: {worst}");
                 let found: Vec<Vec<f32>> = found.to_vec2().unwrap();
                 assert_eq!(found, alone[..rows], "{rows} rows of {width}");
+            }
+        }
+    }
+
+    /// What a processor without wide registers does, on one that has them.
+    #[test]
+    fn plain_tiles_are_products_too() {
+        for (width, out) in [(33, 7), (64, 5), (5, 3)] {
+            let (x, w) = (numbers(TILE, width, 3), numbers(out, width, 5));
+            let expected: Vec<f32> = x.matmul(&w.t().unwrap()).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let [x, w] = [x, w].map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+            let mut alone = vec![0f32; TILE * out];
+            (0..TILE).for_each(|r| plain(&x[r * width..(r + 1) * width], width).products(&w, width, &mut alone, r));
+            for rows in 1..=TILE {
+                let mut y = vec![0f32; rows * out];
+                plain(&x[..rows * width], width).products(&w, width, &mut y, 0);
+                assert_eq!(y, alone[..rows * out]);
+                assert!(y.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-4));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{
     config::DecoderConfig,
+    few::gated,
     layers::{INIT_STD, Linear, Mode},
 };
 use candle_core::{D, Result, Tensor};
@@ -53,6 +54,9 @@ impl Mlp {
         let (gate, up) = match &self.input {
             Input::Joined(linear) => {
                 let both = linear.forward(x)?;
+                if let Some(inner) = gated(&both, self.width)? {
+                    return self.down.forward(&inner);
+                }
                 (both.narrow(D::Minus1, 0, self.width)?, both.narrow(D::Minus1, self.width, self.width)?)
             }
             Input::Apart { gate, up } => (gate.forward(x)?, up.forward(x)?),

@@ -167,7 +167,9 @@ impl ModelDrafter {
         let (mut index, mut rows, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for (i, item) in items.iter().enumerate() {
             if let Item::Seen(row, place) = item {
-                (index.push(i as u32), rows.push(row), places.push(*place));
+                index.push(i as u32);
+                rows.push(row);
+                places.push(*place);
             }
         }
         if rows.is_empty() {

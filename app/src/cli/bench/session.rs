@@ -180,7 +180,7 @@ impl Timed {
             talkativeness: defaults.talkativeness,
             cooldown: Duration::from_secs_f64(defaults.cooldown_seconds),
             max_tokens: defaults.max_tokens,
-            temperature: defaults.temperature,
+            sampling: defaults.sampling(),
             seed: args.seed,
             language: "en".to_owned(),
             exercise: None,

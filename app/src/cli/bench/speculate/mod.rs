@@ -6,7 +6,10 @@ mod verify;
 mod watched;
 
 use crate::{
-    cli::{Usage, coaching::temperature},
+    cli::{
+        Usage,
+        coaching::{share, temperature},
+    },
     parts,
 };
 use anyhow::{Context as _, Result};
@@ -62,10 +65,10 @@ pub(super) struct SpeculateArgs {
     /// Seed of sessions and of what is drawn
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Draw from so many of the likeliest tokens only, where prompts are answered; 0 is all
+    /// Draw from so many of the likeliest tokens only; 0 is all
     #[arg(long, value_name = "N", default_value_t = 0)]
     top_k: usize,
-    /// Draw from the likeliest tokens that together reach this probability only, where prompts are answered
+    /// Draw from the likeliest tokens that together reach this probability only
     #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = share)]
     top_p: f32,
     /// In all rows let drafting that loses time switch itself off, as it does while coaching; left out, one row does
@@ -91,11 +94,6 @@ pub(super) struct SpeculateArgs {
     /// with --verify-cost: size, type, context, columns, ms, ratio
     #[arg(long)]
     json: bool,
-}
-
-fn share(text: &str) -> Result<f32, String> {
-    let p: f32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
-    if p > 0.0 && p <= 1.0 { Ok(p) } else { Err(format!("{p} is out of range: above 0, up to 1")) }
 }
 
 /// A way of decoding.
@@ -173,8 +171,8 @@ pub(super) fn run(args: &SpeculateArgs) -> Result<()> {
     let mut rows = Vec::new();
     for pair in pairs(args)? {
         let is_language = pair.model.is_some_and(|path| path.exists() && !is_coach(path));
-        if !is_language && (args.prompts.is_some() || args.top_k > 0 || args.top_p < 1.0) {
-            let problem = "--prompts, --top-k and --top-p are for language models: a coach is shown sessions";
+        if !is_language && args.prompts.is_some() {
+            let problem = "--prompts is for language models: a coach is shown sessions";
             return Err(Usage(problem.into()).into());
         }
         let measure = if is_language { language::run } else { watched::run };

@@ -17,6 +17,7 @@ use spotter_engine::{
         manifest::Manifest,
         session::CoachSession,
     },
+    sampler::Sampling,
     speculate::DrafterKind,
 };
 use spotter_vision::{
@@ -112,7 +113,7 @@ impl Scene<'_> {
             talkativeness: defaults.talkativeness,
             cooldown: Duration::from_secs_f64(defaults.cooldown_seconds),
             max_tokens: defaults.max_tokens,
-            temperature,
+            sampling: Sampling { temperature, top_k: self.args.top_k, top_p: self.args.top_p },
             seed: self.args.seed,
             language: "en".to_owned(),
             exercise: None,

@@ -230,7 +230,7 @@ impl Coach {
             talkativeness: held.talkativeness.unwrap_or(defaults.talkativeness),
             cooldown: Duration::from_secs_f64(defaults.cooldown_seconds),
             max_tokens: defaults.max_tokens,
-            temperature: defaults.temperature,
+            sampling: defaults.sampling(),
             seed: 0,
             language: held.lang.code().to_owned(),
             exercise: None,
