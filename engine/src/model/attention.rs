@@ -4,6 +4,7 @@ use super::{
     batch::LayerBatch,
     cache::{LayerCache, Visible, scorer::Watch},
     config::DecoderConfig,
+    fused::{FEW, Heads, attend, turned},
     layers::{INIT_STD, Linear, Mode, RopeRows},
 };
 use candle_core::{D, DType, Device, Result, Tensor};
@@ -78,7 +79,7 @@ impl Attention {
     #[cfg(feature = "cuda")]
     pub(super) fn joined(&self) -> Option<[(&Tensor, Option<&Tensor>); 2]> {
         match &self.input {
-            Input::Joined(input) => Some([input.parts(), self.out.parts()]),
+            Input::Joined(input) => Some([input.parts()?, self.out.parts()?]),
             Input::Apart { .. } => None,
         }
     }
@@ -110,6 +111,13 @@ impl Attention {
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, mut cache: Option<&mut LayerCache>) -> Result<Tensor> {
         let (b, n, _) = x.dims3()?;
         let group = self.heads / self.kv_heads;
+        if let (Some(cache), Input::Joined(linear), 1, 1..=FEW) = (&cache, &self.input, b, n)
+            && linear.is_packed()
+            && cache.watch() == Watch::default()
+            && (self.window.is_none() || pass.contiguous)
+        {
+            return self.forward_few(&linear.forward(x)?, pass, cache);
+        }
         let (q, k, v) = self.project(x)?;
         // The query heads of one key head become rows of the same product, so keys are never repeated.
         let q = by_head(&pass.rope.apply(&q)?)?.reshape((b * self.kv_heads, group * n, self.head_dim))?;
@@ -148,6 +156,24 @@ impl Attention {
             cache.observe(pass.len, &pass.positions, &queries, &apart(weights.clone())?)?;
         }
         self.finish(&weights.matmul(&v)?, b, n)
+    }
+
+    /// The same for a few positions `all [1, n, q and k and v]` in few sweeps. A row's numbers do not depend on how many
+    /// there are.
+    fn forward_few(&self, all: &Tensor, pass: &Pass, cache: &LayerCache) -> Result<Tensor> {
+        let (_, n, width) = all.dims3()?;
+        let heads = Heads { queries: self.heads, keys: self.kv_heads, dim: self.head_dim };
+        let all = turned(&all.reshape((n, width))?, &pass.rope, heads)?;
+        let (q, k) = (all.narrow(0, 0, self.heads)?, all.narrow(0, self.heads, self.kv_heads)?);
+        let v = all.narrow(0, self.heads + self.kv_heads, self.kv_heads)?;
+        let (mut k, mut v) = cache.append(&k, &v, pass.len)?;
+        let seen = k.dim(1)?;
+        if let (1, Some(window)) = (n, self.window.filter(|w| *w < seen)) {
+            (k, v) = (k.narrow(1, seen - window, window)?, v.narrow(1, seen - window, window)?);
+        }
+        let scale = self.sharpen.unwrap_or(1.0) / (self.head_dim as f64).sqrt();
+        let mixed = attend(&q, &k, &v, pass.mask.as_ref(), scale as f32)?;
+        self.out.forward(&mixed.unsqueeze(0)?)
     }
 
     /// The same for sequences that grow together: `layer` holds `pass.len` entries of each. Scores are computed in its

@@ -2,6 +2,7 @@
 
 use super::{
     config::DecoderConfig,
+    fused::gated,
     layers::{INIT_STD, Linear, Mode},
 };
 use candle_core::{D, Result, Tensor};
@@ -43,7 +44,7 @@ impl Mlp {
     #[cfg(feature = "cuda")]
     pub(super) fn joined(&self) -> Option<[(&Tensor, Option<&Tensor>); 2]> {
         match &self.input {
-            Input::Joined(input) => Some([input.parts(), self.down.parts()]),
+            Input::Joined(input) => Some([input.parts()?, self.down.parts()?]),
             Input::Apart { .. } => None,
         }
     }
@@ -51,6 +52,9 @@ impl Mlp {
     /// `x [b, n, width]` to the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (gate, up) = match &self.input {
+            Input::Joined(linear) if linear.is_packed() => {
+                return self.down.forward(&gated(&linear.forward(x)?)?);
+            }
             Input::Joined(linear) => {
                 let both = linear.forward(x)?;
                 (both.narrow(D::Minus1, 0, self.width)?, both.narrow(D::Minus1, self.width, self.width)?)

@@ -12,6 +12,7 @@ pub mod decoder;
 #[cfg(test)]
 mod decoder_tests;
 mod few;
+mod fused;
 pub mod language;
 pub mod layers;
 pub mod llava;
