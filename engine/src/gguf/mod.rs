@@ -2,17 +2,24 @@
 //!
 //! On the processor, weights stay packed ([`crate::quantised`]); elsewhere they are unpacked as they are loaded.
 
+mod convert;
+#[cfg(test)]
+mod convert_tests;
 mod model;
 mod read;
 mod source;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
+mod vocabulary;
+mod write;
 
+pub use convert::{Quantised, SHAPES, Source, Target, quantise};
 pub use model::decoder_config;
 pub use read::{Gguf, TensorEntry, Value};
 pub use source::decoder_weights;
 pub use tokenizer::tokenizer;
+pub use write::{Planned, write};
 
 use std::path::PathBuf;
 

@@ -3,6 +3,13 @@
 use super::{Gguf, GgufError};
 use crate::model::{DecoderConfig, HfDecoderConfig};
 
+/// Names of what is not in a layer: in a GGUF file, and in a checkpoint.
+pub(super) const DECODER: [(&str, &str); 3] = [
+    ("token_embd.weight", "model.embed_tokens.weight"),
+    ("output_norm.weight", "model.norm.weight"),
+    ("output.weight", "lm_head.weight"),
+];
+
 /// Names of a layer's parts: in a GGUF file, and in a checkpoint.
 pub(super) const LAYER: [(&str, &str); 9] = [
     ("attn_norm", "input_layernorm"),

@@ -138,9 +138,8 @@ impl Gguf {
         #[cfg(unix)]
         // SAFETY: the map is shared with its file and never written to, so pages that come again hold the same bytes. That it
         // fails, where a system does not know this, changes nothing.
-        let _ = unsafe {
-            self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, entry.start, entry.bytes)
-        };
+        let _ =
+            unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, entry.start, entry.bytes) };
         #[cfg(not(unix))]
         let _ = entry;
     }

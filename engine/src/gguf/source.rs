@@ -57,7 +57,12 @@ pub fn decoder_weights(
                 "attn_k" if turned => Some(config.kv_heads),
                 _ => None,
             };
-            source.add(&format!("blk.{layer}.{from}.weight"), format!("model.layers.{layer}.{to}.weight"), shape, heads)?;
+            source.add(
+                &format!("blk.{layer}.{from}.weight"),
+                format!("model.layers.{layer}.{to}.weight"),
+                shape,
+                heads,
+            )?;
             if config.qkv_bias && ["attn_q", "attn_k", "attn_v"].contains(&from) {
                 let bias = shape.get(..1).unwrap_or_default();
                 let name = format!("model.layers.{layer}.{to}.bias");

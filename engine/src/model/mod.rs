@@ -19,6 +19,8 @@ pub mod llava;
 pub mod llava_config;
 pub mod memory;
 pub mod mlp;
+#[cfg(test)]
+mod packed_tests;
 pub mod plan;
 pub mod probe;
 pub mod projector;

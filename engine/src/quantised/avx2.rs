@@ -38,22 +38,12 @@ pub(super) unsafe fn sums(group: Group<'_>, x: Tile<'_>, out: &mut [[f32; ROWS]]
     }
     // More rows at a time than two do not fit sixteen registers.
     // SAFETY: the caller's.
-    unsafe {
-        if x.rows % 2 == 0 {
-            formats!(2)
-        } else {
-            formats!(1)
-        }
-    }
+    unsafe { if x.rows % 2 == 0 { formats!(2) } else { formats!(1) } }
 }
 
 /// Rows of the input `M` at a time, halves of the group one after the other.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tile<const BITS: usize, const FACTORS: u8, const M: usize>(
-    group: Group<'_>,
-    x: Tile<'_>,
-    out: &mut [[f32; ROWS]],
-) {
+fn tile<const BITS: usize, const FACTORS: u8, const M: usize>(group: Group<'_>, x: Tile<'_>, out: &mut [[f32; ROWS]]) {
     for (first, out) in (0..x.rows).step_by(M).zip(out.chunks_exact_mut(M)) {
         for half in 0..2 {
             let sums = rows::<BITS, FACTORS, M>(group, half, x, first);

@@ -51,11 +51,7 @@ pub(super) unsafe fn sums(group: Group<'_>, x: Tile<'_>, out: &mut [[f32; ROWS]]
 
 /// `M` rows of the input, whose blocks lie `M` beside one another.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
-fn tile<const BITS: usize, const FACTORS: u8, const M: usize>(
-    group: Group<'_>,
-    x: &[Block],
-    out: &mut [[f32; ROWS]],
-) {
+fn tile<const BITS: usize, const FACTORS: u8, const M: usize>(group: Group<'_>, x: &[Block], out: &mut [[f32; ROWS]]) {
     let (inner, many) = (inner(FACTORS), strips(FACTORS));
     let (mut sums, mut least) = ([_mm512_setzero_ps(); M], [_mm512_setzero_ps(); M]);
     let pieces = group.lines.as_chunks::<BITS>().0.chunks_exact(inner).zip(x.as_chunks::<M>().0.chunks_exact(inner));

@@ -128,9 +128,7 @@ impl Matrix {
                 *number = match factors {
                     Factors::Plain => d * code,
                     Factors::Min => d * code + strips[1].half(row),
-                    Factors::Super => {
-                        d * f32::from(small(0)) * code - strips[1].half(row) * f32::from(small(1))
-                    }
+                    Factors::Super => d * f32::from(small(0)) * code - strips[1].half(row) * f32::from(small(1)),
                     Factors::Six => d * f32::from(small(2 * c / BLOCK) as i8) * code,
                 };
             }

@@ -15,9 +15,11 @@ mod inputs;
 mod matrix;
 mod product;
 mod scalar;
-mod threads;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 pub use format::Format;
 pub use matrix::Matrix;

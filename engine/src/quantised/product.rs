@@ -113,7 +113,10 @@ impl Packed {
     pub fn new(parts: Vec<Matrix>) -> Result<Self> {
         let width = parts.first().map_or(0, Matrix::width);
         if width == 0 || parts.iter().any(|part| part.width() != width) {
-            bail!("weights side by side: widths {:?} expected to be the same", parts.iter().map(Matrix::width).collect::<Vec<_>>());
+            bail!(
+                "weights side by side: widths {:?} expected to be the same",
+                parts.iter().map(Matrix::width).collect::<Vec<_>>()
+            );
         }
         Ok(Self { rows: parts.iter().map(Matrix::rows).sum(), width, parts: parts.into() })
     }

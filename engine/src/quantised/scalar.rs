@@ -31,8 +31,7 @@ fn sum(group: Group<'_>, row: usize, x: Tile<'_>, m: usize) -> f32 {
         let products = |columns: std::ops::Range<usize>| -> i32 {
             columns.map(|c| i32::from(code(lines, row, c)) * i32::from(x.codes[c])).sum()
         };
-        let (left, right) =
-            (x.starts[0] + products(0..BLOCK / 2), x.starts[1] + products(BLOCK / 2..BLOCK));
+        let (left, right) = (x.starts[0] + products(0..BLOCK / 2), x.starts[1] + products(BLOCK / 2..BLOCK));
         match factors {
             Factors::Plain => sum = ((left + right) as f32).mul_add(d * x.scale, sum),
             Factors::Min => {

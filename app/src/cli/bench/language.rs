@@ -23,9 +23,11 @@ const TEXT: &str = "The coach watches the first squat and waits. The knees bend,
 
 /// Measure how fast a language model reads a prompt and writes, token by token
 #[derive(Debug, Args)]
-#[command(after_help = "Each round reads the prompt in one pass and then takes the likeliest token again and again, its choice \
+#[command(
+    after_help = "Each round reads the prompt in one pass and then takes the likeliest token again and again, its choice \
                   included in the time. A round before the clock starts warms the machine. scripts/bench_llama.py runs this and llama.cpp \
-                  on the same file, threads and ids, in turns.")]
+                  on the same file, threads and ids, in turns."
+)]
 pub(super) struct LanguageArgs {
     /// Language model: a GGUF file, or a folder with safetensors
     #[arg(long, value_name = "PATH", default_value = ".deps/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")]
