@@ -142,7 +142,7 @@ struct Model {
 enum Weights {
     File(Gguf),
     Folder { vb: VarBuilder<'static>, names: HashMap<String, (String, Option<usize>)> },
-    Random(ChaCha8Rng, HashMap<&'static str, Vec<u8>>),
+    Random(Box<ChaCha8Rng>, HashMap<&'static str, Vec<u8>>),
 }
 
 /// Writes `out`; `told` hears of each tensor before it is made: how many are done, and of how many.
@@ -273,7 +273,7 @@ impl Model {
         let (embedding, layers) = decoder_tensors(&config, "model.", "lm_head.");
         let named = |spec: spotter_vision::encoder::TensorSpec| Some((short(&spec.name)?, spec.shape));
         let tensors = embedding.into_iter().chain(layers).filter_map(named).collect();
-        let weights = Weights::Random(ChaCha8Rng::seed_from_u64(1), HashMap::new());
+        let weights = Weights::Random(Box::new(ChaCha8Rng::seed_from_u64(1)), HashMap::new());
         Ok(Self { metadata, tensors, tied: true, weights })
     }
 

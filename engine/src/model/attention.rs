@@ -1,10 +1,11 @@
 //! Causal self-attention with rotary positions and grouped key heads.
 
 use super::{
+    attend::{Attended, FEW, Look, attend},
     batch::LayerBatch,
     cache::{LayerCache, Visible, scorer::Watch},
     config::DecoderConfig,
-    fused::{FEW, Heads, attend, turned},
+    fused::{Heads, turned},
     layers::{INIT_STD, Linear, Mode, RopeRows},
 };
 use candle_core::{D, DType, Device, Result, Tensor};
@@ -111,10 +112,10 @@ impl Attention {
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, mut cache: Option<&mut LayerCache>) -> Result<Tensor> {
         let (b, n, _) = x.dims3()?;
         let group = self.heads / self.kv_heads;
-        if let (Some(cache), Input::Joined(linear), 1, 1..=FEW) = (&cache, &self.input, b, n)
+        let watched = cache.as_ref().is_some_and(|cache| cache.watch() != Watch::default());
+        if let (Some(cache), Input::Joined(linear), 1, 1..=FEW) = (&mut cache, &self.input, b, n)
             && linear.is_packed()
-            && cache.watch() == Watch::default()
-            && (self.window.is_none() || pass.contiguous)
+            && (self.window.is_none() || (pass.contiguous && !watched))
         {
             return self.forward_few(&linear.forward(x)?, pass, cache);
         }
@@ -123,7 +124,6 @@ impl Attention {
         let q = by_head(&pass.rope.apply(&q)?)?.reshape((b * self.kv_heads, group * n, self.head_dim))?;
         let k = by_head(&pass.rope.apply(&k)?)?.reshape((b * self.kv_heads, n, self.head_dim))?;
         let v = by_head(&v)?.reshape((b * self.kv_heads, n, self.head_dim))?;
-        let watched = cache.as_ref().is_some_and(|cache| cache.watch() != Watch::default());
         let (mut k, mut v) = match &cache {
             Some(cache) => cache.append(&k, &v, pass.len)?,
             None => (k, v),
@@ -160,19 +160,27 @@ impl Attention {
 
     /// The same for a few positions `all [1, n, q and k and v]` in few sweeps. A row's numbers do not depend on how many
     /// there are.
-    fn forward_few(&self, all: &Tensor, pass: &Pass, cache: &LayerCache) -> Result<Tensor> {
+    fn forward_few(&self, all: &Tensor, pass: &Pass, cache: &mut LayerCache) -> Result<Tensor> {
         let (_, n, width) = all.dims3()?;
         let heads = Heads { queries: self.heads, keys: self.kv_heads, dim: self.head_dim };
         let all = turned(&all.reshape((n, width))?, &pass.rope, heads)?;
         let (q, k) = (all.narrow(0, 0, self.heads)?, all.narrow(0, self.heads, self.kv_heads)?);
         let v = all.narrow(0, self.heads + self.kv_heads, self.kv_heads)?;
-        let (mut k, mut v) = cache.append(&k, &v, pass.len)?;
+        let (k, v) = cache.append(&k, &v, pass.len)?;
         let seen = k.dim(1)?;
-        if let (1, Some(window)) = (n, self.window.filter(|w| *w < seen)) {
-            (k, v) = (k.narrow(1, seen - window, window)?, v.narrow(1, seen - window, window)?);
+        let factor = self.sharpen.unwrap_or(1.0);
+        let look = Look {
+            scale: (factor / (self.head_dim as f64).sqrt()) as f32,
+            mask: pass.mask.as_ref(),
+            hidden: self.window.map_or(0, |window| seen.saturating_sub(window)),
+            weights: cache.watch() != Watch::default(),
+        };
+        let Attended { mixed, weights } = attend(&q, &k, &v, &look)?;
+        if let Some(weights) = weights {
+            let (kv, group) = (self.kv_heads, self.heads / self.kv_heads);
+            let queries = (q * factor)?.reshape((kv, group, n, self.head_dim))?;
+            cache.observe(pass.len, &pass.positions, &queries, &weights.reshape((kv, group, n, seen))?)?;
         }
-        let scale = self.sharpen.unwrap_or(1.0) / (self.head_dim as f64).sqrt();
-        let mixed = attend(&q, &k, &v, pass.mask.as_ref(), scale as f32)?;
         self.out.forward(&mixed.unsqueeze(0)?)
     }
 

@@ -231,7 +231,7 @@ impl Decoder {
         if n == 0 {
             candle_core::bail!("a pass needs at least one position");
         }
-        let Some(cache) = cache else { return self.at_once(x) };
+        let Some(cache) = cache else { return self.on_threads(|| self.at_once(x)) };
         cache.check(n, Columns::Chain)?;
         let passes = cache.passes(n);
         if passes.len() == 1 {
@@ -264,12 +264,16 @@ impl Decoder {
         let rope = self.rope.rows(cache.len(), n, x.dtype())?;
         let mask = causal_mask(n, cache.len(), self.config.window, x.device())?;
         let pass = Pass { rope, mask, len: cache.len(), positions: Vec::new(), contiguous: true };
-        let mut x = self.enter(x)?;
-        for (layer, entries) in self.layers.iter().zip(cache.layers()) {
-            x = layer.forward_batch(&x, &pass, entries)?;
-        }
+        let layers = self.layers.iter().zip(cache.layers());
+        let hidden = self.on_threads(|| {
+            let mut x = self.enter(x)?;
+            for (layer, entries) in layers {
+                x = layer.forward_batch(&x, &pass, entries)?;
+            }
+            self.norm.forward(&x)
+        })?;
         cache.advance(n);
-        self.norm.forward(&x)
+        Ok(hidden)
     }
 
     /// Embeddings to what the first layer reads. Visual tokens are scaled like those of text.

@@ -1,6 +1,7 @@
 //! Language models: decoders of the Llama, Qwen2, Mistral and HyperCLOVA X kind, and LLaVA around them.
 
 pub mod adapter;
+mod attend;
 pub mod attention;
 pub mod batch;
 pub mod cache;

@@ -38,7 +38,7 @@ pub(super) unsafe fn sums(group: Group<'_>, x: Tile<'_>, out: &mut [[f32; ROWS]]
     }
     // More rows at a time than two do not fit sixteen registers.
     // SAFETY: the caller's.
-    unsafe { if x.rows % 2 == 0 { formats!(2) } else { formats!(1) } }
+    unsafe { if x.rows.is_multiple_of(2) { formats!(2) } else { formats!(1) } }
 }
 
 /// Rows of the input `M` at a time, halves of the group one after the other.
@@ -161,13 +161,10 @@ fn products<const BITS: usize>(w: &[__m256i; 8], x: &Block, apart: bool) -> (__m
 fn unpack<const BITS: usize>(lines: &[Line; BITS], half: usize) -> [__m256i; 8] {
     // SAFETY: a line is twice 32 bytes, aligned so.
     let line = |i: usize| unsafe { _mm256_load_si256(lines[i].0.as_ptr().add(32 * half).cast()) };
-    let mut w = [_mm256_setzero_si256(); 8];
     if BITS == 8 {
-        for i in 0..8 {
-            w[i] = line(i);
-        }
-        return w;
+        return [line(0), line(1), line(2), line(3), line(4), line(5), line(6), line(7)];
     }
+    let mut w = [_mm256_setzero_si256(); 8];
     let low = _mm256_set1_epi8(15);
     for i in 0..4 {
         w[i] = _mm256_and_si256(line(i), low);

@@ -119,13 +119,10 @@ fn products(w: &[__m512i; 8], x: &Block, apart: bool) -> (__m512i, __m512i) {
 fn unpack<const BITS: usize>(lines: &[Line; BITS]) -> [__m512i; 8] {
     // SAFETY: a line is 64 bytes, aligned so.
     let line = |i: usize| unsafe { _mm512_load_si512(lines[i].0.as_ptr().cast()) };
-    let mut w = [_mm512_setzero_si512(); 8];
     if BITS == 8 {
-        for i in 0..8 {
-            w[i] = line(i);
-        }
-        return w;
+        return [line(0), line(1), line(2), line(3), line(4), line(5), line(6), line(7)];
     }
+    let mut w = [_mm512_setzero_si512(); 8];
     let low = _mm512_set1_epi8(15);
     for i in 0..4 {
         w[i] = _mm512_and_si512(line(i), low);
