@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     model::{DecoderConfig, LanguageModel, plan::decoder_tensors},
-    quantised::testing::unpacked,
+    quantised::{Instructions, testing::unpacked},
 };
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -150,6 +150,10 @@ fn packed_files_compute_what_their_numbers_do() {
     let (model, file) = (open(&out), Arc::new(Gguf::open(&out).unwrap()));
     let config = model.decoder.config().clone();
     let weights = decoder_weights(&file, &config, DType::F32, &Device::Cpu).unwrap();
+    if Instructions::best() == Instructions::Scalar {
+        println!("left out: this processor multiplies unpacked weights");
+        return;
+    }
     assert!(weights.contains_tensor("model.layers.1.self_attn.q_proj.weight:q4_k"));
     assert!(!weights.contains_tensor("model.layers.1.self_attn.q_proj.weight:q4_0"));
     assert!(!weights.contains_tensor("model.norm.weight:q4_k"));

@@ -1,7 +1,10 @@
 //! The tensors of a file under the names of a published checkpoint, read when they are asked for.
 
 use super::{Gguf, GgufError, TensorEntry, model::LAYER};
-use crate::{model::DecoderConfig, quantised::Format};
+use crate::{
+    model::DecoderConfig,
+    quantised::{Format, Instructions},
+};
 use candle_core::{DType, Device, Result, Shape, Tensor, bail, quantized::ggml_file::qtensor_from_ggml};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use std::{collections::HashMap, sync::Arc};
@@ -20,8 +23,8 @@ struct Source {
     packed: bool,
 }
 
-/// All weights of the decoder, named as in a published checkpoint (`model.*`, `lm_head.weight`). For f32 on the processor those
-/// whose products [`crate::quantised`] computes are there packed as well.
+/// All weights of the decoder, named as in a published checkpoint (`model.*`, `lm_head.weight`). For f32 on a processor with AVX2 those
+/// whose products [`crate::quantised`] computes are there packed as well; without, unpacked weights are faster.
 ///
 /// # Errors
 /// A tensor that is missing or has another shape than the numbers say.
@@ -31,8 +34,8 @@ pub fn decoder_weights(
     dtype: DType,
     device: &Device,
 ) -> std::result::Result<VarBuilder<'static>, GgufError> {
-    let mut source =
-        Source { file: file.clone(), places: HashMap::new(), packed: device.is_cpu() && dtype == DType::F32 };
+    let packed = device.is_cpu() && dtype == DType::F32 && Instructions::best() != Instructions::Scalar;
+    let mut source = Source { file: file.clone(), places: HashMap::new(), packed };
     let (w, m) = (config.width, config.mlp_width);
     let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     source.add("token_embd.weight", "model.embed_tokens.weight".into(), &[config.vocab, w], None)?;
