@@ -8,6 +8,7 @@ pub mod device;
 pub mod gguf;
 pub mod model;
 pub mod prompt;
+pub mod quantised;
 pub mod sampler;
 pub mod speculate;
 pub mod stops;

@@ -10,7 +10,7 @@ use crate::{
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value as Json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,23 +139,37 @@ const SEED: &str = "\
 /// Name of the only template in an environment.
 const NAME: &str = "chat";
 
+/// Where the template of a folder is looked for, its source if it is there, and the tokens it may name.
+fn find(folder: &Path) -> Result<(PathBuf, Option<String>, TokenizerConfig), WeightsError> {
+    let config_path = folder.join("tokenizer_config.json");
+    let config: TokenizerConfig =
+        if config_path.is_file() { read_json(&config_path)? } else { TokenizerConfig::default() };
+    let (jinja, json) = (folder.join("chat_template.jinja"), folder.join("chat_template.json"));
+    let (path, source) = if jinja.is_file() {
+        let text = std::fs::read_to_string(&jinja).map_err(|e| WeightsError::file(&jinja, e))?;
+        (jinja, Some(text))
+    } else if json.is_file() {
+        let value: Json = read_json(&json)?;
+        (json, value.get("chat_template").and_then(template_text))
+    } else {
+        (config_path, template_text(&config.chat_template))
+    };
+    Ok((path, source, config))
+}
+
+/// The source of a folder's template, where it has one.
+///
+/// # Errors
+/// A file that can't be read.
+pub fn template_source(folder: &Path) -> Result<Option<String>, WeightsError> {
+    Ok(find(folder)?.1)
+}
+
 impl ChatTemplate {
     /// Finds the template of a folder: `chat_template.jinja`, `chat_template.json`, or a field of
     /// `tokenizer_config.json`, in this order. `image_token` is written where the template itself leaves images out.
     pub fn load(folder: &Path, image_token: &str) -> Result<Self, WeightsError> {
-        let config_path = folder.join("tokenizer_config.json");
-        let config: TokenizerConfig =
-            if config_path.is_file() { read_json(&config_path)? } else { TokenizerConfig::default() };
-        let (jinja, json) = (folder.join("chat_template.jinja"), folder.join("chat_template.json"));
-        let (path, source) = if jinja.is_file() {
-            let text = std::fs::read_to_string(&jinja).map_err(|e| WeightsError::file(&jinja, e))?;
-            (jinja, Some(text))
-        } else if json.is_file() {
-            let value: Json = read_json(&json)?;
-            (json, value.get("chat_template").and_then(template_text))
-        } else {
-            (config_path, template_text(&config.chat_template))
-        };
+        let (path, source, config) = find(folder)?;
         let source = source.ok_or_else(|| {
             WeightsError::file(
                 &path,

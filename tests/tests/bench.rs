@@ -39,3 +39,35 @@ fn each_policy_and_pass_has_its_share_of_a_step() {
         }
     }
 }
+
+/// A published folder, and weights by chance with its tokenizer, as GGUF files that read and write at some speed.
+#[test]
+fn a_packed_language_model_reads_and_writes() {
+    let at = tempfile::tempdir().unwrap();
+    let path = |name: &str| at.path().join(name).to_string_lossy().into_owned();
+    let folder = spotter_tests::goldens("seed-text").to_string_lossy().into_owned();
+    let quantize = |more: &[&str]| {
+        let out = spotter(&[&["models", "quantize", folder.as_str()], more].concat());
+        (out.status.success(), stdout(&out), stderr(&out))
+    };
+    let (ok, _, error) = quantize(&[&path("plain.gguf"), "--type", "q8_0", "--json"]);
+    assert!(ok, "{error}");
+    let (ok, text, error) = quantize(&[&path("random.gguf"), "--type", "q4_k", "--random", "tiny", "--json"]);
+    assert!(ok, "{error}");
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert!(report["bits_per_number"].as_f64().unwrap() < 5.5, "{report}");
+    assert_eq!(report["types"]["Q4K"], 14, "{report}");
+    let (ok, _, error) = quantize(&[&path("plain.gguf"), "--type", "q8_0"]);
+    assert!(!ok && error.contains("is there already"), "{error}");
+    for (name, prompt) in [("plain.gguf", "12"), ("random.gguf", "40")] {
+        let flags = ["language", "--model", &path(name), "--prompt", prompt, "--tokens", "6", "--rounds", "2"];
+        let rows = rows(&flags);
+        let row = &rows[0];
+        assert_eq!((rows.len(), row["ids"].as_array().unwrap().len()), (1, 6), "{row}");
+        assert_eq!(row["prompt_ids"].as_array().unwrap().len().to_string(), prompt);
+        for what in ["prefill", "decode"] {
+            let rates = row[what].as_array().unwrap();
+            assert!(rates.len() == 2 && rates.iter().all(|rate| rate.as_f64().unwrap() > 0.0), "{row}");
+        }
+    }
+}

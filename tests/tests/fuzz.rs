@@ -279,7 +279,11 @@ fn gguf_files() {
         let tokenizer = gguf::tokenizer(&file);
         let Ok(config) = gguf::decoder_config(&file) else { return false };
         let (dtype, device) = (candle_core::DType::F32, candle_core::Device::Cpu);
-        gguf::decoder_tensors(&file, &config, dtype, &device).is_ok() && tokenizer.is_ok()
+        let Ok(weights) = gguf::decoder_weights(&std::sync::Arc::new(file), &config, dtype, &device) else {
+            return false;
+        };
+        let (embedding, layers) = decoder_tensors(&config, "model.", "lm_head.");
+        embedding.iter().chain(&layers).all(|t| weights.get(t.shape.as_slice(), &t.name).is_ok()) && tokenizer.is_ok()
     });
 }
 

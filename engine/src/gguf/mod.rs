@@ -1,16 +1,25 @@
 //! GGUF, the single-file format of llama.cpp (version 2 and 3): weights, numbers and tokenizer of a language model.
 //!
-//! Weights are unpacked to floats as they are loaded.
+//! On the processor, weights stay packed ([`crate::quantised`]); elsewhere they are unpacked as they are loaded.
 
+mod convert;
+#[cfg(test)]
+mod convert_tests;
 mod model;
 mod read;
+mod source;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
+mod vocabulary;
+mod write;
 
-pub use model::{decoder_config, decoder_tensors};
+pub use convert::{Quantised, SHAPES, Source, Target, quantise};
+pub use model::decoder_config;
 pub use read::{Gguf, TensorEntry, Value};
+pub use source::decoder_weights;
 pub use tokenizer::tokenizer;
+pub use write::{Planned, write};
 
 use std::path::PathBuf;
 

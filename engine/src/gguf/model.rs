@@ -2,11 +2,16 @@
 
 use super::{Gguf, GgufError};
 use crate::model::{DecoderConfig, HfDecoderConfig};
-use candle_core::{DType, Device, Tensor, quantized::ggml_file::qtensor_from_ggml};
-use std::collections::HashMap;
+
+/// Names of what is not in a layer: in a GGUF file, and in a checkpoint.
+pub(super) const DECODER: [(&str, &str); 3] = [
+    ("token_embd.weight", "model.embed_tokens.weight"),
+    ("output_norm.weight", "model.norm.weight"),
+    ("output.weight", "lm_head.weight"),
+];
 
 /// Names of a layer's parts: in a GGUF file, and in a checkpoint.
-const LAYER: [(&str, &str); 9] = [
+pub(super) const LAYER: [(&str, &str); 9] = [
     ("attn_norm", "input_layernorm"),
     ("ffn_norm", "post_attention_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -58,84 +63,4 @@ pub fn decoder_config(file: &Gguf) -> Result<DecoderConfig, GgufError> {
     let mut config = DecoderConfig::from_hf(&hf, "").map_err(|e| file.error(e.to_string()))?;
     config.eos = token("eos_token_id")?.into_iter().collect();
     Ok(config)
-}
-
-/// All tensors of the decoder in `dtype`, named as in a published checkpoint (`model.*`, `lm_head.weight`).
-///
-/// # Errors
-/// A tensor that is missing or has another shape than the numbers say, or one of the device.
-pub fn decoder_tensors(
-    file: &Gguf,
-    config: &DecoderConfig,
-    dtype: DType,
-    device: &Device,
-) -> Result<HashMap<String, Tensor>, GgufError> {
-    let mut tensors = HashMap::new();
-    let mut add = |from: &str, to: String, shape: &[usize]| -> Result<(), GgufError> {
-        tensors.insert(to, load(file, config, from, shape, dtype, device)?);
-        Ok(())
-    };
-    let (w, m) = (config.width, config.mlp_width);
-    let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-    add("token_embd.weight", "model.embed_tokens.weight".into(), &[config.vocab, w])?;
-    add("output_norm.weight", "model.norm.weight".into(), &[w])?;
-    if !config.tied {
-        add("output.weight", "lm_head.weight".into(), &[config.vocab, w])?;
-    }
-    for layer in 0..config.layers {
-        for (from, to) in LAYER {
-            let shape: &[usize] = match from {
-                "attn_q" => &[q, w],
-                "attn_k" | "attn_v" => &[kv, w],
-                "attn_output" => &[w, q],
-                "ffn_gate" | "ffn_up" => &[m, w],
-                "ffn_down" => &[w, m],
-                _ => &[w],
-            };
-            add(&format!("blk.{layer}.{from}.weight"), format!("model.layers.{layer}.{to}.weight"), shape)?;
-            if config.qkv_bias && ["attn_q", "attn_k", "attn_v"].contains(&from) {
-                let bias = shape.first().copied().unwrap_or(0);
-                add(&format!("blk.{layer}.{from}.bias"), format!("model.layers.{layer}.{to}.bias"), &[bias])?;
-            }
-        }
-    }
-    Ok(tensors)
-}
-
-fn load(
-    file: &Gguf,
-    config: &DecoderConfig,
-    name: &str,
-    shape: &[usize],
-    dtype: DType,
-    device: &Device,
-) -> Result<Tensor, GgufError> {
-    let Some(entry) = file.tensors().get(name) else {
-        return Err(file.error(format!("tensor {name}: expected shape {shape:?}, found no such tensor")));
-    };
-    if entry.shape != shape {
-        return Err(file.error(format!("tensor {name}: expected shape {shape:?}, found {:?}", entry.shape)));
-    }
-    let unpack = || -> candle_core::Result<Tensor> {
-        let packed = qtensor_from_ggml(entry.dtype, file.data(entry), shape.to_vec(), &Device::Cpu)?;
-        let floats = packed.dequantize(&Device::Cpu)?;
-        // llama.cpp turns neighbours, the checkpoints turn halves; its `llama` files are reordered for that.
-        let heads = match (name.rsplit('.').nth(1), file.text("general.architecture")) {
-            (Some("attn_q"), Ok("llama")) => Some(config.heads),
-            (Some("attn_k"), Ok("llama")) => Some(config.kv_heads),
-            _ => None,
-        };
-        let floats = match heads {
-            Some(heads) => halves(&floats, heads)?,
-            None => floats,
-        };
-        floats.to_dtype(dtype)?.to_device(device)
-    };
-    unpack().map_err(|e| file.error(format!("tensor {name}: {e}")))
-}
-
-/// Rows of each head from `a0 b0 a1 b1 ..` to `a0 a1 .. b0 b1 ..`.
-fn halves(weight: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
-    let (rows, width) = weight.dims2()?;
-    weight.reshape((heads, rows / heads / 2, 2, width))?.transpose(1, 2)?.contiguous()?.reshape((rows, width))
 }

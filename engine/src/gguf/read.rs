@@ -132,6 +132,17 @@ impl Gguf {
     pub(crate) fn data(&self, entry: &TensorEntry) -> &[u8] {
         self.map.get(entry.start..entry.start + entry.bytes).unwrap_or_default()
     }
+
+    /// Tells the system that a tensor's pages are not needed any more.
+    pub(crate) fn give_back(&self, entry: &TensorEntry) {
+        #[cfg(unix)]
+        // SAFETY: the map is shared with its file and never written to, so pages that come again hold the same bytes. That it
+        // fails, where a system does not know this, changes nothing.
+        let _ =
+            unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, entry.start, entry.bytes) };
+        #[cfg(not(unix))]
+        let _ = entry;
+    }
 }
 
 type Directory = (BTreeMap<String, Value>, BTreeMap<String, TensorEntry>);

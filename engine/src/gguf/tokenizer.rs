@@ -5,12 +5,15 @@ use crate::tokenizer::Tokenizer;
 use serde_json::{Map, json};
 
 /// Tokens of this kind are found as a whole in a text, and are no text themselves.
-const CONTROL: i64 = 3;
+pub(super) const CONTROL: i64 = 3;
 /// Tokens of this kind are found as a whole in a text.
-const USER_DEFINED: i64 = 4;
+pub(super) const USER_DEFINED: i64 = 4;
+
+/// Names of ways to cut a text, one of each.
+pub(super) const PRE_TOKENIZERS: [&str; 4] = ["gpt-2", "smollm", "qwen2", "llama-bpe"];
 
 /// How a text is cut before byte pairs are merged, by the name llama.cpp has for it.
-fn pre_tokenizer(name: &str) -> Option<serde_json::Value> {
+pub(super) fn pre_tokenizer(name: &str) -> Option<serde_json::Value> {
     let bytes =
         |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
     let split = |pattern: &str| {

@@ -1,10 +1,12 @@
 //! Causal self-attention with rotary positions and grouped key heads.
 
 use super::{
+    attend::{Attended, FEW, Look, attend},
     batch::LayerBatch,
     cache::{LayerCache, Visible, scorer::Watch},
     config::DecoderConfig,
     few::softened,
+    fused::{Heads, turned},
     layers::{INIT_STD, Linear, Mode, RopeRows},
 };
 use candle_core::{D, DType, Device, Result, Tensor};
@@ -79,7 +81,7 @@ impl Attention {
     #[cfg(feature = "cuda")]
     pub(super) fn joined(&self) -> Option<[(&Tensor, Option<&Tensor>); 2]> {
         match &self.input {
-            Input::Joined(input) => Some([input.parts(), self.out.parts()]),
+            Input::Joined(input) => Some([input.parts()?, self.out.parts()?]),
             Input::Apart { .. } => None,
         }
     }
@@ -111,12 +113,18 @@ impl Attention {
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, mut cache: Option<&mut LayerCache>) -> Result<Tensor> {
         let (b, n, _) = x.dims3()?;
         let group = self.heads / self.kv_heads;
+        let watched = cache.as_ref().is_some_and(|cache| cache.watch() != Watch::default());
+        if let (Some(cache), Input::Joined(linear), 1, 1..=FEW) = (&mut cache, &self.input, b, n)
+            && linear.is_packed()
+            && (self.window.is_none() || (pass.contiguous && !watched))
+        {
+            return self.forward_few(&linear.forward(x)?, pass, cache);
+        }
         let (q, k, v) = self.project(x)?;
         // The query heads of one key head become rows of the same product, so keys are never repeated.
         let q = by_head(&pass.rope.apply(&q)?)?.reshape((b * self.kv_heads, group * n, self.head_dim))?;
         let k = by_head(&pass.rope.apply(&k)?)?.reshape((b * self.kv_heads, n, self.head_dim))?;
         let v = by_head(&v)?.reshape((b * self.kv_heads, n, self.head_dim))?;
-        let watched = cache.as_ref().is_some_and(|cache| cache.watch() != Watch::default());
         let (mut k, mut v) = match &cache {
             Some(cache) => cache.append(&k, &v, pass.len)?,
             None => (k, v),
@@ -146,6 +154,32 @@ impl Attention {
             cache.observe(pass.len, &pass.positions, &queries, &apart(weights.clone())?)?;
         }
         self.finish(&weights.matmul(&v)?, b, n)
+    }
+
+    /// The same for a few positions `all [1, n, q and k and v]` in few sweeps. A row's numbers do not depend on how many
+    /// there are.
+    fn forward_few(&self, all: &Tensor, pass: &Pass, cache: &mut LayerCache) -> Result<Tensor> {
+        let (_, n, width) = all.dims3()?;
+        let heads = Heads { queries: self.heads, keys: self.kv_heads, dim: self.head_dim };
+        let all = turned(&all.reshape((n, width))?, &pass.rope, heads)?;
+        let (q, k) = (all.narrow(0, 0, self.heads)?, all.narrow(0, self.heads, self.kv_heads)?);
+        let v = all.narrow(0, self.heads + self.kv_heads, self.kv_heads)?;
+        let (k, v) = cache.append(&k, &v, pass.len)?;
+        let seen = k.dim(1)?;
+        let factor = self.sharpen.unwrap_or(1.0);
+        let look = Look {
+            scale: (factor / (self.head_dim as f64).sqrt()) as f32,
+            mask: pass.mask.as_ref(),
+            hidden: self.window.map_or(0, |window| seen.saturating_sub(window)),
+            weights: cache.watch() != Watch::default(),
+        };
+        let Attended { mixed, weights } = attend(&q, &k, &v, &look)?;
+        if let Some(weights) = weights {
+            let (kv, group) = (self.kv_heads, self.heads / self.kv_heads);
+            let queries = (q * factor)?.reshape((kv, group, n, self.head_dim))?;
+            cache.observe(pass.len, &pass.positions, &queries, &weights.reshape((kv, group, n, seen))?)?;
+        }
+        self.out.forward(&mixed.unsqueeze(0)?)
     }
 
     /// The same for sequences that grow together: `layer` holds `pass.len` entries of each. Scores are computed in its

@@ -9,11 +9,12 @@ use super::{
     batch::{BatchCache, LayerBatch},
     cache::{Columns, KvCache, LayerCache},
     config::DecoderConfig,
-    layers::{INIT_STD, Linear, Mode, RmsNorm, Rope},
+    layers::{INIT_STD, Linear, Mode, RmsNorm, Rope, Weight},
     mlp::Mlp,
 };
+use crate::quantised;
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{Init, VarBuilder};
+use candle_nn::VarBuilder;
 
 pub(super) struct Layer {
     attention_norm: RmsNorm,
@@ -96,7 +97,7 @@ fn scaled(x: Tensor, factor: f64) -> Result<Tensor> {
 
 /// A causal language model over embeddings.
 pub struct Decoder {
-    embedding: Tensor,
+    embedding: Weight,
     layers: Vec<Layer>,
     norm: RmsNorm,
     head: Linear,
@@ -121,21 +122,20 @@ impl Decoder {
     /// The same with the layers (`embed_tokens`, `layers`, `norm`) and the head under prefixes of their own.
     pub fn from_parts(cfg: &DecoderConfig, body: VarBuilder, head: VarBuilder, mode: Mode) -> Result<Self> {
         cfg.check("").map_err(candle_core::Error::wrap)?;
-        let init = Init::Randn { mean: 0.0, stdev: INIT_STD };
-        let embedding = body.pp("embed_tokens").get_with_hints((cfg.vocab, cfg.width), "weight", init)?;
+        let embedding = Weight::new(cfg.width, cfg.vocab, INIT_STD, &body.pp("embed_tokens"))?;
         let layers =
             (0..cfg.layers).map(|i| Layer::new(cfg, body.pp("layers").pp(i), mode)).collect::<Result<Vec<_>>>()?;
         let head = if cfg.tied {
-            Linear::from_weight(embedding.clone())
+            Linear::from_weight(embedding.clone(), cfg.vocab)
         } else {
             Linear::new(cfg.width, cfg.vocab, false, INIT_STD, head)?
         };
         let rope = Rope::new(cfg, mode, embedding.dtype(), embedding.device())?;
         Ok(Self {
             #[cfg(feature = "cuda")]
-            express: match mode {
-                Mode::Infer => super::card::Express::new(cfg, &layers, &rope, &embedding)?,
-                Mode::Train => None,
+            express: match (mode, &embedding) {
+                (Mode::Infer, Weight::Dense(embedding)) => super::card::Express::new(cfg, &layers, &rope, embedding)?,
+                _ => None,
             },
             layers,
             norm: RmsNorm::new(cfg.width, cfg.norm_eps, mode, body.pp("norm"))?,
@@ -188,7 +188,7 @@ impl Decoder {
             candle_core::bail!("a head names token {} twice", pair.first().copied().unwrap_or(0));
         }
         if self.mode == Mode::Infer {
-            self.head = self.head.rows(&Tensor::new(ids, &self.device)?)?;
+            self.head = self.head.rows(ids)?;
         }
         self.said = Some(ids.to_vec());
         Ok(())
@@ -210,7 +210,7 @@ impl Decoder {
         self.graphs = graphs;
     }
 
-    /// Type of its weights.
+    /// Type that it computes in: that of its weights, f32 where they are packed.
     pub fn dtype(&self) -> DType {
         self.embedding.dtype()
     }
@@ -218,7 +218,7 @@ impl Decoder {
     /// Rows of the embedding: `ids [b, n]` (u32) to `[b, n, width]`.
     pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         let (b, n) = ids.dims2()?;
-        self.embedding.index_select(&ids.flatten_all()?, 0)?.reshape((b, n, self.config.width))
+        self.embedding.lookup(&ids.flatten_all()?)?.reshape((b, n, self.config.width))
     }
 
     /// Hidden states after the last norm, `[b, n, width]`, for embeddings `x` of the same shape.
@@ -231,7 +231,7 @@ impl Decoder {
         if n == 0 {
             candle_core::bail!("a pass needs at least one position");
         }
-        let Some(cache) = cache else { return self.at_once(x) };
+        let Some(cache) = cache else { return self.on_threads(|| self.at_once(x)) };
         cache.check(n, Columns::Chain)?;
         let passes = cache.passes(n);
         if passes.len() == 1 {
@@ -264,12 +264,16 @@ impl Decoder {
         let rope = self.rope.rows(cache.len(), n, x.dtype())?;
         let mask = causal_mask(n, cache.len(), self.config.window, x.device())?;
         let pass = Pass { rope, mask, len: cache.len(), positions: Vec::new(), contiguous: true };
-        let mut x = self.enter(x)?;
-        for (layer, entries) in self.layers.iter().zip(cache.layers()) {
-            x = layer.forward_batch(&x, &pass, entries)?;
-        }
+        let layers = self.layers.iter().zip(cache.layers());
+        let hidden = self.on_threads(|| {
+            let mut x = self.enter(x)?;
+            for (layer, entries) in layers {
+                x = layer.forward_batch(&x, &pass, entries)?;
+            }
+            self.norm.forward(&x)
+        })?;
         cache.advance(n);
-        self.norm.forward(&x)
+        Ok(hidden)
     }
 
     /// Embeddings to what the first layer reads. Visual tokens are scaled like those of text.
@@ -304,11 +308,10 @@ impl Decoder {
             );
         }
         let positions = cache.prepare(n, columns)?;
-        let hidden = self.through_layers(x, &positions, cache);
-        match hidden {
+        match self.on_threads(|| self.through_layers(x, &positions, cache)) {
             Ok(hidden) => {
                 cache.advance(&positions)?;
-                self.norm.forward(&hidden)
+                Ok(hidden)
             }
             Err(error) => {
                 cache.abandon(n);
@@ -323,7 +326,7 @@ impl Decoder {
         if let Some(express) = self.express.as_ref().filter(|_| self.graphs)
             && let Some(hidden) = express.pass(&self.enter(x)?, positions, cache)?
         {
-            return Ok(hidden);
+            return self.norm.forward(&hidden);
         }
         let rope = self.rope.rows_at(positions, x.dtype())?;
         let (len, contiguous) = (cache.len(), cache.is_contiguous());
@@ -338,7 +341,13 @@ impl Decoder {
         for (layer, entries) in self.layers.iter().zip(cache.layers_mut()) {
             x = layer.forward(&x, &pass, Some(entries))?;
         }
-        Ok(x)
+        self.norm.forward(&x)
+    }
+
+    /// Runs a pass on one of the threads that share its products, where the weights are packed: so that these wait for one
+    /// another only inside of products, and not for a thread outside at the end of each.
+    fn on_threads<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
+        if self.embedding.is_packed() { quantised::on_threads(run) } else { run() }
     }
 
     /// Logits `[b, n, vocab]` of hidden states `[b, n, width]`; of a trimmed head those of its tokens.
@@ -346,7 +355,7 @@ impl Decoder {
         let logits = match (&self.said, self.mode) {
             // The weight changes from step to step, so its rows are picked anew.
             (Some(ids), Mode::Train) => self.head.picked(ids)?.forward(&hidden.contiguous()?),
-            _ => self.head.forward(&hidden.contiguous()?),
+            _ => self.on_threads(|| self.head.forward(&hidden.contiguous()?)),
         };
         scaled(logits?, self.config.multipliers.logits)
     }

@@ -7,7 +7,6 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod gate;
 mod soften;
 
 #[cfg(target_arch = "x86_64")]
@@ -15,7 +14,6 @@ use avx512::{MOST, is_there, tile as wide_tile};
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-pub(super) use gate::gated;
 pub(super) use soften::softened;
 
 /// More rows than this are a matrix product.

@@ -15,8 +15,7 @@ use crate::{
     weights::{Checkpoint, WeightsError, file_of, read_json},
 };
 use candle_core::{DType, Device};
-use candle_nn::VarBuilder;
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 /// A prompt that can't be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,11 +77,11 @@ impl LanguageModel {
         if !path.exists() {
             return Err(WeightsError::missing(path, "a language model is a GGUF file, or a folder with safetensors"));
         }
-        let file = Gguf::open(path)?;
+        let file = Arc::new(Gguf::open(path)?);
         let config = gguf::decoder_config(&file)?;
         let tokenizer = gguf::tokenizer(&file)?;
-        let tensors = gguf::decoder_tensors(&file, &config, dtype, device)?;
-        let decoder = Decoder::new(&config, VarBuilder::from_tensors(tensors, dtype, device), Mode::Infer)?;
+        let weights = gguf::decoder_weights(&file, &config, dtype, device)?;
+        let decoder = Decoder::new(&config, weights, Mode::Infer)?;
         let source = file.text("tokenizer.chat_template").ok();
         let broken = |e: TemplateError| file.error(format!("tokenizer.chat_template: {e}"));
         let template = source.map(|s| ChatTemplate::new(s, NO_IMAGE)).transpose().map_err(broken)?;

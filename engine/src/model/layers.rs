@@ -4,7 +4,8 @@ use super::{
     config::{DecoderConfig, RopeScaling},
     few::few_rows,
 };
-use candle_core::{D, DType, Device, Result, Tensor};
+use crate::quantised::{Format, Matrix, Packed};
+use candle_core::{CpuStorage, D, DType, Device, Result, Storage, Tensor};
 use candle_nn::{Init, VarBuilder};
 use spotter_vision::nn::pick_rows;
 
@@ -23,26 +24,107 @@ pub enum Mode {
 /// Standard deviation of new weights; projections back into the residual stream get less.
 pub(crate) const INIT_STD: f64 = 0.02;
 
+/// A weight `[out, in]`, or a table of rows.
+#[derive(Clone, Debug)]
+pub(crate) enum Weight {
+    /// Numbers.
+    Dense(Tensor),
+    /// Packed as in a GGUF file; only for inference on the processor.
+    Packed(Packed),
+}
+
+impl Weight {
+    /// The tensor `weight` under `vb`: packed where the source has it so, else numbers.
+    pub(crate) fn new(input: usize, output: usize, std: f64, vb: &VarBuilder) -> Result<Self> {
+        if let Some(packed) = packed(input, &[("", output)], vb)? {
+            return Ok(Self::Packed(packed));
+        }
+        let init = Init::Randn { mean: 0.0, stdev: std };
+        Ok(Self::Dense(vb.get_with_hints((output, input), "weight", init)?))
+    }
+
+    /// Type of what comes out.
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            Self::Dense(weight) => weight.dtype(),
+            Self::Packed(_) => DType::F32,
+        }
+    }
+
+    /// Where it lies.
+    pub(crate) fn device(&self) -> &Device {
+        match self {
+            Self::Dense(weight) => weight.device(),
+            Self::Packed(_) => &Device::Cpu,
+        }
+    }
+
+    /// Whether it is packed.
+    pub(crate) fn is_packed(&self) -> bool {
+        matches!(self, Self::Packed(_))
+    }
+
+    /// Rows `ids` (u32 `[n]`), `[n, in]`.
+    pub(crate) fn lookup(&self, ids: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(weight) => weight.index_select(ids, 0),
+            Self::Packed(weight) => weight.lookup(&ids.to_vec1::<u32>()?),
+        }
+    }
+
+    /// A weight of some of its rows.
+    fn rows(&self, ids: &[u32]) -> Result<Self> {
+        Ok(match self {
+            Self::Dense(weight) => Self::Dense(weight.index_select(&Tensor::new(ids, weight.device())?, 0)?),
+            Self::Packed(weight) => Self::Packed(weight.pick(ids)?),
+        })
+    }
+
+    /// `x [rows, in]` to `[rows, out]`, plus a bias.
+    fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let y = match self {
+            Self::Dense(weight) => {
+                let weight = cast(weight, x.dtype())?;
+                #[cfg(feature = "cuda")]
+                if let Some(y) = spotter_vision::nn::card::few_rows(x, &weight, bias)? {
+                    return Ok(y);
+                }
+                match few_rows(x, &weight)? {
+                    Some(y) => y,
+                    None => x.matmul(&weight.t()?)?,
+                }
+            }
+            Self::Packed(weight) => cast(&weight.forward(&cast(x, DType::F32)?)?, x.dtype())?,
+        };
+        match bias {
+            Some(bias) => y.broadcast_add(&cast(bias, x.dtype())?),
+            None => Ok(y),
+        }
+    }
+}
+
 /// `x` times a weight `[out, in]`, plus a bias.
 #[derive(Clone, Debug)]
 pub(crate) struct Linear {
-    weight: Tensor,
+    weight: Weight,
+    output: usize,
     bias: Option<Tensor>,
 }
 
 impl Linear {
     pub(crate) fn new(input: usize, output: usize, bias: bool, std: f64, vb: VarBuilder) -> Result<Self> {
-        let weight = vb.get_with_hints((output, input), "weight", Init::Randn { mean: 0.0, stdev: std })?;
+        let weight = Weight::new(input, output, std, &vb)?;
         let bias = if bias { Some(vb.get_with_hints(output, "bias", Init::Const(0.0))?) } else { None };
-        Ok(Self { weight, bias })
+        Ok(Self { weight, output, bias })
     }
 
-    pub(crate) fn from_weight(weight: Tensor) -> Self {
-        Self { weight, bias: None }
+    /// Without a bias, of a weight of `output` rows.
+    pub(crate) fn from_weight(weight: Weight, output: usize) -> Self {
+        Self { weight, output, bias: None }
     }
 
-    pub(crate) fn from_parts(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+    pub(crate) fn from_parts(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        Ok(Self { output: weight.dim(0)?, weight: Weight::Dense(weight), bias })
     }
 
     /// One map whose output is those of some parts side by side: fewer and larger products. `parts` have names and outputs.
@@ -51,36 +133,53 @@ impl Linear {
     /// parts.
     pub(crate) fn joined(input: usize, parts: &[(&str, usize)], bias: bool, vb: &VarBuilder) -> Result<Self> {
         let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
-        let outputs = parts.iter().map(|(_, output)| output).sum::<usize>();
+        let output = parts.iter().map(|(_, output)| output).sum::<usize>();
         let whole = |kind: &str| crate::weights::side_by_side(&names, kind);
         if vb.contains_tensor(&whole("weight")) {
-            let weight = vb.get((outputs, input), &whole("weight"))?;
-            return Ok(Self { weight, bias: if bias { Some(vb.get(outputs, &whole("bias"))?) } else { None } });
+            let weight = Weight::Dense(vb.get((output, input), &whole("weight"))?);
+            return Ok(Self { weight, output, bias: if bias { Some(vb.get(output, &whole("bias"))?) } else { None } });
         }
-        let parts = parts.iter().map(|(name, output)| Self::new(input, *output, bias, INIT_STD, vb.pp(name)));
-        let parts = parts.collect::<Result<Vec<_>>>()?;
-        let weights: Vec<_> = parts.iter().map(|p| &p.weight).collect();
-        let biases: Option<Vec<_>> = parts.iter().map(|p| p.bias.as_ref()).collect();
-        let bias = biases.map(|b| Tensor::cat(&b, 0)).transpose()?;
-        Ok(Self { weight: Tensor::cat(&weights, 0)?, bias })
+        let tensors = |kind: &str, shape: &dyn Fn(usize) -> Vec<usize>, init: Init| -> Result<Tensor> {
+            let part = |(name, n): &(&str, usize)| vb.pp(name).get_with_hints(shape(*n), kind, init);
+            Tensor::cat(&parts.iter().map(part).collect::<Result<Vec<_>>>()?, 0)
+        };
+        let weight = match packed(input, parts, vb)? {
+            Some(packed) => Weight::Packed(packed),
+            None => {
+                let init = Init::Randn { mean: 0.0, stdev: INIT_STD };
+                Weight::Dense(tensors("weight", &|n| vec![n, input], init)?)
+            }
+        };
+        let bias = if bias { Some(tensors("bias", &|n| vec![n], Init::Const(0.0))?) } else { None };
+        Ok(Self { weight, output, bias })
     }
 
-    /// Weight and bias.
+    /// Whether its weight is packed.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.weight.is_packed()
+    }
+
+    /// Weight and bias; nothing where the weight is packed.
     #[cfg(feature = "cuda")]
-    pub(crate) fn parts(&self) -> (&Tensor, Option<&Tensor>) {
-        (&self.weight, self.bias.as_ref())
+    pub(crate) fn parts(&self) -> Option<(&Tensor, Option<&Tensor>)> {
+        match &self.weight {
+            Weight::Dense(weight) => Some((weight, self.bias.as_ref())),
+            Weight::Packed(_) => None,
+        }
     }
 
     /// The map to some of its outputs only.
-    pub(crate) fn rows(&self, outputs: &Tensor) -> Result<Self> {
-        let pick = |t: &Tensor| t.index_select(outputs, 0);
-        Ok(Self { weight: pick(&self.weight)?, bias: self.bias.as_ref().map(pick).transpose()? })
+    pub(crate) fn rows(&self, outputs: &[u32]) -> Result<Self> {
+        let bias = |b: &Tensor| b.index_select(&Tensor::new(outputs, b.device())?, 0);
+        let bias = self.bias.as_ref().map(bias).transpose()?;
+        Ok(Self { weight: self.weight.rows(outputs)?, output: outputs.len(), bias })
     }
 
     /// The same, each output once, so that the weight's gradient comes back.
     pub(crate) fn picked(&self, outputs: &[u32]) -> Result<Self> {
+        let Weight::Dense(weight) = &self.weight else { candle_core::bail!("packed weights do not learn") };
         let bias = self.bias.as_ref().map(|b| pick_rows(&b.unsqueeze(1)?, outputs)?.squeeze(1)).transpose()?;
-        Ok(Self { weight: pick_rows(&self.weight, outputs)?, bias })
+        Ok(Self { weight: Weight::Dense(pick_rows(weight, outputs)?), output: outputs.len(), bias })
     }
 
     /// `x [.., in]` (contiguous) to `[.., out]`.
@@ -88,23 +187,28 @@ impl Linear {
         let mut dims = x.dims().to_vec();
         let input = dims.pop().unwrap_or(1);
         let rows: usize = dims.iter().product();
-        let weight = cast(&self.weight, x.dtype())?;
-        let x = x.reshape((rows, input))?;
-        #[cfg(feature = "cuda")]
-        if let Some(y) = spotter_vision::nn::card::few_rows(&x, &weight, self.bias.as_ref())? {
-            dims.push(weight.dim(0)?);
-            return y.reshape(dims);
-        }
-        let mut y = match few_rows(&x, &weight)? {
-            Some(y) => y,
-            None => x.matmul(&weight.t()?)?,
-        };
-        if let Some(bias) = &self.bias {
-            y = y.broadcast_add(&cast(bias, x.dtype())?)?;
-        }
-        dims.push(weight.dim(0)?);
+        let y = self.weight.forward(&x.reshape((rows, input))?, self.bias.as_ref())?;
+        dims.push(self.output);
         y.reshape(dims)
     }
+}
+
+/// Weights of parts, by names and outputs, that lie packed in the source of `vb`; nothing where one does not.
+fn packed(input: usize, parts: &[(&str, usize)], vb: &VarBuilder) -> Result<Option<Packed>> {
+    let mut matrices = Vec::with_capacity(parts.len());
+    for (name, output) in parts {
+        let vb = if name.is_empty() { vb.clone() } else { vb.pp(name) };
+        let found = |format: &Format| vb.contains_tensor(&format.tensor("weight"));
+        let Some(format) = Format::ALL.into_iter().find(found) else { return Ok(None) };
+        let bytes = vb.get_unchecked_dtype(&format.tensor("weight"), DType::U8)?;
+        let (storage, layout) = bytes.storage_and_layout();
+        let bytes = match (&*storage, layout.contiguous_offsets()) {
+            (Storage::Cpu(CpuStorage::U8(bytes)), Some((from, to))) => bytes.get(from..to).unwrap_or_default(),
+            _ => candle_core::bail!("packed weights belong to the processor"),
+        };
+        matrices.push(Matrix::pack(format, (*output, input), bytes)?);
+    }
+    Packed::new(matrices).map(Some)
 }
 
 fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
@@ -218,6 +322,17 @@ pub(crate) struct RopeRows {
 }
 
 impl RopeRows {
+    /// Cosines and sines, `[n, head_dim / 2]` each.
+    pub(crate) fn tables(&self) -> (&Tensor, &Tensor) {
+        (&self.cos, &self.sin)
+    }
+
+    /// Of any angles.
+    #[cfg(test)]
+    pub(crate) fn of(cos: Tensor, sin: Tensor) -> Self {
+        Self { cos, sin, mode: Mode::Infer }
+    }
+
     /// Rotates `x [b, n, heads, head_dim]` (contiguous).
     pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         if self.mode == Mode::Infer {

@@ -2,7 +2,7 @@
 
 use super::{
     config::DecoderConfig,
-    few::gated,
+    fused::gated,
     layers::{INIT_STD, Linear, Mode},
 };
 use candle_core::{D, Result, Tensor};
@@ -44,7 +44,7 @@ impl Mlp {
     #[cfg(feature = "cuda")]
     pub(super) fn joined(&self) -> Option<[(&Tensor, Option<&Tensor>); 2]> {
         match &self.input {
-            Input::Joined(input) => Some([input.parts(), self.down.parts()]),
+            Input::Joined(input) => Some([input.parts()?, self.down.parts()?]),
             Input::Apart { .. } => None,
         }
     }

@@ -1,6 +1,7 @@
 //! Language models: decoders of the Llama, Qwen2, Mistral and HyperCLOVA X kind, and LLaVA around them.
 
 pub mod adapter;
+mod attend;
 pub mod attention;
 pub mod batch;
 pub mod cache;
@@ -12,12 +13,15 @@ pub mod decoder;
 #[cfg(test)]
 mod decoder_tests;
 mod few;
+mod fused;
 pub mod language;
 pub mod layers;
 pub mod llava;
 pub mod llava_config;
 pub mod memory;
 pub mod mlp;
+#[cfg(test)]
+mod packed_tests;
 pub mod plan;
 pub mod probe;
 pub mod projector;

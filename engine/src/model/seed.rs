@@ -167,7 +167,7 @@ impl Norm {
 /// A 1x1 convolution.
 fn pointwise(from: usize, to: usize, bias: bool, vb: VarBuilder) -> Result<Linear> {
     let weight = vb.get((to, from, 1, 1), "weight")?.flatten_from(1)?;
-    Ok(Linear::from_parts(weight, if bias { Some(vb.get(to, "bias")?) } else { None }))
+    Linear::from_parts(weight, if bias { Some(vb.get(to, "bias")?) } else { None })
 }
 
 /// A bottleneck of RegNet-Y: 1x1, 3x3 of each channel by itself, squeeze and excite, 1x1, and the input added.
@@ -247,7 +247,7 @@ impl CAbstractor {
         };
         let line = |i: usize, from: usize| -> Result<Linear> {
             let vb = vb.pp("readout").pp(i);
-            Ok(Linear::from_parts(vb.get((cfg.out, from), "weight")?, Some(vb.get(cfg.out, "bias")?)))
+            Linear::from_parts(vb.get((cfg.out, from), "weight")?, Some(vb.get(cfg.out, "bias")?))
         };
         let tokens = cfg.from * cfg.from;
         Ok(Self {

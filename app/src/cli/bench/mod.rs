@@ -1,6 +1,7 @@
 //! `spotter bench`: what things cost on this machine.
 
 mod cache;
+mod language;
 mod noise;
 mod session;
 mod speculate;
@@ -19,6 +20,7 @@ pub(crate) struct BenchArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Cache(cache::CacheArgs),
+    Language(language::LanguageArgs),
     Session(session::SessionArgs),
     Speculate(Box<speculate::SpeculateArgs>),
     Text(text::TextArgs),
@@ -32,6 +34,7 @@ enum Command {
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.command {
         Command::Cache(args) => cache::run(args),
+        Command::Language(args) => language::run(args),
         Command::Session(args) => session::run(args),
         Command::Speculate(args) => speculate::run(args),
         Command::Text(args) => text::run(args),

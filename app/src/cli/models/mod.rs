@@ -1,6 +1,7 @@
 //! `spotter models`: which there are, what a model is, and what it would say next.
 
 mod pull;
+mod quantize;
 
 use crate::{cli::coaching::CacheFlags, memory, parts};
 use anyhow::{Context as _, bail};
@@ -44,6 +45,8 @@ enum Command {
     Inspect(InspectArgs),
     /// Show the tokens of a prompt and the likeliest next ones.
     Probe(ProbeArgs),
+    /// Write a language model as a GGUF file with packed weights
+    Quantize(quantize::QuantizeArgs),
 }
 
 #[derive(Args, Debug)]
@@ -105,6 +108,7 @@ pub(crate) fn run(args: ModelsArgs) -> anyhow::Result<()> {
     match args.command {
         Command::List { json } => print(&pull::list(json)?),
         Command::Pull(args) => print(&pull::pull(&args)?),
+        Command::Quantize(args) => quantize::run(&args),
         Command::Inspect(args) => {
             let report = inspect(&args)?;
             print(&if args.json { serde_json::to_string(&report)? } else { describe(&report) })

@@ -4,7 +4,9 @@ use crate::{
     model::{
         CacheOptions, Commit, Decoder, KvCache, Mode, Policy,
         config::{DecoderConfig, DecoderKind, HfDecoderConfig},
+        plan::decoder_tensors,
     },
+    quantised::{Format, testing::packed},
     sampler::{Sampling, argmax},
     speculate::{
         Ask, Drafter, ModelDrafter, Ngram, Picture, SpeculationOptions, Speculator,
@@ -12,9 +14,10 @@ use crate::{
     },
 };
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{VarBuilder, VarMap};
+use candle_nn::VarBuilder;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
 
 pub(super) const VOCAB: usize = 40;
 /// Begins an utterance.
@@ -24,12 +27,12 @@ pub(super) const END: u32 = 3;
 /// Longest utterance.
 const LONGEST: usize = 14;
 
-fn config(max_positions: usize) -> DecoderConfig {
+fn config(max_positions: usize, mlp_width: usize) -> DecoderConfig {
     let hf = HfDecoderConfig {
         model_type: Some(DecoderKind::Llama.model_type().into()),
         vocab_size: Some(VOCAB),
         hidden_size: Some(32),
-        intermediate_size: Some(48),
+        intermediate_size: Some(mlp_width),
         num_hidden_layers: Some(2),
         num_attention_heads: Some(4),
         num_key_value_heads: Some(2),
@@ -42,18 +45,29 @@ fn config(max_positions: usize) -> DecoderConfig {
 
 /// Random weights large enough that logits lie apart and attention is uneven. Smaller ones say the same token over and
 /// over, and of entries that are all but equal rounding decides which is dropped.
-pub(super) fn decoder(seed: u64, max_positions: usize) -> Decoder {
-    let (cfg, map) = (config(max_positions), VarMap::new());
-    let vb = || VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu);
-    Decoder::new(&cfg, vb(), Mode::Infer).unwrap();
-    let mut names: Vec<_> = map.data().lock().unwrap().iter().map(|(n, v)| (n.clone(), v.clone())).collect();
-    names.sort_by(|a, b| a.0.cmp(&b.0));
+fn weights(cfg: &DecoderConfig, seed: u64) -> BTreeMap<String, Tensor> {
+    let (embedding, layers) = decoder_tensors(cfg, "model.", "lm_head.");
+    let mut specs: Vec<_> = embedding.into_iter().chain(layers).collect();
+    specs.sort_by(|a, b| a.name.cmp(&b.name));
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    for (_, var) in names {
-        let numbers: Vec<f32> = (0..var.elem_count()).map(|_| rng.random_range(-0.9..0.9)).collect();
-        var.set(&Tensor::from_vec(numbers, var.shape(), &Device::Cpu).unwrap()).unwrap();
-    }
-    Decoder::new(&cfg, vb(), Mode::Infer).unwrap()
+    let random = |spec: spotter_vision::encoder::TensorSpec| {
+        let n: usize = spec.shape.iter().product();
+        let numbers: Vec<f32> = (0..n).map(|_| rng.random_range(-0.9..0.9)).collect();
+        (spec.name, Tensor::from_vec(numbers, spec.shape, &Device::Cpu).unwrap())
+    };
+    specs.into_iter().map(random).collect()
+}
+
+pub(super) fn decoder(seed: u64, max_positions: usize) -> Decoder {
+    let cfg = config(max_positions, 48);
+    let vb = VarBuilder::from_tensors(weights(&cfg, seed).into_iter().collect(), DType::F32, &Device::Cpu);
+    Decoder::new(&cfg, vb, Mode::Infer).unwrap()
+}
+
+/// One whose weights are packed.
+fn packed_decoder(seed: u64, max_positions: usize, format: Format) -> Decoder {
+    let cfg = config(max_positions, 64);
+    Decoder::new(&cfg, packed(weights(&cfg, seed).into_iter().collect(), format), Mode::Infer).unwrap()
 }
 
 pub(super) fn embedded(model: &Decoder, ids: &[u32]) -> Tensor {
@@ -277,17 +291,20 @@ fn utter(model: &Decoder, cache: &mut KvCache, speculator: Option<&mut Speculato
 /// C1 and C2: 1,000 utterances with pictures between them, by every method over every cache policy, with evictions all
 /// along. S3.8: no round proposes more than its method may.
 pub(super) fn says_the_same(methods: &[&str], drafter: impl Fn(&[Vec<u32>]) -> Box<dyn Drafter>) {
-    let model = decoder(42, 400);
+    says_the_same_of(&decoder(42, 400), methods, drafter);
+}
+
+fn says_the_same_of(model: &Decoder, methods: &[&str], drafter: impl Fn(&[Vec<u32>]) -> Box<dyn Drafter>) {
     let policies: Vec<Policy> = Policy::all().into_iter().filter(|p| *p != Policy::None).collect();
     // An utterance that is taken back is among them.
     let each = 1000usize.div_ceil(policies.len() * methods.len()).max(8);
     let (mut rounds, mut full) = (0, 0);
     for (i, policy) in policies.into_iter().enumerate() {
         let every = [8, 24][i % 2];
-        let plain = stream(&model, bounded(&model, policy, every), None, each);
+        let plain = stream(model, bounded(model, policy, every), None, each);
         for method in methods {
             let mut speculator = Speculator::new(drafter(&plain), &options(method), 1).with_log();
-            let found = stream(&model, bounded(&model, policy, every), Some(&mut speculator), each);
+            let found = stream(model, bounded(model, policy, every), Some(&mut speculator), each);
             let differs = found.iter().zip(&plain).position(|(a, b)| a != b);
             assert_eq!(differs, None, "{policy}, {method}: the first utterance that differs");
             let budget = options(method).method.shape.nodes();
@@ -316,6 +333,16 @@ pub(super) const METHODS: [&str; 9] = [
 fn look_up_changes_no_word() {
     says_the_same(&METHODS, |_| Box::new(Ngram::lookup(VOCAB)));
     says_the_same(&METHODS, |_| Box::new(Ngram::counts(VOCAB)));
+}
+
+/// Packed weights multiply one row and many alike, so drafts are checked with the numbers of plain decoding.
+#[test]
+fn packed_weights_change_no_word() {
+    says_the_same_of(&packed_decoder(42, 400, Format::Q4_1), &METHODS, |_| Box::new(Ngram::lookup(VOCAB)));
+    says_the_same_of(&packed_decoder(42, 400, Format::Q8_0), &["static(4)", "rsd-c(2,2,1)"], |_| {
+        let drafter = packed_decoder(43, 400, Format::Q5_0);
+        Box::new(ModelDrafter::new(drafter, VOCAB, Picture::Drop).unwrap())
+    });
 }
 
 #[test]

@@ -1,0 +1,27 @@
+//! Products with weights that stay packed as in their file, on the processor.
+//!
+//! A [`Matrix`] holds the codes of a GGUF type, sixteen rows interleaved (`format`). Inputs are brought to eight bits once, in blocks
+//! of thirty-two with a scale (`inputs`). Codes are multiplied and added as integers, which is exact, and each block's sum is
+//! scaled and added to those before it. There is one order of these additions, whatever the processor and however many rows are
+//! multiplied at once: `scalar` is what the others (`avx512`, `avx2`) must give bit for bit, and a draft is checked with the very
+//! numbers of plain decoding.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod format;
+mod inputs;
+mod matrix;
+mod product;
+mod scalar;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod threads;
+
+pub use format::Format;
+pub use matrix::Matrix;
+pub use product::{Instructions, Packed};
+pub(crate) use threads::on_threads;
