@@ -16,9 +16,9 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 SMALL = Path(__file__).parent.parent / "tests" / "parity" / "goldens" / "clip-llama"
-# What a streamed session reads of a frame: 576 tokens averaged to 8 x 8, once a second, in a context that KeyDiff bounds.
+# What a streamed session reads of a frame: 576 tokens averaged to 8 x 8, twice a second, in a cache that KeyDiff bounds.
 STREAMED = """lens = "none"
-frame_rate = 4.0
+frame_rate = 2.0
 context = 2048
 
 [vision]
@@ -40,6 +40,8 @@ ko_unnamed = "<s>USER: You are a fitness coach watching a person exercise. Speak
 [cache]
 policy = "keydiff"
 budget = 1024
+every = 256
+block = 256
 
 [defaults]
 cooldown_seconds = 4.0

@@ -28,7 +28,19 @@ impl SimpleBackend for Noise {
         candle_core::bail!("{name}: noise needs a shape")
     }
 
-    fn contains_tensor(&self, _: &str) -> bool {
-        true
+    fn contains_tensor(&self, name: &str) -> bool {
+        // `weight:q4_0` asks for packed weights; these are plain.
+        !name.contains(':')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_is_never_packed() {
+        assert!(Noise.contains_tensor("model.embed_tokens.weight"));
+        assert!(!Noise.contains_tensor("model.embed_tokens.weight:q4_0"));
     }
 }
