@@ -257,7 +257,7 @@ fn what_is_drawn_from_is_checked() {
 /// together. A planted bug: drafted words drawn from one token more.
 #[test]
 fn a_coach_draws_the_same_whoever_drafts() {
-    const DRAWS: u64 = 1500;
+    const DRAWS: u64 = 900;
     let folder = checkpoint("clip-llama");
     let frame = sight(1);
     let words = |drafter: DrafterKind, method: &str, sampling: Sampling, first: u64| {
@@ -277,15 +277,16 @@ fn a_coach_draws_the_same_whoever_drafts() {
                 .unwrap();
             *counts.entry(said).or_default() += 1.0;
         }
-        assert!(coach.speculation().is_none_or(|stats| stats.rounds as u64 > DRAWS / 2));
+        let drafted = coach.speculation().map_or(DRAWS, |stats| stats.rounds as u64);
+        assert!(drafted > DRAWS / 2, "{drafted} rounds");
         counts
     };
     let sampling = Sampling { temperature: 1.2, top_k: 3, top_p: 0.95 };
     let plain = words(DrafterKind::None, "static(2)", sampling, 0);
     let model = || DrafterKind::Model("itself".into());
-    for (drafter, method) in [(model(), "static(2)"), (model(), "rsd-s(2,2)"), (DrafterKind::Ngram, "rsd-c(2,1)")] {
-        let (found, limit) = homogeneity(&plain, &words(drafter.clone(), method, sampling, DRAWS));
-        assert!(found < limit, "{drafter}, {method}: {found:.1}, critical {limit:.1}");
+    for method in ["static(2)", "adaedl(4)", "rsd-s(2,2)"] {
+        let (found, limit) = homogeneity(&plain, &words(model(), method, sampling, DRAWS));
+        assert!(found < limit, "{method}: {found:.1}, critical {limit:.1}");
     }
     let wider = Sampling { top_k: 4, top_p: 1.0, ..sampling };
     let (found, limit) = homogeneity(&plain, &words(model(), "static(2)", wider, DRAWS));

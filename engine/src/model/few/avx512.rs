@@ -69,13 +69,13 @@ impl<const R: usize> Tile<R> {
         assert!(weights.len() >= O * self.width, "a block of {O} rows");
         for (g, x) in self.groups.iter().enumerate() {
             let mut w = [zero; O];
-            for o in 0..O {
+            for (o, w) in w.iter_mut().enumerate() {
                 let at = o * self.width + g * WIDE;
                 // SAFETY: the numbers lie within row `o` of `weights`, whose length was checked: groups but for the last are
                 // whole, and of the last the mask reads what is left. A prefetch may name any address.
                 unsafe {
                     let from = weights.as_ptr().add(at);
-                    w[o] = if g < whole { _mm512_loadu_ps(from) } else { _mm512_maskz_loadu_ps(mask, from) };
+                    *w = if g < whole { _mm512_loadu_ps(from) } else { _mm512_maskz_loadu_ps(mask, from) };
                     _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD * self.width).cast());
                 }
             }

@@ -288,17 +288,27 @@ fn utter(model: &Decoder, cache: &mut KvCache, speculator: Option<&mut Speculato
     said
 }
 
-/// C1 and C2: 1,000 utterances with pictures between them, by every method over every cache policy, with evictions all
-/// along. S3.8: no round proposes more than its method may.
-pub(super) fn says_the_same(methods: &[&str], drafter: impl Fn(&[Vec<u32>]) -> Box<dyn Drafter>) {
-    says_the_same_of(&decoder(42, 400), methods, drafter);
+/// Utterances of `SPOTTER_UTTERANCES`, for each drafter and policy; left out, about 1,000 for each drafter.
+fn utterances(policies: usize, methods: usize) -> usize {
+    let asked = std::env::var("SPOTTER_UTTERANCES").ok().map(|n| n.parse::<usize>().unwrap().div_ceil(methods));
+    // An utterance that is taken back is among them.
+    asked.unwrap_or(1000usize.div_ceil(policies * methods)).max(8)
 }
 
-fn says_the_same_of(model: &Decoder, methods: &[&str], drafter: impl Fn(&[Vec<u32>]) -> Box<dyn Drafter>) {
+/// C1, C2 and S1.3: 1,000 utterances with 0 to 3 pictures before each, by every method over every cache policy, with
+/// evictions all along. S3.8: no round proposes more than its method may.
+pub(super) fn says_the_same(name: &str, methods: &[&str], drafter: impl Fn(&[Vec<u32>]) -> Box<dyn Drafter>) {
+    says_the_same_of((name, &decoder(42, 400)), methods, drafter);
+}
+
+fn says_the_same_of(
+    (name, model): (&str, &Decoder),
+    methods: &[&str],
+    drafter: impl Fn(&[Vec<u32>]) -> Box<dyn Drafter>,
+) {
     let policies: Vec<Policy> = Policy::all().into_iter().filter(|p| *p != Policy::None).collect();
-    // An utterance that is taken back is among them.
-    let each = 1000usize.div_ceil(policies.len() * methods.len()).max(8);
-    let (mut rounds, mut full) = (0, 0);
+    let each = utterances(policies.len(), methods.len());
+    let (mut rounds, mut full, mut said, mut tokens) = (0, 0, 0, 0);
     for (i, policy) in policies.into_iter().enumerate() {
         let every = [8, 24][i % 2];
         let plain = stream(model, bounded(model, policy, every), None, each);
@@ -311,8 +321,11 @@ fn says_the_same_of(model: &Decoder, methods: &[&str], drafter: impl Fn(&[Vec<u3
             assert!(speculator.log().iter().all(|round| round.proposed <= budget), "{policy}, {method}");
             full += speculator.log().iter().filter(|round| round.proposed == budget).count();
             rounds += speculator.log().len();
+            said += found.len();
+            tokens += found.iter().map(Vec::len).sum::<usize>();
         }
     }
+    println!("{name}: {said} utterances of {tokens} tokens in {rounds} rounds, none differs");
     assert!(rounds > 200 && full > 20, "{rounds} rounds, {full} of them full");
 }
 
@@ -331,15 +344,16 @@ pub(super) const METHODS: [&str; 9] = [
 
 #[test]
 fn look_up_changes_no_word() {
-    says_the_same(&METHODS, |_| Box::new(Ngram::lookup(VOCAB)));
-    says_the_same(&METHODS, |_| Box::new(Ngram::counts(VOCAB)));
+    says_the_same("lookup", &METHODS, |_| Box::new(Ngram::lookup(VOCAB)));
+    says_the_same("ngram", &METHODS, |_| Box::new(Ngram::counts(VOCAB)));
 }
 
 /// Packed weights multiply one row and many alike, so drafts are checked with the numbers of plain decoding.
 #[test]
 fn packed_weights_change_no_word() {
-    says_the_same_of(&packed_decoder(42, 400, Format::Q4_1), &METHODS, |_| Box::new(Ngram::lookup(VOCAB)));
-    says_the_same_of(&packed_decoder(42, 400, Format::Q8_0), &["static(4)", "rsd-c(2,2,1)"], |_| {
+    let (four, eight) = (packed_decoder(42, 400, Format::Q4_1), packed_decoder(42, 400, Format::Q8_0));
+    says_the_same_of(("packed in 4 bits", &four), &METHODS, |_| Box::new(Ngram::lookup(VOCAB)));
+    says_the_same_of(("packed in 8 bits", &eight), &["static(4)", "rsd-c(2,2,1)"], |_| {
         let drafter = packed_decoder(43, 400, Format::Q5_0);
         Box::new(ModelDrafter::new(drafter, VOCAB, Picture::Drop).unwrap())
     });
@@ -347,9 +361,14 @@ fn packed_weights_change_no_word() {
 
 #[test]
 fn a_language_model_changes_no_word() {
-    says_the_same(&METHODS, |_| Box::new(ModelDrafter::new(decoder(43, 400), VOCAB, Picture::Drop).unwrap()));
+    let text_only = |_: &[Vec<u32>]| -> Box<dyn Drafter> {
+        Box::new(ModelDrafter::new(decoder(43, 400), VOCAB, Picture::Drop).unwrap())
+    };
+    says_the_same("a language model", &METHODS, text_only);
     let marked = Picture::Placeholder(2);
-    says_the_same(&METHODS, |_| Box::new(ModelDrafter::new(decoder(42, 600), VOCAB, marked).unwrap()));
+    let itself =
+        |_: &[Vec<u32>]| -> Box<dyn Drafter> { Box::new(ModelDrafter::new(decoder(42, 600), VOCAB, marked).unwrap()) };
+    says_the_same("the target, with a token for a picture", &METHODS, itself);
 }
 
 /// A head of some tokens gives the logits of these, and changes no word.
@@ -374,21 +393,21 @@ fn a_trimmed_head_changes_no_word() {
         model.trim_head(&ids).unwrap();
         Box::new(ModelDrafter::new(model, VOCAB, Picture::Drop).unwrap())
     };
-    says_the_same(&METHODS[1..4], fresh);
+    says_the_same("a language model with a trimmed head", &METHODS[1..4], fresh);
     assert!(decoder(43, 400).trim_head(&[]).is_err() && decoder(43, 400).trim_head(&[VOCAB as u32]).is_err());
 }
 
 #[test]
 fn a_hostile_drafter_changes_no_word() {
-    says_the_same(&METHODS, |_| Box::new(Hostile(ChaCha8Rng::seed_from_u64(6))));
+    says_the_same("a hostile one", &METHODS, |_| Box::new(Hostile(ChaCha8Rng::seed_from_u64(6))));
     // Always wrong.
-    says_the_same(&METHODS, |plain| Box::new(Scripted::new(plain, 1)));
+    says_the_same("one that is always wrong", &METHODS, |plain| Box::new(Scripted::new(plain, 1)));
 }
 
 #[test]
 fn a_drafter_that_is_right_changes_no_word() {
-    says_the_same(&METHODS, |plain| Box::new(Scripted::new(plain, 3)));
-    says_the_same(&METHODS, |plain| Box::new(Scripted::new(plain, usize::MAX)));
+    says_the_same("one that is right two times of three", &METHODS, |plain| Box::new(Scripted::new(plain, 3)));
+    says_the_same("one that is always right", &METHODS, |plain| Box::new(Scripted::new(plain, usize::MAX)));
 }
 
 /// C2: block efficiency of drafters that are always right is the length plus one.

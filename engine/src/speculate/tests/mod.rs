@@ -30,6 +30,8 @@ pub(super) enum Toy {
     /// Behind even tokens one is all but certain. Behind odd ones the target prefers some; whoever does not know has no
     /// idea.
     Templated { seed: u32, vocab: u32, knows: bool },
+    /// The same, but behind odd tokens the target is as certain: of what only a picture tells.
+    Grounded { seed: u32, vocab: u32, knows: bool },
 }
 
 impl Toy {
@@ -51,6 +53,18 @@ impl Toy {
                     _ => 0.0,
                 };
                 (0..*vocab).map(like).collect()
+            }
+            Self::Grounded { seed, vocab, knows } => {
+                let mix = |h: u32, id: &u32| {
+                    let h = (h ^ id).wrapping_mul(0x9E37_79B1);
+                    h ^ (h >> 15)
+                };
+                let h = context.iter().skip(context.len().saturating_sub(3)).fold(*seed, mix);
+                let token = (h >> 8) % vocab;
+                // Every third token is odd.
+                let likeliest = token - token % 2 + u32::from(h % 3 == 0);
+                let tells = *knows || context.last().is_some_and(|last| last % 2 == 0);
+                (0..*vocab).map(|token| if tells && token == likeliest { 7.0 } else { 0.0 }).collect()
             }
             Self::Markov { seed, vocab } => {
                 let last = |n: usize| context.iter().rev().nth(n).copied().unwrap_or(99);

@@ -37,8 +37,8 @@ fn close(a: &[f32], b: &[f32]) -> bool {
 /// C1 with pictures in mid-stream, evictions all along, and utterances that are taken back.
 #[test]
 fn a_drafter_that_sees_changes_no_word() {
-    says_the_same(&METHODS, |_| Box::new(drafter(43, 2, 3)));
-    says_the_same(&METHODS[..3], |_| Box::new(drafter(42, 4, 1)));
+    says_the_same("one that sees", &METHODS, |_| Box::new(drafter(43, 2, 3)));
+    says_the_same("the target with an adapter", &METHODS[..3], |_| Box::new(drafter(42, 4, 1)));
 }
 
 /// Its law is that of the text with what the adapter makes of the newest pictures before the utterance, wherever parts of

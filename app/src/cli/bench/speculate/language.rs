@@ -48,7 +48,7 @@ pub(super) fn run(args: &SpeculateArgs, pair: Pair<'_>, device: &Device) -> Resu
     let scene = Scene { args, model: open(path)?, drafter: pair.draft, device };
     let name = pair.draft.map(path_text).transpose()?;
     warn_without_drafter(name.as_deref());
-    let ways = ways(args, name.as_deref());
+    let ways = ways(args, name.as_deref(), &SpeculationOptions::default());
     let text = match &args.prompts {
         Some(file) => std::fs::read_to_string(file).with_context(|| format!("{}: can't be read", file.display()))?,
         None => PROMPTS.to_owned(),

@@ -16,7 +16,10 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use spotter_engine::{
     device::DeviceRequest,
-    speculate::{DrafterKind, Method, SpeculationOptions},
+    speculate::{
+        DrafterKind, Method, SpeculationOptions,
+        adaedl::{Rule, StopOptions},
+    },
 };
 use std::path::{Path, PathBuf};
 
@@ -47,6 +50,10 @@ pub(super) struct SpeculateArgs {
         default_value = "static(2);static(4);static(6);static(8);max-prob(8);tiers(8);adaedl(8);rsd-c(2,1,1);rsd-c(2,2);rsd-s(2,3);rsd-s(3,2);rsd-s(3,3)+adaedl"
     )]
     method: Vec<Method>,
+    /// Settings of the stopping rule, in the words of `[speculation.stop]`, such as `lambda=0.6,aim=0.8`: each adds a row for
+    /// every method that stops by adaedl or max-prob
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = stop)]
+    stop: Vec<Stop>,
     /// Temperatures
     #[arg(long, value_name = "T", value_delimiter = ',', default_value = "0,1", value_parser = temperature)]
     temperature: Vec<f32>,
@@ -96,11 +103,30 @@ pub(super) struct SpeculateArgs {
     json: bool,
 }
 
+/// Settings of the stopping rule that were asked for.
+#[derive(Clone, Debug)]
+struct Stop {
+    options: StopOptions,
+    name: String,
+}
+
+fn stop(text: &str) -> Result<Stop, String> {
+    let lines = text.replace(',', "\n");
+    let options: StopOptions = toml::from_str(&lines).map_err(|e| e.message().to_owned())?;
+    match options.problem() {
+        Some(problem) => Err(problem),
+        None => Ok(Stop { options, name: text.replace(',', " ") }),
+    }
+}
+
 /// A way of decoding.
 #[derive(Clone, Debug)]
 struct Way {
     drafter: DrafterKind,
     method: Method,
+    stop: StopOptions,
+    /// What the settings of the stopping rule are called, where they are not the usual ones.
+    stop_name: String,
     self_defence: bool,
 }
 
@@ -113,7 +139,17 @@ struct Pair<'a> {
 
 impl Way {
     fn plain() -> Self {
-        Self { drafter: DrafterKind::None, method: Method::default(), self_defence: false }
+        Self::of(&DrafterKind::None, &Method::default())
+    }
+
+    fn of(drafter: &DrafterKind, method: &Method) -> Self {
+        Self {
+            drafter: drafter.clone(),
+            method: method.clone(),
+            stop: StopOptions::default(),
+            stop_name: String::new(),
+            self_defence: false,
+        }
     }
 
     fn is_plain(&self) -> bool {
@@ -124,7 +160,7 @@ impl Way {
         match (self.is_plain(), self.self_defence) {
             (true, _) => "plain".into(),
             (false, true) => format!("{} self-defence", self.method),
-            (false, false) => self.method.to_string(),
+            (false, false) => format!("{} {}", self.method, self.stop_name).trim_end().to_owned(),
         }
     }
 
@@ -132,6 +168,7 @@ impl Way {
         SpeculationOptions {
             drafter: self.drafter.clone(),
             method: self.method.clone(),
+            stop: self.stop,
             self_defence: self.self_defence,
             ..SpeculationOptions::default()
         }
@@ -139,13 +176,11 @@ impl Way {
 }
 
 /// All ways in the order of the table: plain, look-up, n-grams, and all methods by the drafter, or by n-grams where there
-/// is none; and the default method as it is while coaching, ready to switch itself off.
-fn ways(args: &SpeculateArgs, model: Option<&str>) -> Vec<Way> {
-    let of = |drafter: &DrafterKind, method: &Method| Way {
-        drafter: drafter.clone(),
-        method: method.clone(),
-        self_defence: args.self_defence,
-    };
+/// is none; those that stop once more with other settings; and the target's own method as it is while coaching, ready to
+/// switch itself off.
+fn ways(args: &SpeculateArgs, model: Option<&str>, own: &SpeculationOptions) -> Vec<Way> {
+    let of =
+        |drafter: &DrafterKind, method: &Method| Way { self_defence: args.self_defence, ..Way::of(drafter, method) };
     let chain = Method { shape: spotter_engine::speculate::tree::Shape::chain(4), ..Method::default() };
     let mut ways = vec![Way::plain(), of(&DrafterKind::Lookup, &chain)];
     let main = match model {
@@ -156,8 +191,12 @@ fn ways(args: &SpeculateArgs, model: Option<&str>) -> Vec<Way> {
         None => DrafterKind::Ngram,
     };
     ways.extend(args.method.iter().map(|method| of(&main, method)));
+    for method in args.method.iter().filter(|method| matches!(method.rule, Rule::Entropy | Rule::Confidence)) {
+        let with = |stop: &Stop| Way { stop: stop.options, stop_name: stop.name.clone(), ..of(&main, method) };
+        ways.extend(args.stop.iter().map(with));
+    }
     if !args.self_defence {
-        ways.push(Way { self_defence: true, ..of(&main, &Method::default()) });
+        ways.push(Way { self_defence: true, stop: own.stop, ..of(&main, &own.method) });
     }
     ways
 }
@@ -231,18 +270,48 @@ mod tests {
         let args = One::try_parse_from(["bench"]).unwrap().args;
         let budgets: Vec<usize> = args.method.iter().map(|m| m.shape.nodes()).collect();
         assert_eq!(budgets, [2, 4, 6, 8, 8, 8, 8, 6, 6, 6, 6, 9]);
-        let with = ways(&args, Some("folder"));
+        let own = SpeculationOptions::default();
+        let with = ways(&args, Some("folder"), &own);
         assert_eq!((with.len(), with[0].is_plain()), (16, true));
         assert!(with[3..].iter().all(|w| w.drafter == DrafterKind::Model("folder".into())));
         assert_eq!(with.iter().filter(|w| w.self_defence).count(), 1);
         assert_eq!(with[15].method_name(), "adaedl(8) self-defence");
-        let without = ways(&args, None);
+        let without = ways(&args, None, &own);
         assert_eq!(without.len(), 15);
         assert!(without[2..].iter().all(|w| w.drafter == DrafterKind::Ngram));
+        let sweep = [
+            "bench",
+            "--method",
+            "adaedl(8);static(2);max-prob(4)",
+            "--stop",
+            "lambda=0.6,aim=0.8",
+            "--stop",
+            "step=0.1",
+        ];
+        let names: Vec<String> = ways(&One::try_parse_from(sweep).unwrap().args, Some("folder"), &own)
+            .iter()
+            .map(Way::method_name)
+            .collect();
+        assert_eq!(
+            names[3..],
+            [
+                "adaedl(8)",
+                "static(2)",
+                "max-prob(4)",
+                "adaedl(8) lambda=0.6 aim=0.8",
+                "adaedl(8) step=0.1",
+                "max-prob(4) lambda=0.6 aim=0.8",
+                "max-prob(4) step=0.1",
+                "adaedl(8) self-defence"
+            ]
+        );
+        for bad in ["lambda=2", "lamda=0.5", "lambda"] {
+            assert!(One::try_parse_from(["bench", "--stop", bad]).is_err(), "{bad}");
+        }
         assert!(One::try_parse_from(["bench", "--temperature", "-1"]).is_err());
         assert!(One::try_parse_from(["bench", "--top-p", "0"]).is_err());
         let all = One::try_parse_from(["bench", "--self-defence"]).unwrap().args;
-        let all = ways(&all, None);
+        let all = ways(&all, None, &own);
         assert!(all.len() == 14 && all[1..].iter().all(|w| w.self_defence));
     }
 

@@ -223,11 +223,7 @@ mod tests {
             Stats { rounds: 10, proposed: 40, accepted: 20, committed: 30, draft_passes: 40, ..Stats::default() };
         let taken = Taken { times: vec![(30, 0.5)], rounds: vec![(30, 10)], differing: 1, stats };
         let plain = Taken { times: vec![(30, 1.0)], ..Taken::default() };
-        let drafted = Way {
-            drafter: spotter_engine::speculate::DrafterKind::Ngram,
-            method: "static(4)".parse().unwrap(),
-            self_defence: false,
-        };
+        let drafted = Way::of(&spotter_engine::speculate::DrafterKind::Ngram, &"static(4)".parse().unwrap());
         let ways = [(Way::plain(), plain, 0.0), (drafted, taken, 0.1)];
         let found = rows("m", 0.0, &ways);
         let [plain, drafted] = &found[..] else { panic!("two rows expected") };

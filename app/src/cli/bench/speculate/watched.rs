@@ -18,7 +18,7 @@ use spotter_engine::{
         session::CoachSession,
     },
     sampler::Sampling,
-    speculate::DrafterKind,
+    speculate::{DrafterKind, SpeculationOptions},
 };
 use spotter_vision::{
     Frame,
@@ -54,10 +54,11 @@ struct Scene<'a> {
 /// Runs all ways over all sessions at each temperature.
 pub(super) fn run(args: &SpeculateArgs, pair: Pair<'_>, device: &Device) -> Result<Vec<Row>> {
     let folder = parts::model_folder(pair.model)?;
-    let scene = Scene { args, drafter: drafter(pair.draft, &folder)?, folder, device };
+    let own = own(&folder)?;
+    let scene = Scene { args, drafter: drafter(pair.draft, &own, &folder), folder, device };
     let name = scene.drafter.as_deref().map(path_text).transpose()?;
     warn_without_drafter(name.as_deref());
-    let ways = ways(args, name.as_deref());
+    let ways = ways(args, name.as_deref(), &own);
     let sessions = args.count.map_or(2, u64::from);
     let bar = ProgressBar::new(sessions * u64::from(args.seconds) * args.temperature.len() as u64);
     let target = scene.folder.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
@@ -80,20 +81,21 @@ pub(super) fn run(args: &SpeculateArgs, pair: Pair<'_>, device: &Device) -> Resu
     Ok(all)
 }
 
-/// The drafter that is given, or that the coach names.
-fn drafter(given: Option<&Path>, folder: &Path) -> Result<Option<PathBuf>> {
-    if let Some(path) = given {
-        return Ok(Some(path.to_owned()));
-    }
-    // A checkpoint without a manifest names no drafter.
+/// How the coach itself drafts; a checkpoint without a manifest says nothing about it.
+fn own(folder: &Path) -> Result<SpeculationOptions> {
     if !folder.join("spotter.toml").exists() {
-        return Ok(None);
+        return Ok(SpeculationOptions::default());
     }
-    let manifest = Manifest::read(folder).with_context(|| format!("model {}", folder.display()))?;
-    Ok(match &manifest.speculation.drafter {
-        DrafterKind::Model(path) => Some(folder.join(path)),
-        _ => None,
-    })
+    Ok(Manifest::read(folder).with_context(|| format!("model {}", folder.display()))?.speculation)
+}
+
+/// The drafter that is given, or that the coach names.
+fn drafter(given: Option<&Path>, own: &SpeculationOptions, folder: &Path) -> Option<PathBuf> {
+    match (given, &own.drafter) {
+        (Some(path), _) => Some(path.to_owned()),
+        (None, DrafterKind::Model(path)) => Some(folder.join(path)),
+        (None, _) => None,
+    }
 }
 
 impl Scene<'_> {
