@@ -118,6 +118,17 @@ fn errors_are_one_line_and_a_hint() {
     assert!(lines[0].starts_with("error: model no-such-model") && lines[1].starts_with("hint: "), "{text}");
 }
 
+/// What is missing, and what can be done without it.
+#[test]
+fn without_a_camera_there_is_another_way() {
+    let out = spotter(&["live", "--headless", "--camera", "250", "--no-record", "--voice", "off"]);
+    let text = stderr(&out);
+    assert_eq!((out.status.code(), text.lines().count()), (Some(1), 2), "{text}");
+    for said in ["error: camera 250: ", "plug one in", "hint: `spotter live --from VIDEO`", "`make run`"] {
+        assert!(text.contains(said), "`{said}` expected in: {text}");
+    }
+}
+
 #[test]
 fn help_and_version_go_to_stdout() {
     for args in [&["--help"][..], &["replay", "--help"], &["doctor", "--help"], &["--version"]] {

@@ -1,6 +1,7 @@
 //! `spotter live`: coaches whoever stands before the camera.
 
 use super::{
+    Hinted,
     coaching::CoachArgs,
     keeping::{DataArgs, Kept},
     replay::{first_failure, follow, stdout_sink, summary},
@@ -35,6 +36,10 @@ enum Switch {
 
 /// Whoever starts the session is still on their way into the picture.
 const LEAD_IN: Duration = Duration::from_secs(3);
+
+/// What can be done where there is no camera, and no window that waits for one.
+const INSTEAD: &str = "`spotter live --from VIDEO` takes a recording in the camera's place, and `make run` coaches the \
+                       demo clip; in a window Spotter waits until a camera is plugged in";
 
 /// Coach through a camera.
 #[derive(Clone, Debug, Args)]
@@ -126,6 +131,11 @@ impl LiveArgs {
         }
     }
 
+    /// The error with a way out, where it has none yet.
+    fn instead(&self, error: anyhow::Error) -> anyhow::Error {
+        if self.from.is_some() || error.is::<Hinted>() { error } else { Hinted::new(error, INSTEAD).into() }
+    }
+
     /// The camera, opened again whenever it is lost; or what stands in its place and keeps to its own times.
     fn input(&self, source: Box<dyn FrameSource>) -> Input {
         if self.from.is_some() {
@@ -194,7 +204,7 @@ pub(crate) fn run(given: &LiveArgs) -> anyhow::Result<()> {
         }
     }
     let workout = args.coach.workout()?;
-    let source = args.open()?;
+    let source = args.open().map_err(|error| args.instead(error))?;
     let prepared = parts::prepare(&args.coach.choice())?;
     let (mut sinks, kept) = Kept::split(args.data.recorder(!args.no_record)?);
     let session = args.session(source.info().clone(), &prepared);

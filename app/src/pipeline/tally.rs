@@ -392,7 +392,7 @@ impl Inner {
             Move::Phase(phase) => return emit(Event::Phase { t, exercise, phase }),
             Move::Excursion(Excursion::Half) => {
                 if let Some(corrections) = &mut self.corrections {
-                    corrections.half();
+                    corrections.half(t);
                 }
                 return emit(Event::HalfRep { t, exercise });
             }
@@ -423,7 +423,7 @@ impl Inner {
 
     /// A repetition, or some seconds of a hold, went by.
     fn clean(&mut self, t: Duration, exercise: Exercise) {
-        if let Some(mistake) = self.corrections.as_mut().and_then(Corrections::rep) {
+        if let Some(mistake) = self.corrections.as_mut().and_then(|known| known.rep(t)) {
             self.gone = Some((t, exercise, mistake));
         }
     }

@@ -14,6 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod praise;
+
 #[derive(Default)]
 struct Record(Vec<Event>);
 

@@ -32,9 +32,12 @@ pub(super) fn ui(ui: &mut Ui, area: Rect, state: &State, world: &World<'_>, lang
         return;
     }
     corner_ui(ui, area, cue * 0.6, state, world, lang);
-    count_ui(ui, area, count_size(area), &state.work, world.now, lang);
+    match countdown(state, world) {
+        Some(left) => countdown_ui(ui, area, cue, left, lang),
+        None => count_ui(ui, area, count_size(area), &state.work, world.now, lang),
+    }
     centre_ui(ui, area, cue, state, world, lang);
-    cue_ui(ui, area, cue, state, world);
+    cue_ui(ui, area, cue, state, world, lang);
 }
 
 fn opening_text(world: &World<'_>, lang: Lang) -> &'static str {
@@ -45,7 +48,7 @@ fn opening_text(world: &World<'_>, lang: Lang) -> &'static str {
     }
 }
 
-/// What matters more than the picture, in its middle: that it is paused, that there is none, how to get into it.
+/// What matters more than the picture, in its middle: that it is paused, that there is none, that nobody is in it.
 fn centre_ui(ui: &mut Ui, area: Rect, cue: f32, state: &State, world: &World<'_>, lang: Lang) {
     let large = cue * 1.4;
     if world.stage == Stage::Ending {
@@ -57,16 +60,6 @@ fn centre_ui(ui: &mut Ui, area: Rect, cue: f32, state: &State, world: &World<'_>
     } else if let Some((problem, trouble)) = state.lost.as_ref().filter(|_| world.running()) {
         let (title, help) = words::trouble(lang, *trouble);
         title_ui(ui, area, (title, cue, OVER_PICTURE.bad), help, Some(problem));
-    } else if let Some(framing) = framing(state, world, lang) {
-        match framing {
-            // at the top, so that it does not cover the person
-            Framing::Countdown(left) => {
-                let (left, ready) = (left.to_string(), pick(lang, "Get ready", "준비하세요"));
-                let lines = [(ready, cue * 0.7, OVER_PICTURE.text), (left.as_str(), cue * 2.4, OVER_PICTURE.warning)];
-                lines_ui(ui, area, Align2::CENTER_TOP, &lines);
-            }
-            Framing::Help(text) => words(ui, area, Align2::CENTER_CENTER, text, cue, OVER_PICTURE.warning),
-        }
     } else if state.work.halted.is_some() && world.running() {
         let title = pick(lang, "I wait for you", "기다리고 있어요");
         let help = pick(lang, "The clock stands still until you are back.", "돌아오실 때까지 시간이 멈춰 있어요.");
@@ -243,36 +236,41 @@ fn count_text(work: &Work, lang: Lang) -> Option<(String, String)> {
     }
 }
 
-/// What is shown before the session begins.
-enum Framing {
-    /// Seconds until it does.
-    Countdown(u64),
-    /// What to do to get into the picture.
-    Help(&'static str),
+/// Whether the picture shows what happens now.
+fn watches(state: &State, world: &World<'_>) -> bool {
+    world.running() && !world.paused && state.lost.is_none()
 }
 
-/// Help to get into the picture, and the countdown once somebody is.
-fn framing(state: &State, world: &World<'_>, lang: Lang) -> Option<Framing> {
-    if !world.running() || state.begun {
-        return None;
-    }
-    if let Some(left) = state.countdown(world.now, world.lead_in) {
-        return (left > 0).then_some(Framing::Countdown(left));
-    }
-    let seen = state.seen?;
-    (seen.view != View::Clear).then(|| Framing::Help(help_text(seen.view, seen.missing, lang.code())))
+/// Seconds until the session begins, once somebody is in the picture.
+fn countdown(state: &State, world: &World<'_>) -> Option<u64> {
+    let left = state.countdown(world.now, world.lead_in).filter(|_| watches(state, world))?;
+    (left > 0).then_some(left)
 }
 
-/// The first words of a cue large, and what follows them below.
-fn cue_ui(ui: &mut Ui, area: Rect, size: f32, state: &State, world: &World<'_>) {
-    let shown = state.partial.as_deref().map(|text| (text, OVER_PICTURE.text));
-    let shown = shown.or_else(|| {
-        let feedback = state.current(world.now)?;
-        let colour = if feedback.kind == Kind::View { OVER_PICTURE.warning } else { OVER_PICTURE.text };
-        Some((feedback.text.as_str(), colour))
-    });
-    let Some((text, colour)) = shown else { return };
-    let first = first_words(text);
+/// At the top, where it covers least of the person.
+fn countdown_ui(ui: &mut Ui, area: Rect, cue: f32, left: u64, lang: Lang) {
+    let (left, ready) = (left.to_string(), pick(lang, "Get ready", "준비하세요"));
+    let lines = [(ready, cue * 0.7, OVER_PICTURE.text), (left.as_str(), cue * 2.4, OVER_PICTURE.warning)];
+    lines_ui(ui, area, Align2::CENTER_TOP, &lines);
+}
+
+/// How to get into the picture, for as long as that is needed and no longer.
+fn help(state: &State, world: &World<'_>, lang: Lang) -> Option<&'static str> {
+    let seen = state.seen.filter(|seen| seen.view != View::Clear && watches(state, world))?;
+    Some(help_text(seen.view, seen.missing, lang.code()))
+}
+
+/// The first words of a cue large, and what follows them below; where nothing else is said, how to get into the picture.
+fn cue_ui(ui: &mut Ui, area: Rect, size: f32, state: &State, world: &World<'_>, lang: Lang) {
+    // a word about the view was said once; what is shown of it is what is still true
+    let said = || state.current(world.now).filter(|feedback| feedback.kind != Kind::View);
+    let Some(text) = state.partial.as_deref().or_else(|| said().map(|feedback| feedback.text.as_str())) else {
+        if let Some(help) = help(state, world, lang) {
+            words(ui, area, Align2::CENTER_BOTTOM, help, size, OVER_PICTURE.warning);
+        }
+        return;
+    };
+    let (colour, first) = (OVER_PICTURE.text, first_words(text));
     let rest = text.trim().get(first.len()..).unwrap_or_default().trim_start_matches([',', ';', ':', ' ']);
     let lines: &[Line<'_>] = &[(first, size, colour), (rest, size * 0.6, colour)];
     lines_ui(ui, area, Align2::CENTER_BOTTOM, if rest.is_empty() { lines.split_at(1).0 } else { lines });

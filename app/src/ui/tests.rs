@@ -24,6 +24,7 @@ use spotter_engine::coach::{Attended, Feedback, Kind};
 use spotter_vision::{lens::View, pose::Missing, reps::Phase, source::Trouble};
 use std::time::Duration;
 
+mod over_picture;
 mod screens;
 mod whole;
 
@@ -139,15 +140,6 @@ fn a_hold_has_a_timer_and_a_workout_its_goals() {
     events.push(Event::Set { t: s(50), bout: squat });
     events.push(Event::Rep { t: s(55), exercise: Exercise::Squat, set: 1, count: 4 });
     harness(desk(events, 55)).get_by_label("4 of 10 repetitions");
-}
-
-#[test]
-fn before_the_start_the_window_helps_into_the_picture_and_counts_down() {
-    let out = view(0, View::PartlyOut, Some(Missing::Feet));
-    harness(desk(vec![out.clone()], 1)).get_by_label("Step back, I can't see your feet.");
-    let counting = harness(desk(vec![out, view(4, View::Clear, None)], 5));
-    counting.get_by_label("2");
-    assert!(counting.query_by_label_contains("Step back").is_none());
 }
 
 #[test]
@@ -390,64 +382,11 @@ fn a_stage_that_stopped_is_a_sentence_in_the_window() {
 }
 
 #[test]
-fn a_lost_camera_is_a_sentence_until_it_is_back() {
-    for (trouble, title, help) in [
-        (Trouble::Busy, "Another program is using the camera.", "Close that program, and I take over."),
-        (Trouble::Missing, "I can't find the camera.", "Plug one in, or choose another in the settings."),
-        (Trouble::Unplugged, "The camera is gone.", "Plug it in again, and we go on."),
-        (Trouble::Frozen, "The camera stopped sending pictures.", "Check its cable."),
-    ] {
-        let problem = Some("camera 0: what the system says".to_owned());
-        let lost = Event::Source { t: s(4), problem, trouble: Some(trouble) };
-        let mut events = [begun(), vec![lost]].concat();
-        let without = harness(desk(events.clone(), 5));
-        for label in [title, help, "camera 0: what the system says"] {
-            without.get_by_label(label);
-        }
-        assert!(without.query_by_label("camera on").is_none());
-        events.push(Event::Source { t: s(6), problem: None, trouble: None });
-        let back = harness(desk(events, 7));
-        back.get_by_label("camera on");
-        assert!(back.query_by_label(title).is_none());
-    }
-}
-
-#[test]
 fn a_running_camera_is_told_on_every_screen() {
     for screen in [Screen::Coach, Screen::Summary, Screen::Settings, Screen::Help] {
         let mut desk = desk(begun(), 5);
         desk.front.screen = screen;
         harness(desk).get_by_label("camera on");
-    }
-}
-
-#[test]
-fn silence_is_told_over_the_picture() {
-    let mut without = desk(begun(), 5);
-    without.silent = true;
-    harness(without).get_by_label("no sound here: read what I say");
-    let mut muted = desk(begun(), 5);
-    (muted.muted, muted.silent) = (true, true);
-    harness(muted).get_by_label("muted: M speaks again");
-}
-
-#[test]
-fn a_pause_is_told_large() {
-    let mut desk = desk(begun(), 5);
-    desk.paused = true;
-    let harness = harness(desk);
-    harness.get_by_label("Go on");
-    harness.get_by_label("Space goes on");
-    assert!(harness.get_by_label("Paused").rect().height() > 80.0);
-}
-
-#[test]
-fn opening_and_ending_are_told() {
-    for (stage, label) in [(Stage::Opening, "Opening the camera ..."), (Stage::Ending, "Putting the session away ...")]
-    {
-        let mut desk = desk(Vec::new(), 0);
-        desk.stage = stage;
-        harness(desk).get_by_label(label);
     }
 }
 

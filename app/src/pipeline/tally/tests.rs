@@ -265,17 +265,17 @@ fn corrections_are_spaced_and_a_mistake_that_is_gone_is_praised() {
     let (words, _) = spaced(|t| (t < 4).then_some(KNEES));
     assert_eq!(words.len(), 2, "{words:?}");
     let said = phrases::classify(&words[1].1, Lang::En);
-    assert_eq!((words[1].0, said.kind, said.mistake), (8, SaidKind::Fixed, Some(Mistake::KneesIn)), "{words:?}");
+    assert_eq!((words[1].0, said.kind, said.mistake), (18, SaidKind::Fixed, Some(Mistake::KneesIn)), "{words:?}");
 }
 
 #[test]
 fn praise_keeps_its_distance_from_other_words() {
     let (words, _) = spaced(|t| match t {
         1 => Some("Knees wider, in line with your feet."),
-        7 => Some("Looking good, keep it up."),
+        17 => Some("Looking good, keep it up."),
         _ => None,
     });
     let times: Vec<u64> = words.iter().map(|(t, _)| *t).collect();
-    // the mistake is gone at six seconds; said at once, or after the cooldown
-    assert_eq!(times, [1, 6, 7], "{words:?}");
+    // the mistake is gone at sixteen seconds; said at once, or after the cooldown
+    assert_eq!(times, [1, 16, 17], "{words:?}");
 }
