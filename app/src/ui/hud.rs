@@ -247,11 +247,11 @@ fn countdown(state: &State, world: &World<'_>) -> Option<u64> {
     (left > 0).then_some(left)
 }
 
-/// At the top, where it covers least of the person.
+/// Where the count will be: in the middle it would cover the person, at the top their face.
 fn countdown_ui(ui: &mut Ui, area: Rect, cue: f32, left: u64, lang: Lang) {
     let (left, ready) = (left.to_string(), pick(lang, "Get ready", "준비하세요"));
     let lines = [(ready, cue * 0.7, OVER_PICTURE.text), (left.as_str(), cue * 2.4, OVER_PICTURE.warning)];
-    lines_ui(ui, area, Align2::CENTER_TOP, &lines);
+    lines_ui(ui, area, Align2::RIGHT_TOP, &lines);
 }
 
 /// How to get into the picture, for as long as that is needed and no longer.

@@ -22,7 +22,7 @@ fn before_the_start_the_window_helps_into_the_picture_and_counts_down() {
     }
     let counting = harness(desk(vec![out, told, view(4, View::Clear, None)], 5));
     let (at, window) = (counting.get_by_label("2").rect(), counting.ctx.content_rect());
-    assert!(at.height() > 120.0 && at.bottom() < window.height() * 0.4, "{at:?} of {window:?}");
+    assert!(at.height() > 120.0 && at.left() > window.width() * 0.7, "{at:?} of {window:?}");
     counting.get_by_label("Get ready");
     for gone in ["Step back", "I can't see"] {
         assert!(counting.query_by_label_contains(gone).is_none(), "{gone}: the feet are there");
