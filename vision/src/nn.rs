@@ -54,7 +54,7 @@ pub fn softmax(x: &Tensor, scale: f32, causal: bool) -> Result<Tensor> {
         return x.contiguous()?.apply_op1(Softmax { scale, causal });
     }
     #[cfg(feature = "cuda")]
-    if scale == 1.0 && !causal && x.device().is_cuda() && ready_made(&[x]) && x.dtype() != DType::F32 {
+    if scale == 1.0 && !causal && x.device().is_cuda() && ready_made(&[x]) && card::half_name(x.dtype()).is_some() {
         return x.contiguous()?.apply_op1_no_bwd(&card::HalfSoftmax);
     }
     if ready_made(&[x]) && !causal {

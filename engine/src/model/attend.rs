@@ -1,6 +1,9 @@
 //! Attention of a few positions on the processor, in one sweep over the keys for each query.
 
-use super::fused::{exp, floats, widest};
+use super::{
+    few::{floats, halves},
+    fused::{exp, widest},
+};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -136,19 +139,6 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     tail_a.iter().zip(tail_b).fold(halves(sums), |sum, (a, b)| sum + a * b)
-}
-
-/// Sums pairs, then pairs of these.
-#[inline(always)]
-fn halves(mut lanes: [f32; LANES]) -> f32 {
-    let mut n = LANES / 2;
-    while n > 0 {
-        for i in 0..n {
-            lanes[i] += lanes[i + n];
-        }
-        n /= 2;
-    }
-    lanes[0]
 }
 
 /// Scores to powers of e, the largest of which is 1; returns their sum.

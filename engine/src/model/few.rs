@@ -89,12 +89,13 @@ impl CustomOp2 for FewRows {
     }
 }
 
-fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+/// A contiguous tensor's numbers.
+pub(super) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(all), Some((from, to))) => {
-            all.get(from..to).ok_or_else(|| candle_core::Error::Msg("few-rows: a tensor beyond its storage".into()))
+            all.get(from..to).ok_or_else(|| candle_core::Error::Msg("a tensor beyond its storage".into()))
         }
-        _ => bail!("few-rows: contiguous f32 expected"),
+        _ => bail!("contiguous f32 on the processor expected"),
     }
 }
 
@@ -139,7 +140,7 @@ impl<const R: usize> Rows for Tile<R> {
             }
             let places = y.iter_mut().skip(first * outputs + output).step_by(outputs);
             for ((y, sum), rest) in places.zip(&sums).zip(&self.rest) {
-                *y = halves(sum) + rest.iter().zip(tail).fold(0f32, |rest, (x, w)| add_product(*x, *w, rest));
+                *y = halves(*sum) + rest.iter().zip(tail).fold(0f32, |rest, (x, w)| add_product(*x, *w, rest));
             }
         }
     }
@@ -183,9 +184,9 @@ fn add_product(a: f32, b: f32, sum: f32) -> f32 {
 }
 
 /// Sums pairs, then pairs of these.
-fn halves(lanes: &[f32; LANES]) -> f32 {
-    let mut lanes = *lanes;
-    let mut n = LANES / 2;
+#[inline(always)]
+pub(super) fn halves<const N: usize>(mut lanes: [f32; N]) -> f32 {
+    let mut n = N / 2;
     while n > 0 {
         for i in 0..n {
             lanes[i] += lanes[i + n];

@@ -4,7 +4,7 @@
 //! Everything here is computed row by row in one order, whatever the number of rows and the processor: products and sums are
 //! rounded one by one, and wider instructions change no bit.
 
-use super::layers::RopeRows;
+use super::{few::floats, layers::RopeRows};
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
@@ -49,14 +49,6 @@ macro_rules! widest {
             $body($($arg),*);
         }
     };
-}
-
-/// A contiguous tensor's numbers.
-pub(super) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(all), Some((from, to))) => Ok(all.get(from..to).unwrap_or_default()),
-        _ => bail!("contiguous f32 on the processor expected"),
-    }
 }
 
 /// e to the power of x, within 2e-7 of it. Nothing below -87, where half of all it serves is hidden by minus infinity.
