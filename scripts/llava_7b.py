@@ -1,12 +1,14 @@
 """LLaVA-1.5-7B's shape with random weights: a checkpoint to measure on a card, and what transformers makes of it.
 
-    python3 scripts/llava_7b.py make DIR      writes 13.5 GiB in bf16; tokenizer and template are those of tests/parity
+    python3 scripts/llava_7b.py make DIR      writes 13.5 GiB in bf16; tokenizer and template are those of tests/parity, to which
+                                              the words that are streamed are added, as a real vocabulary has them
     python3 scripts/llava_7b.py time DIR      one JSON line for each way of decoding, batch 1
 
 Needs torch and transformers and an NVIDIA card.
 """
 
 import json
+import re
 import shutil
 import sys
 import time
@@ -64,13 +66,24 @@ def config():
                        image_seq_length=576, vision_feature_layer=-2, vision_feature_select_strategy="default")
 
 
+def with_words(tokenizer):
+    """The same tokenizer with a token for each word of the streamed texts: a question is as long as it would be."""
+    first = 1 + max(tokenizer["model"]["vocab"].values())
+    words = sorted(set(re.findall(r" ?[A-Za-z]+", " ".join(re.findall(r'"([^"]*)"', STREAMED)))))
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    tokenizer["added_tokens"] += [{"id": first + i, "content": word} | flags for i, word in enumerate(words)]
+    return tokenizer
+
+
 def make(folder):
     torch.manual_seed(0)
     with torch.device("cuda"):
         model = LlavaForConditionalGeneration._from_config(config(), dtype=torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="4GB")
-    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]:
+    for name in ["tokenizer_config.json", "chat_template.jinja"]:
         shutil.copy(SMALL / name, folder / name)
+    tokenizer = with_words(json.loads((SMALL / "tokenizer.json").read_text()))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     processor = json.loads((SMALL / "processor_config.json").read_text())
     processor["image_processor"] |= {"crop_size": {"height": 336, "width": 336}, "size": {"shortest_edge": 336}}
     processor["patch_size"] = 14

@@ -291,7 +291,8 @@ fn ratio(text: &str) -> Result<f64, String> {
     if ratio > 0.0 && ratio <= 1.0 { Ok(ratio) } else { Err(format!("{ratio} is out of range: above 0, at most 1")) }
 }
 
-fn bias(text: &str) -> Result<f32, String> {
+/// What is added to the log-odds of speaking.
+pub(crate) fn bias(text: &str) -> Result<f32, String> {
     let bias: f32 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
     if bias.abs() <= 20.0 { Ok(bias) } else { Err(format!("{bias} is out of range: -20 to 20 expected")) }
 }

@@ -118,7 +118,7 @@ pub enum Source<'a> {
 }
 
 /// Shapes for weights by chance.
-pub const SHAPES: [&str; 3] = ["tiny", "135m", "1b"];
+pub const SHAPES: [&str; 4] = ["tiny", "135m", "1b", "7b"];
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -250,6 +250,7 @@ impl Model {
         let (width, mlp, layers, heads, kv_heads, positions, theta) = match shape {
             "135m" => (576, 1536, 30, 9, 3, 8192, 1e5),
             "1b" => (2048, 8192, 16, 32, 8, 8192, 5e5),
+            "7b" => (4096, 11008, 32, 32, 32, 4096, 1e4),
             _ => (256, 512, 2, 4, 2, 512, 1e4),
         };
         let hf = HfDecoderConfig {

@@ -23,8 +23,8 @@ struct Source {
     packed: bool,
 }
 
-/// All weights of the decoder, named as in a published checkpoint (`model.*`, `lm_head.weight`). For f32 on a processor with AVX2 those
-/// whose products [`crate::quantised`] computes are there packed as well; without, unpacked weights are faster.
+/// All weights of the decoder, named as in a published checkpoint (`model.*`, `lm_head.weight`). For f32 on a processor with AVX2, and for
+/// half types on a card, those whose products [`crate::quantised`] computes are there packed as well; without, unpacked weights are faster.
 ///
 /// # Errors
 /// A tensor that is missing or has another shape than the numbers say.
@@ -34,7 +34,11 @@ pub fn decoder_weights(
     dtype: DType,
     device: &Device,
 ) -> std::result::Result<VarBuilder<'static>, GgufError> {
-    let packed = device.is_cpu() && dtype == DType::F32 && Instructions::best() != Instructions::Scalar;
+    let packed = match device {
+        Device::Cpu => dtype == DType::F32 && Instructions::best() != Instructions::Scalar,
+        Device::Cuda(_) => matches!(dtype, DType::F16 | DType::BF16),
+        Device::Metal(_) => false,
+    };
     let mut source = Source { file: file.clone(), places: HashMap::new(), packed };
     let (w, m) = (config.width, config.mlp_width);
     let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);

@@ -1,5 +1,7 @@
 //! Causal self-attention with rotary positions and grouped key heads.
 
+#[cfg(feature = "cuda")]
+use super::layers::Weight;
 use super::{
     attend::{Attended, FEW, Look, attend},
     batch::LayerBatch,
@@ -60,7 +62,7 @@ impl Attention {
         let [q, k, v] = parts.map(|(name, heads)| (name, heads * cfg.head_dim));
         let part = |(name, output): (&str, usize)| Linear::new(cfg.width, output, cfg.qkv_bias, INIT_STD, vb.pp(name));
         let input = match mode {
-            Mode::Infer => Input::Joined(Linear::joined(cfg.width, &[q, k, v], cfg.qkv_bias, &vb)?),
+            Mode::Infer => Input::Joined(Linear::joined(cfg.width, &[q, k, v], cfg.qkv_bias, false, &vb)?),
             Mode::Train => Input::Apart { q: part(q)?, k: part(k)?, v: part(v)? },
         };
         let std = INIT_STD / (2.0 * cfg.layers as f64).sqrt();
@@ -79,7 +81,7 @@ impl Attention {
 
     /// The map to q, k and v side by side, and the one behind attention; nothing where they are apart.
     #[cfg(feature = "cuda")]
-    pub(super) fn joined(&self) -> Option<[(&Tensor, Option<&Tensor>); 2]> {
+    pub(super) fn joined(&self) -> Option<[(&Weight, Option<&Tensor>); 2]> {
         match &self.input {
             Input::Joined(input) => Some([input.parts()?, self.out.parts()?]),
             Input::Apart { .. } => None,

@@ -1,4 +1,4 @@
-//! A decoder's pass over a few tokens on an NVIDIA card: five kernels a layer, all layers one CUDA graph that is launched at
+//! A decoder's pass over up to [`FEW`] tokens on an NVIDIA card: five or six kernels a layer, all layers one CUDA graph that is launched at
 //! once. What changes from step to step (tokens, entries held, positions, who sees whom) lies in memory of the card that stays
 //! where it is, so the same graph serves a whole session, through evictions and rollbacks, until the cache grows.
 //!
@@ -9,8 +9,9 @@ use super::{
     cache::{KvCache, scorer::Watch},
     config::DecoderConfig,
     decoder::Layer,
-    layers::Rope,
+    layers::{Rope, Weight},
 };
+use crate::quantised::card;
 use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor,
     backend::BackendStorage as _,
@@ -24,24 +25,41 @@ use candle_core::{
     },
 };
 use half::{bf16, f16};
-use spotter_vision::nn::card::{FEW, Kernel, Module, blocks, half_name, tiles};
+use spotter_vision::nn::card::{Argument, FEW, Kernel, Module, blocks, half_name, tall, tiles};
 use std::sync::{Mutex, PoisonError};
 
 /// Slots of a block of the attention kernel.
 const CHUNK: usize = 64;
+/// Rows of queries of a block of the attention kernel.
+const SHARE: usize = 32;
+/// Rows of queries of a key head from which on a kernel of their own puts their parts together; for fewer the last block does.
+const APART: usize = 16;
 /// Graphs that are kept; the one that was used longest ago makes room.
 const GRAPHS: usize = 48;
 
-/// Addresses of a linear map's weight and bias; 0 for none.
+/// Addresses of what makes some outputs of a linear map.
 #[derive(Clone, Copy, Debug)]
-struct MapAt {
+struct PartAt {
+    /// How they are packed; nothing for numbers.
+    kind: Option<card::Kind>,
+    /// Numbers or codes, and factors.
     weight: u64,
+    factors: u64,
+    /// Where the bias begins; 0 for none.
     bias: u64,
+    first: usize,
+    outputs: usize,
+}
+
+/// A linear map.
+#[derive(Clone, Debug)]
+struct MapAt {
+    parts: Vec<PartAt>,
     outputs: usize,
 }
 
 /// Addresses of a layer's weights.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct LayerAt {
     attention_gain: u64,
     qkv: MapAt,
@@ -133,7 +151,7 @@ pub(super) struct Step<'a> {
     /// Position of each new column.
     positions: &'a [u32],
     /// The new columns that each of them sees, as bits.
-    sees: Vec<u32>,
+    sees: Vec<u64>,
     len: usize,
     /// Addresses of keys and values, layer by layer.
     keys: Vec<(u64, u64)>,
@@ -145,14 +163,19 @@ impl Express {
     ///
     /// # Errors
     /// Those of the device.
-    pub(super) fn new(cfg: &DecoderConfig, layers: &[Layer], rope: &Rope, embedding: &Tensor) -> Result<Option<Self>> {
-        let (candle_core::Device::Cuda(dev), dtype) = (embedding.device(), embedding.dtype()) else { return Ok(None) };
+    pub(super) fn new(
+        cfg: &DecoderConfig,
+        layers: &[Layer],
+        rope: &Rope,
+        dtype: DType,
+        dev: &CudaDevice,
+    ) -> Result<Option<Self>> {
         let (qkv, inner) = ((cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim, cfg.heads * cfg.head_dim);
         let whole = [cfg.width, inner, cfg.mlp_width].iter().all(|n| n.is_multiple_of(32));
         if half_name(dtype).is_none() || !whole || ![64, 128].contains(&cfg.head_dim) {
             return Ok(None);
         }
-        let Some(layers) = layers.iter().map(|l| layer(l, dtype)).collect::<Result<Option<Vec<_>>>>()? else {
+        let Some(layers) = layers.iter().map(|l| layer(l, dtype, dev)).collect::<Result<Option<Vec<_>>>>()? else {
             return Ok(None);
         };
         let (cos, sin) = rope.tables();
@@ -162,7 +185,7 @@ impl Express {
             qkv: dev.alloc_zeros(FEW * qkv)?,
             mixed: dev.alloc_zeros(FEW * inner)?,
             inner: dev.alloc_zeros(FEW * cfg.mlp_width)?,
-            state: dev.alloc_zeros(1 + 2 * FEW)?,
+            state: dev.alloc_zeros(1 + 3 * FEW)?,
             tickets: dev.alloc_zeros(cfg.kv_heads)?,
             parts: dev.alloc_zeros(1)?,
             graphs: Vec::new(),
@@ -200,7 +223,10 @@ impl Express {
             && x.dtype() == self.dtype
             && positions.iter().all(|p| (*p as usize) < self.sizes.positions)
             && self.sizes.window.is_none_or(|w| cache.is_contiguous() && len + n <= w);
-        let Some(sees) = cache.fresh_seen(n).filter(|_| fits) else { return Ok(None) };
+        if !fits {
+            return Ok(None);
+        }
+        let Some(sees) = cache.fresh_seen(n) else { return Ok(None) };
         let mut keys = Vec::with_capacity(self.layers.len());
         let mut rows = 0;
         for layer in cache.layers_mut() {
@@ -216,50 +242,79 @@ impl Express {
     }
 
     /// Queues all layers over what lies in `held`.
-    fn enqueue(&self, held: &Held, step: &Step<'_>, kernels: &Kernels, stream: &CudaStream) -> Result<()> {
-        let Sizes { width, mlp, heads, kv, dim, residual, .. } = self.sizes;
+    fn enqueue(&self, held: &Held, step: &Step<'_>, kernels: &Kernels<'_>, stream: &CudaStream) -> Result<()> {
+        let Sizes { width, mlp, heads, dim, residual, .. } = self.sizes;
         let n = step.positions.len();
         let [x, qkv, mixed, inner] = [&held.x, &held.qkv, &held.mixed, &held.inner].map(|s| at(s, stream));
         for (layer, (keys, values)) in self.layers.iter().zip(&step.keys) {
             let read = Product { x, gain: layer.attention_gain, add: 0, y: qkv, width, scale: 1.0 };
-            self.linear(kernels, Kind::Plain, layer.qkv, read, n)?;
-            let (state, parts, tickets) = (at(&held.state, stream), at(&held.parts, stream), at(&held.tickets, stream));
-            let (h, k, count, capacity) = (heads as i32, kv as i32, n as i32, step.rows as i32);
-            let (cos, sin) = &self.rope;
-            let scale = &self.sizes.scale;
-            // SAFETY: the kernel's own arguments; keys and values are [kv, rows, dim], `parts` was made for this grid.
-            unsafe {
-                kernels.attend.launch_early(
-                    blocks([step.rows.div_ceil(CHUNK), kv], [128, 1], 0),
-                    &[&qkv, cos, sin, keys, values, &state, &parts, &tickets, &mixed, &h, &k, &count, &capacity, scale],
-                )
-            }?;
+            self.linear(kernels, Kind::Plain, &layer.qkv, read, n)?;
+            self.attend(kernels, held, [qkv, *keys, *values, mixed], step, stream)?;
             let back = Product { x: mixed, gain: 0, add: x, y: x, width: heads * dim, scale: residual };
-            self.linear(kernels, Kind::Plain, layer.out, back, n)?;
+            self.linear(kernels, Kind::Plain, &layer.out, back, n)?;
             let up = Product { x, gain: layer.mlp_gain, add: 0, y: inner, width, scale: 1.0 };
-            self.linear(kernels, Kind::Gated, layer.up, up, n)?;
+            self.linear(kernels, Kind::Gated, &layer.up, up, n)?;
             let down = Product { x: inner, gain: 0, add: x, y: x, width: mlp, scale: residual };
-            self.linear(kernels, Kind::Plain, layer.down, down, n)?;
+            self.linear(kernels, Kind::Plain, &layer.down, down, n)?;
         }
         Ok(())
     }
 
-    fn linear(&self, kernels: &Kernels, kind: Kind, map: MapAt, product: Product, n: usize) -> Result<()> {
-        let Product { x, gain, add, y, width, scale } = product;
-        // Outputs of a block.
-        let (kernel, share) = match kind {
-            Kind::Plain => (&kernels.linear, 16),
-            Kind::Gated => (&kernels.gated, 8),
-        };
-        let (inputs, outputs, count) = (width as i32, map.outputs as i32, n as i32);
-        let (weight, bias, eps) = (&map.weight, &map.bias, &self.sizes.eps);
-        // SAFETY: the kernel's own arguments; addresses are of this decoder's weights and of `held`, as large as `FEW` rows.
+    /// Rotation, the cache and attention of one layer: `qkv` to `mixed`.
+    fn attend(
+        &self,
+        kernels: &Kernels<'_>,
+        held: &Held,
+        [qkv, keys, values, mixed]: [u64; 4],
+        step: &Step<'_>,
+        stream: &CudaStream,
+    ) -> Result<()> {
+        let Sizes { heads, kv, dim, scale, .. } = &self.sizes;
+        let (n, chunks) = (step.positions.len(), step.rows.div_ceil(CHUNK));
+        let rows = n * heads / kv;
+        let (state, parts, tickets) = (at(&held.state, stream), at(&held.parts, stream), at(&held.tickets, stream));
+        let tickets = if rows < APART { tickets } else { 0 };
+        let [h, k, count, capacity, most] = [*heads, *kv, n, step.rows, chunks].map(|n| n as i32);
+        let (cos, sin) = &self.rope;
+        let mut grid = blocks([chunks, *kv], [128, 1], 0);
+        grid.grid_dim.2 = rows.div_ceil(SHARE) as u32;
+        // SAFETY: the kernel's own arguments; keys and values are [kv, rows, dim], `parts` was made for this grid.
         unsafe {
-            kernel.launch_early(
-                blocks([map.outputs.div_ceil(share), 1], [256, 1], 0),
-                &[&x, &gain, weight, bias, &add, &y, &inputs, &outputs, &count, eps, &scale],
+            kernels.attend.launch_early(
+                grid,
+                &[&qkv, cos, sin, &keys, &values, &state, &parts, &tickets, &mixed, &h, &k, &count, &capacity, scale],
             )
+        }?;
+        if rows < APART {
+            return Ok(());
         }
+        // SAFETY: the kernel's own arguments; `parts` are those of the kernel before.
+        unsafe {
+            let grid = blocks([rows, *kv], [*dim as u32, 1], 0);
+            kernels.combine.launch_early(grid, &[&state, &parts, &mixed, &h, &k, &count, &most])
+        }
+    }
+
+    fn linear(&self, kernels: &Kernels<'_>, kind: Kind, map: &MapAt, product: Product, n: usize) -> Result<()> {
+        let Product { x, gain, add, y, width, scale } = product;
+        // Outputs of a block where it is not taller.
+        let share = if kind == Kind::Plain { 16 } else { 8 };
+        for part in &map.parts {
+            let [inputs, outputs, across, count] = [width, part.outputs, map.outputs, n].map(|n| n as i32);
+            let beyond = (part.first * self.dtype.size_in_bytes()) as u64;
+            let (y, add) = (y + beyond, if add == 0 { 0 } else { add + beyond });
+            let PartAt { weight, factors, bias, .. } = part;
+            let mut arguments: Vec<&dyn Argument> = vec![&x, &gain, weight];
+            if part.kind.is_some() {
+                arguments.push(factors);
+            }
+            arguments.extend([bias as &dyn Argument, &add, &y, &inputs, &outputs, &across, &count]);
+            arguments.extend([&self.sizes.eps as &dyn Argument, &scale]);
+            let grid = blocks([part.outputs.div_ceil(share * tall(n)), 1], [256, 1], 0);
+            // SAFETY: the kernel's own arguments; addresses are of this decoder's weights and of `held`, as large as `FEW` rows.
+            unsafe { kernels.map(kind, part.kind)?.launch_early(grid, &arguments) }?;
+        }
+        Ok(())
     }
 
     fn run(&self, x: u64, step: &Step<'_>, dev: &CudaDevice) -> Result<u64> {
@@ -270,9 +325,10 @@ impl Express {
         let inside = at(&held.x, &stream);
         // SAFETY: both have `n` rows.
         unsafe { result::memcpy_dtod_async(inside, x, bytes, stream.cu_stream()) }.w()?;
-        let mut state = vec![0u32; 1 + 2 * FEW];
+        let mut state = vec![0u32; 1 + 3 * FEW];
         let len = [step.len as u32];
-        let told = [(0, len.as_slice()), (1, step.positions), (1 + FEW, &step.sees)];
+        let (low, high): (Vec<_>, Vec<_>) = step.sees.iter().map(|bits| (*bits as u32, (bits >> 32) as u32)).unzip();
+        let told = [(0, len.as_slice()), (1, step.positions), (1 + FEW, &low), (1 + 2 * FEW, &high)];
         for (from, values) in told {
             state.iter_mut().skip(from).zip(values).for_each(|(to, v)| *to = *v);
         }
@@ -311,15 +367,32 @@ impl Express {
 }
 
 /// Of one layer, where kernels are made for it.
-fn layer(layer: &Layer, dtype: DType) -> Result<Option<LayerAt>> {
+fn layer(layer: &Layer, dtype: DType, dev: &CudaDevice) -> Result<Option<LayerAt>> {
     let Some(parts) = layer.parts() else { return Ok(None) };
     let same = |t: &Tensor| t.dtype() == dtype;
-    let map = |(weight, bias): (&Tensor, Option<&Tensor>), gated: bool| -> Result<Option<MapAt>> {
-        if !same(weight) || !bias.is_none_or(same) {
+    let map = |(weight, bias): (&Weight, Option<&Tensor>), gated: bool| -> Result<Option<MapAt>> {
+        if weight.dtype() != dtype || !bias.is_none_or(same) {
             return Ok(None);
         }
-        let outputs = weight.dim(0)? / if gated { 2 } else { 1 };
-        Ok(Some(MapAt { weight: address(weight)?, bias: bias.map_or(Ok(0), address)?, outputs }))
+        let bias = bias.map_or(Ok(0), address)?;
+        let bias_from = |first: usize| if bias == 0 { 0 } else { bias + (first * dtype.size_in_bytes()) as u64 };
+        let parts = match weight {
+            Weight::Dense(weight) => {
+                let outputs = weight.dim(0)? / if gated { 2 } else { 1 };
+                vec![PartAt { kind: None, weight: address(weight)?, factors: 0, bias, first: 0, outputs }]
+            }
+            Weight::Card(weight) if weight.is_gated() == gated => {
+                let part = |part: &card::Part| {
+                    let ([weight, factors], first) = (part.addresses(dev), part.first);
+                    let (kind, outputs) = (Some(part.kind), part.outputs(gated));
+                    PartAt { kind, weight, factors, bias: bias_from(first), first, outputs }
+                };
+                weight.parts().iter().map(part).collect()
+            }
+            Weight::Card(_) | Weight::Packed(_) => return Ok(None),
+        };
+        let outputs = parts.iter().map(|part| part.outputs).sum();
+        Ok(Some(MapAt { parts, outputs }))
     };
     let maps = (map(parts.qkv, false)?, map(parts.out, false)?, map(parts.up, true)?, map(parts.down, false)?);
     let (Some(qkv), Some(out), Some(up), Some(down)) = maps else { return Ok(None) };
@@ -331,7 +404,7 @@ fn layer(layer: &Layer, dtype: DType) -> Result<Option<LayerAt>> {
 }
 
 /// What a map does with its outputs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Plain,
     /// The first half gates the second.
@@ -350,21 +423,31 @@ struct Product {
 }
 
 /// The kernels of a pass.
-struct Kernels {
-    linear: Kernel,
-    gated: Kernel,
+struct Kernels<'a> {
+    name: &'static str,
+    tiles: usize,
+    dev: &'a CudaDevice,
     attend: Kernel,
+    combine: Kernel,
 }
 
-impl Kernels {
-    fn new(dtype: DType, n: usize, (dim, group): (usize, usize), dev: &CudaDevice) -> Result<Self> {
+impl<'a> Kernels<'a> {
+    fn new(dtype: DType, n: usize, (dim, group): (usize, usize), dev: &'a CudaDevice) -> Result<Self> {
         let Some(name) = half_name(dtype) else { bail!("a step on a card computes in f16 or bf16, not {dtype:?}") };
-        let kernel = |text: String| Module::Decode.kernel(&text, dev);
+        let kernel = |text: String| Module::Attend.kernel(&text, dev);
         Ok(Self {
-            linear: kernel(format!("linear_{name}_{}", tiles(n)))?,
-            gated: kernel(format!("gated_{name}_{}", tiles(n)))?,
-            attend: kernel(format!("attend_{name}_{dim}_{}", (n * group).next_power_of_two().min(8)))?,
+            name,
+            tiles: tiles(n),
+            dev,
+            attend: kernel(format!("attend_{name}_{dim}_{}", tiles(n * group).min(SHARE / 8)))?,
+            combine: kernel(format!("combine_{name}_{dim}"))?,
         })
+    }
+
+    fn map(&self, kind: Kind, packed: Option<card::Kind>) -> Result<Kernel> {
+        let map = if kind == Kind::Plain { "linear" } else { "gated" };
+        let packed = packed.map_or_else(String::new, |packed| format!("{}_", packed.name()));
+        Module::Map.kernel(&format!("{map}_{packed}{}_{}", self.name, self.tiles), self.dev)
     }
 }
 

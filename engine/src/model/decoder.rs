@@ -82,12 +82,12 @@ impl Layer {
 #[cfg(feature = "cuda")]
 pub(super) struct Parts<'a> {
     pub(super) attention_gain: &'a Tensor,
-    pub(super) qkv: (&'a Tensor, Option<&'a Tensor>),
-    pub(super) out: (&'a Tensor, Option<&'a Tensor>),
+    pub(super) qkv: (&'a Weight, Option<&'a Tensor>),
+    pub(super) out: (&'a Weight, Option<&'a Tensor>),
     pub(super) mlp_gain: &'a Tensor,
     /// Gates over ups.
-    pub(super) up: (&'a Tensor, Option<&'a Tensor>),
-    pub(super) down: (&'a Tensor, Option<&'a Tensor>),
+    pub(super) up: (&'a Weight, Option<&'a Tensor>),
+    pub(super) down: (&'a Weight, Option<&'a Tensor>),
 }
 
 /// `x` times a factor; untouched where it is 1, as in most models.
@@ -133,8 +133,10 @@ impl Decoder {
         let rope = Rope::new(cfg, mode, embedding.dtype(), embedding.device())?;
         Ok(Self {
             #[cfg(feature = "cuda")]
-            express: match (mode, &embedding) {
-                (Mode::Infer, Weight::Dense(embedding)) => super::card::Express::new(cfg, &layers, &rope, embedding)?,
+            express: match (mode, embedding.device()) {
+                (Mode::Infer, Device::Cuda(card)) => {
+                    super::card::Express::new(cfg, &layers, &rope, embedding.dtype(), card)?
+                }
                 _ => None,
             },
             layers,

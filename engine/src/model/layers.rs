@@ -4,6 +4,8 @@ use super::{
     config::{DecoderConfig, RopeScaling},
     few::few_rows,
 };
+#[cfg(feature = "cuda")]
+use crate::quantised::card::{CardWeight, Rows};
 use crate::quantised::{Format, Matrix, Packed};
 use candle_core::{CpuStorage, D, DType, Device, Result, Storage, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -31,13 +33,16 @@ pub(crate) enum Weight {
     Dense(Tensor),
     /// Packed as in a GGUF file; only for inference on the processor.
     Packed(Packed),
+    /// The same on a card.
+    #[cfg(feature = "cuda")]
+    Card(CardWeight),
 }
 
 impl Weight {
     /// The tensor `weight` under `vb`: packed where the source has it so, else numbers.
     pub(crate) fn new(input: usize, output: usize, std: f64, vb: &VarBuilder) -> Result<Self> {
-        if let Some(packed) = packed(input, &[("", output)], vb)? {
-            return Ok(Self::Packed(packed));
+        if let Some(packed) = packed(input, &[("", output)], false, vb)? {
+            return Ok(packed);
         }
         let init = Init::Randn { mean: 0.0, stdev: std };
         Ok(Self::Dense(vb.get_with_hints((output, input), "weight", init)?))
@@ -48,6 +53,8 @@ impl Weight {
         match self {
             Self::Dense(weight) => weight.dtype(),
             Self::Packed(_) => DType::F32,
+            #[cfg(feature = "cuda")]
+            Self::Card(weight) => weight.dtype(),
         }
     }
 
@@ -56,10 +63,12 @@ impl Weight {
         match self {
             Self::Dense(weight) => weight.device(),
             Self::Packed(_) => &Device::Cpu,
+            #[cfg(feature = "cuda")]
+            Self::Card(weight) => weight.device(),
         }
     }
 
-    /// Whether it is packed.
+    /// Whether it is packed, on the processor.
     pub(crate) fn is_packed(&self) -> bool {
         matches!(self, Self::Packed(_))
     }
@@ -69,6 +78,8 @@ impl Weight {
         match self {
             Self::Dense(weight) => weight.index_select(ids, 0),
             Self::Packed(weight) => weight.lookup(&ids.to_vec1::<u32>()?),
+            #[cfg(feature = "cuda")]
+            Self::Card(weight) => weight.lookup(&ids.to_vec1::<u32>()?),
         }
     }
 
@@ -77,6 +88,8 @@ impl Weight {
         Ok(match self {
             Self::Dense(weight) => Self::Dense(weight.index_select(&Tensor::new(ids, weight.device())?, 0)?),
             Self::Packed(weight) => Self::Packed(weight.pick(ids)?),
+            #[cfg(feature = "cuda")]
+            Self::Card(weight) => Self::Dense(weight.lookup(ids)?),
         })
     }
 
@@ -95,6 +108,8 @@ impl Weight {
                 }
             }
             Self::Packed(weight) => cast(&weight.forward(&cast(x, DType::F32)?)?, x.dtype())?,
+            #[cfg(feature = "cuda")]
+            Self::Card(weight) => cast(&weight.forward(&cast(x, weight.dtype())?)?, x.dtype())?,
         };
         match bias {
             Some(bias) => y.broadcast_add(&cast(bias, x.dtype())?),
@@ -130,8 +145,14 @@ impl Linear {
     /// One map whose output is those of some parts side by side: fewer and larger products. `parts` have names and outputs.
     ///
     /// Files are read straight into the whole; other sources, which hold their tensors in memory anyway, are asked for the
-    /// parts.
-    pub(crate) fn joined(input: usize, parts: &[(&str, usize)], bias: bool, vb: &VarBuilder) -> Result<Self> {
+    /// parts. Of two parts that are `gated`, the first gates the second, see [`Self::gated`].
+    pub(crate) fn joined(
+        input: usize,
+        parts: &[(&str, usize)],
+        bias: bool,
+        gated: bool,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
         let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
         let output = parts.iter().map(|(_, output)| output).sum::<usize>();
         let whole = |kind: &str| crate::weights::side_by_side(&names, kind);
@@ -143,8 +164,8 @@ impl Linear {
             let part = |(name, n): &(&str, usize)| vb.pp(name).get_with_hints(shape(*n), kind, init);
             Tensor::cat(&parts.iter().map(part).collect::<Result<Vec<_>>>()?, 0)
         };
-        let weight = match packed(input, parts, vb)? {
-            Some(packed) => Weight::Packed(packed),
+        let weight = match packed(input, parts, gated, vb)? {
+            Some(packed) => packed,
             None => {
                 let init = Init::Randn { mean: 0.0, stdev: INIT_STD };
                 Weight::Dense(tensors("weight", &|n| vec![n, input], init)?)
@@ -154,18 +175,33 @@ impl Linear {
         Ok(Self { weight, output, bias })
     }
 
-    /// Whether its weight is packed.
+    /// Whether its weight is packed, on the processor.
     pub(crate) fn is_packed(&self) -> bool {
         self.weight.is_packed()
     }
 
-    /// Weight and bias; nothing where the weight is packed.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn parts(&self) -> Option<(&Tensor, Option<&Tensor>)> {
+    /// `silu(gate) * up` of `x [.., in]`, `[.., out / 2]`, where its weight makes that in one product.
+    pub(crate) fn gated(&self, x: &Tensor) -> Result<Option<Tensor>> {
         match &self.weight {
-            Weight::Dense(weight) => Some((weight, self.bias.as_ref())),
-            Weight::Packed(_) => None,
+            #[cfg(feature = "cuda")]
+            Weight::Card(weight) if weight.is_gated() && self.bias.is_none() => {
+                let mut dims = x.dims().to_vec();
+                let input = dims.pop().unwrap_or(1);
+                let inner = weight.gate(&x.reshape(((), input))?)?;
+                dims.push(self.output / 2);
+                inner.map(|inner| inner.reshape(dims)).transpose()
+            }
+            _ => {
+                let _ = x;
+                Ok(None)
+            }
         }
+    }
+
+    /// Weight and bias; nothing where the weight is packed on the processor.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn parts(&self) -> Option<(&Weight, Option<&Tensor>)> {
+        (!self.is_packed()).then_some((&self.weight, self.bias.as_ref()))
     }
 
     /// The map to some of its outputs only.
@@ -193,22 +229,33 @@ impl Linear {
     }
 }
 
-/// Weights of parts, by names and outputs, that lie packed in the source of `vb`; nothing where one does not.
-fn packed(input: usize, parts: &[(&str, usize)], vb: &VarBuilder) -> Result<Option<Packed>> {
-    let mut matrices = Vec::with_capacity(parts.len());
+/// A weight of parts, by names and outputs, that lie packed in the source of `vb`; nothing where one does not.
+fn packed(input: usize, parts: &[(&str, usize)], gated: bool, vb: &VarBuilder) -> Result<Option<Weight>> {
+    let mut found = Vec::with_capacity(parts.len());
     for (name, output) in parts {
         let vb = if name.is_empty() { vb.clone() } else { vb.pp(name) };
-        let found = |format: &Format| vb.contains_tensor(&format.tensor("weight"));
-        let Some(format) = Format::ALL.into_iter().find(found) else { return Ok(None) };
-        let bytes = vb.get_unchecked_dtype(&format.tensor("weight"), DType::U8)?;
-        let (storage, layout) = bytes.storage_and_layout();
-        let bytes = match (&*storage, layout.contiguous_offsets()) {
-            (Storage::Cpu(CpuStorage::U8(bytes)), Some((from, to))) => bytes.get(from..to).unwrap_or_default(),
-            _ => candle_core::bail!("packed weights belong to the processor"),
-        };
-        matrices.push(Matrix::pack(format, (*output, input), bytes)?);
+        let there = |format: &Format| vb.contains_tensor(&format.tensor("weight"));
+        let Some(format) = Format::ALL.into_iter().find(there) else { return Ok(None) };
+        found.push((format, *output, vb.get_unchecked_dtype(&format.tensor("weight"), DType::U8)?));
     }
-    Packed::new(matrices).map(Some)
+    let held: Vec<_> = found.iter().map(|(_, _, bytes)| bytes.storage_and_layout()).collect();
+    let mut lying = Vec::with_capacity(parts.len());
+    for ((format, output, _), (storage, layout)) in found.iter().zip(&held) {
+        match (&**storage, layout.contiguous_offsets()) {
+            (Storage::Cpu(CpuStorage::U8(bytes)), Some((from, to))) => {
+                lying.push((*format, *output, bytes.get(from..to).unwrap_or_default()));
+            }
+            _ => candle_core::bail!("packed weights are read by the processor"),
+        }
+    }
+    #[cfg(feature = "cuda")]
+    if vb.device().is_cuda() {
+        let rows: Vec<_> = lying.into_iter().map(|(format, rows, bytes)| Rows { format, rows, bytes }).collect();
+        return Ok(CardWeight::new(&rows, input, gated, vb.dtype(), vb.device())?.map(Weight::Card));
+    }
+    let _ = gated;
+    let matrices = lying.into_iter().map(|(format, output, bytes)| Matrix::pack(format, (output, input), bytes));
+    Packed::new(matrices.collect::<Result<_>>()?).map(|packed| Some(Weight::Packed(packed)))
 }
 
 fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {

@@ -1,5 +1,7 @@
 //! The gated MLP of a decoder layer: `down(silu(gate(x)) * up(x))`.
 
+#[cfg(feature = "cuda")]
+use super::layers::Weight;
 use super::{
     config::DecoderConfig,
     fused::gated,
@@ -32,7 +34,7 @@ impl Mlp {
         let part = |name: &str| Linear::new(cfg.width, cfg.mlp_width, cfg.mlp_bias, INIT_STD, vb.pp(name));
         let parts = [("gate_proj", cfg.mlp_width), ("up_proj", cfg.mlp_width)];
         let input = match mode {
-            Mode::Infer => Input::Joined(Linear::joined(cfg.width, &parts, cfg.mlp_bias, &vb)?),
+            Mode::Infer => Input::Joined(Linear::joined(cfg.width, &parts, cfg.mlp_bias, true, &vb)?),
             Mode::Train => Input::Apart { gate: part("gate_proj")?, up: part("up_proj")? },
         };
         let std = INIT_STD / (2.0 * cfg.layers as f64).sqrt();
@@ -42,7 +44,7 @@ impl Mlp {
 
     /// The map to gate and up side by side, and the one behind them; nothing where they are apart.
     #[cfg(feature = "cuda")]
-    pub(super) fn joined(&self) -> Option<[(&Tensor, Option<&Tensor>); 2]> {
+    pub(super) fn joined(&self) -> Option<[(&Weight, Option<&Tensor>); 2]> {
         match &self.input {
             Input::Joined(input) => Some([input.parts()?, self.down.parts()?]),
             Input::Apart { .. } => None,
@@ -53,6 +55,9 @@ impl Mlp {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (gate, up) = match &self.input {
             Input::Joined(linear) => {
+                if let Some(inner) = linear.gated(x)? {
+                    return self.down.forward(&inner);
+                }
                 let both = linear.forward(x)?;
                 if let Some(inner) = gated(&both, self.width)? {
                     return self.down.forward(&inner);

@@ -10,6 +10,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(feature = "cuda")]
+pub(crate) mod card;
 mod format;
 mod inputs;
 mod matrix;

@@ -15,7 +15,17 @@ struct Source {
 
 /// Weights whose rows go into the blocks of a format, packed in it; the others as they are.
 pub(crate) fn packed(tensors: HashMap<String, Tensor>, format: Format) -> VarBuilder<'static> {
-    VarBuilder::from_backend(Box::new(Source { tensors, format }), DType::F32, Device::Cpu)
+    packed_for(tensors, format, DType::F32, &Device::Cpu)
+}
+
+/// The same for a device and in a type.
+pub(crate) fn packed_for(
+    tensors: HashMap<String, Tensor>,
+    format: Format,
+    dtype: DType,
+    device: &Device,
+) -> VarBuilder<'static> {
+    VarBuilder::from_backend(Box::new(Source { tensors, format }), dtype, device.clone())
 }
 
 /// The same weights as numbers again.
@@ -33,7 +43,8 @@ pub(crate) fn unpacked(tensors: &HashMap<String, Tensor>, format: Format) -> Var
     VarBuilder::from_tensors(tensors.iter().map(again).collect(), DType::F32, &Device::Cpu)
 }
 
-fn bytes(tensor: &Tensor, format: Format) -> Result<Option<Vec<u8>>> {
+/// A weight in a format, where its rows go into its blocks.
+pub(crate) fn bytes(tensor: &Tensor, format: Format) -> Result<Option<Vec<u8>>> {
     match tensor.dims() {
         [_, width] if width.is_multiple_of(format.unit().1) => {
             Ok(Some(QTensor::quantize(tensor, format.dtype())?.data()?.into_owned()))
@@ -55,9 +66,9 @@ impl SimpleBackend for Source {
         self.get_unchecked(name, dtype, device)
     }
 
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         if let Some(tensor) = self.tensors.get(name) {
-            return Ok(tensor.clone());
+            return tensor.to_dtype(dtype)?.to_device(device);
         }
         let Some(tensor) = self.find(name) else { bail!("no tensor {name}") };
         let bytes = bytes(tensor, self.format)?.unwrap_or_default();

@@ -1,5 +1,7 @@
 //! From pictures to visual tokens.
 
+#[cfg(feature = "cuda")]
+mod card;
 pub mod clip;
 pub mod siglip;
 pub mod tosa;

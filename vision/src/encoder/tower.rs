@@ -3,6 +3,8 @@
 //! Only the layers that are asked for are loaded and run, so a model that reads the last but one layer never pays for
 //! the last.
 
+#[cfg(feature = "cuda")]
+use super::card;
 use super::tosa::{Block, Join, Outline, Tosa, TosaOptions};
 use crate::nn;
 use candle_core::{D, DType, Result, Tensor};
@@ -137,9 +139,34 @@ impl Linear {
         Ok(Self { weight: nn::laid_out(vb.get((output, input), "weight")?)?, bias: vb.get(output, "bias")? })
     }
 
+    /// Several maps of the same input as one.
+    #[cfg(feature = "cuda")]
+    fn joined(parts: [&Self; 3]) -> Result<Self> {
+        let (weights, biases) = (parts.map(|p| &p.weight), parts.map(|p| &p.bias));
+        Ok(Self { weight: Tensor::cat(&weights, 0)?, bias: Tensor::cat(&biases, 0)? })
+    }
+
     /// `x [b, n, in]`, contiguous.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         nn::linear(x, &self.weight, Some(&self.bias))
+    }
+
+    /// The same, and the activation behind it.
+    fn activated(&self, x: &Tensor, act: Activation) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if card::fits(&[x, &self.bias]) {
+            return card::activate(&nn::linear(x, &self.weight, None)?, &self.bias, act);
+        }
+        act.forward(&self.forward(x)?)
+    }
+
+    /// The same, added to `to`.
+    fn added(&self, x: &Tensor, to: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if card::fits(&[x, to, &self.bias]) {
+            return card::add(&nn::linear(x, &self.weight, None)?, &self.bias, to);
+        }
+        to + self.forward(x)?
     }
 }
 
@@ -204,12 +231,30 @@ impl PatchEmbedding {
     }
 }
 
+/// The maps to queries, keys and values.
+#[derive(Clone, Debug)]
+enum Input {
+    Apart([Linear; 3]),
+    /// As one product, where kernels take it apart.
+    #[cfg(feature = "cuda")]
+    Joined(Linear),
+}
+
+impl Input {
+    fn new(parts: [Linear; 3], dim: usize) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if dim.is_multiple_of(8) && parts.iter().all(|part| card::fits(&[&part.weight, &part.bias])) {
+            return Linear::joined(parts.each_ref()).map(Self::Joined);
+        }
+        let _ = dim;
+        Ok(Self::Apart(parts))
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Layer {
     norm1: LayerNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
+    input: Input,
     out: Linear,
     norm2: LayerNorm,
     fc1: Linear,
@@ -224,9 +269,10 @@ impl Layer {
         let square = |name: &str| Linear::new(width, width, attention.pp(name));
         Ok(Self {
             norm1: LayerNorm::new(cfg, vb.pp("layer_norm1"))?,
-            q: square("q_proj")?,
-            k: square("k_proj")?,
-            v: square("v_proj")?,
+            input: Input::new(
+                [square("q_proj")?, square("k_proj")?, square("v_proj")?],
+                width / cfg.num_attention_heads.max(1),
+            )?,
             out: square("out_proj")?,
             norm2: LayerNorm::new(cfg, vb.pp("layer_norm2"))?,
             fc1: Linear::new(width, cfg.intermediate_size, vb.pp("mlp").pp("fc1"))?,
@@ -240,21 +286,35 @@ impl Layer {
     fn split(&self, x: &Tensor) -> Result<[Tensor; 3]> {
         let (b, n, width) = x.dims3()?;
         let dim = width / self.heads;
-        let x = self.norm1.forward(x)?;
-        let split = |t: Tensor| t.reshape((b, n, self.heads, dim))?.transpose(1, 2)?.contiguous();
-        let q = (split(self.q.forward(&x)?)? * (1.0 / (dim as f64).sqrt()))?;
-        Ok([q, split(self.k.forward(&x)?)?, split(self.v.forward(&x)?)?])
+        let (x, scale) = (self.norm1.forward(x)?, 1.0 / (dim as f64).sqrt());
+        match &self.input {
+            #[cfg(feature = "cuda")]
+            Input::Joined(all) => card::split(&nn::linear(&x, &all.weight, None)?, &all.bias, self.heads, scale as f32),
+            Input::Apart([q, k, v]) => {
+                let split = |t: Tensor| t.reshape((b, n, self.heads, dim))?.transpose(1, 2)?.contiguous();
+                let q = (split(q.forward(&x)?)? * scale)?;
+                Ok([q, split(k.forward(&x)?)?, split(v.forward(&x)?)?])
+            }
+        }
     }
 
     /// `x` with attention and the MLP added, and the products of queries and keys.
     fn attend(&self, x: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
         let scores = products(q, k)?;
         let weights = nn::softmax(&scores, 1.0, false)?.to_dtype(v.dtype())?;
-        let mixed = weights.matmul(v)?.transpose(1, 2)?.contiguous()?.reshape(x.shape())?;
-        let x = (x + self.out.forward(&mixed)?)?;
-        let inner = self.act.forward(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
-        Ok(((&x + self.fc2.forward(&inner)?)?, scores))
+        let x = self.out.added(&merged(&weights.matmul(v)?)?, x)?;
+        let inner = self.fc1.activated(&self.norm2.forward(&x)?, self.act)?;
+        Ok((self.fc2.added(&inner, &x)?, scores))
     }
+}
+
+/// Heads `[b, heads, n, dim]` side by side, `[b, n, heads * dim]`.
+fn merged(mixed: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if card::fits(&[mixed]) {
+        return card::merge(mixed);
+    }
+    mixed.transpose(1, 2)?.contiguous()?.flatten_from(2)
 }
 
 /// Products of queries and keys, `[b, heads, n, n]`. Half types lose the sum of many small weights, so what follows has f32;

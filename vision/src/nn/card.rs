@@ -21,12 +21,18 @@ mod ptx {
 /// A file of kernels.
 #[derive(Clone, Copy, Debug)]
 pub enum Module {
-    /// A decoder's step.
-    Decode,
+    /// Attention of a decoder's step.
+    Attend,
+    /// Scores of a cache's entries.
+    KeyDiff,
+    /// Products of few rows.
+    Map,
     /// Softmax of half types.
     Softmax,
     /// Choosing and skipping tokens.
     Tosa,
+    /// Between the products of a tower.
+    Tower,
 }
 
 impl Module {
@@ -36,9 +42,12 @@ impl Module {
     /// Those of the driver.
     pub fn kernel(self, name: &str, dev: &CudaDevice) -> Result<Kernel> {
         let (module, ptx) = match self {
-            Self::Decode => ("spotter-decode", ptx::DECODE),
+            Self::Attend => ("spotter-attend", ptx::ATTEND),
+            Self::KeyDiff => ("spotter-keydiff", ptx::KEYDIFF),
+            Self::Map => ("spotter-map", ptx::MAP),
             Self::Softmax => ("spotter-softmax", ptx::SOFTMAX),
             Self::Tosa => ("spotter-tosa", ptx::TOSA),
+            Self::Tower => ("spotter-tower", ptx::TOWER),
         };
         let function = dev.get_or_load_custom_func(name, module, ptx)?.into_cuda_function();
         let stream = dev.cuda_stream();
@@ -111,9 +120,9 @@ impl Kernel {
 }
 
 /// Blocks of threads, `[x, y]` each, and bytes of shared memory.
-pub fn blocks(grid: [usize; 2], threads: [u32; 2], shared: usize) -> LaunchConfig {
+pub fn blocks([x, y]: [usize; 2], threads: [u32; 2], shared: usize) -> LaunchConfig {
     LaunchConfig {
-        grid_dim: (grid[0] as u32, grid[1] as u32, 1),
+        grid_dim: (x as u32, y as u32, 1),
         block_dim: (threads[0], threads[1], 1),
         shared_mem_bytes: shared as u32,
     }
@@ -169,7 +178,7 @@ impl CustomOp1 for HalfSoftmax {
 }
 
 /// The most rows that [`few_rows`] multiplies.
-pub const FEW: usize = 32;
+pub const FEW: usize = 64;
 
 /// Name of a half type in the names of kernels.
 pub fn half_name(dtype: DType) -> Option<&'static str> {
@@ -183,6 +192,11 @@ pub fn half_name(dtype: DType) -> Option<&'static str> {
 /// How many times eight rows a kernel is made for that takes `rows`.
 pub fn tiles(rows: usize) -> usize {
     rows.div_ceil(8).next_power_of_two()
+}
+
+/// How many times sixteen outputs a block of that kernel has.
+pub fn tall(rows: usize) -> usize {
+    if tiles(rows) < 4 { 1 } else { 2 }
 }
 
 /// `x [rows, in]` times `weight [out, in]` transposed, plus a bias, `[rows, out]`, in half types on a card; each number is
@@ -232,7 +246,7 @@ impl FewRows<'_> {
         };
         // SAFETY: every number is written by the kernel below.
         let y = unsafe { dev.alloc::<T>(rows * out)? };
-        let kernel = Module::Decode.kernel(&format!("linear_{name}_{}", tiles(rows)), dev)?;
+        let kernel = Module::Map.kernel(&format!("linear_{name}_{}", tiles(rows)), dev)?;
         let (none, inputs, outputs, n) = (0u64, width as i32, out as i32, rows as i32);
         let (eps, scale) = (0f32, 1f32);
         let mut call = kernel.call();
@@ -241,9 +255,9 @@ impl FewRows<'_> {
             Some(bias) => call.arg(bias),
             None => call.arg(&none),
         };
-        call.arg(&none).arg(&y).arg(&inputs).arg(&outputs).arg(&n).arg(&eps).arg(&scale);
+        call.arg(&none).arg(&y).arg(&inputs).arg(&outputs).arg(&outputs).arg(&n).arg(&eps).arg(&scale);
         // SAFETY: the kernel's own arguments; `x [rows, width]`, `w [out, width]`, `bias [out]`, `y [rows, out]`.
-        unsafe { call.launch(blocks([out.div_ceil(16), 1], [256, 1], 0)) }.w()?;
+        unsafe { call.launch(blocks([out.div_ceil(16 * tall(rows)), 1], [256, 1], 0)) }.w()?;
         Ok(CudaStorage::wrap_cuda_slice(y, dev.clone()))
     }
 }

@@ -76,7 +76,9 @@ struct Round {
 pub(super) fn run(args: &LanguageArgs) -> Result<()> {
     let device = parts::chosen_device(args.device)?;
     let begun = Instant::now();
-    let model = LanguageModel::open(&args.model, DType::F32, &device)
+    // A card multiplies packed weights in a half type.
+    let dtype = if device.is_cuda() { DType::BF16 } else { DType::F32 };
+    let model = LanguageModel::open(&args.model, dtype, &device)
         .map_err(|e| Hinted::new(e.into(), "SmolLM2 comes with `scripts/setup.sh smollm2`"))?;
     let load_seconds = begun.elapsed().as_secs_f64();
     let (prompt, tokens) = (args.prompt as usize, args.tokens as usize);
@@ -115,12 +117,12 @@ pub(super) fn run(args: &LanguageArgs) -> Result<()> {
 
 fn round(model: &LanguageModel, prompt: &[u32], tokens: usize, device: &Device) -> Result<Round> {
     let decoder = &model.decoder;
-    let mut cache = KvCache::new(decoder.config(), prompt.len() + tokens, DType::F32, device)?;
+    let mut cache = KvCache::new(decoder.config(), prompt.len() + tokens, decoder.dtype(), device)?;
     let mut pass = |ids: &[u32]| -> Result<u32> {
         let x = decoder.embed(&Tensor::new(ids, device)?.unsqueeze(0)?)?;
         let hidden = decoder.forward(&x, Some(&mut cache))?;
         let last = hidden.narrow(1, ids.len() - 1, 1)?;
-        likeliest(&decoder.logits(&last)?.flatten_all()?.to_vec1::<f32>()?)
+        likeliest(&decoder.logits(&last)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?)
     };
     let begun = Instant::now();
     let mut ids = vec![pass(prompt)?];

@@ -2,7 +2,10 @@
 
 use super::quantile;
 use crate::{
-    cli::{coaching::CacheFlags, print_json},
+    cli::{
+        coaching::{CacheFlags, bias},
+        print_json,
+    },
     memory::{Memory, mebibytes},
     parts,
 };
@@ -13,8 +16,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::Serialize;
 use spotter_datasets::synthetic::session::{Session, SessionOptions, Split};
 use spotter_engine::{
-    coach::{CoachOptions, Step, load::load, session::CoachSession},
+    coach::{CoachOptions, SpeculationChoice, load::load, session::CoachSession},
     device::DeviceRequest,
+    speculate::{DrafterKind, Method},
 };
 use spotter_vision::{Frame, avatar::AvatarView, lens::View};
 use std::{
@@ -39,7 +43,9 @@ const WARM: u64 = 2;
                         one, the control, sees every 20th frame: what the machine does to its step is not the stream's doing, so the \
                         ratio of the two is given as well. Both have filled their caches before the clock starts. Memory is that of the \
                         whole process. Once anything was dropped, the cache's bytes must be those of the formula (see docs/cache.md); \
-                        else the exit code is 1."
+                        else the exit code is 1.\n\nA decision is the step of a frame at which the coach \
+                        stays silent; an utterance is the step of one at which it speaks, its first word what passes until that is there. \
+                        --talkativeness 20 lets a model that learnt nothing speak whenever it may."
 )]
 pub(super) struct SessionArgs {
     /// Hours of media time
@@ -50,14 +56,24 @@ pub(super) struct SessionArgs {
     model: Option<PathBuf>,
     #[command(flatten)]
     cache: CacheFlags,
+    /// More speaks more, less speaks less; left out, the model's own default
+    #[arg(long, value_name = "BIAS", allow_negative_numbers = true, value_parser = bias)]
+    talkativeness: Option<f32>,
+    /// Who drafts utterances ahead, as `spotter replay --draft` takes it; left out, the model's own default
+    #[arg(long, value_name = "DRAFTER")]
+    draft: Option<DrafterKind>,
+    /// What is drafted, as `spotter replay --draft-method` takes it; left out, the model's own default
+    #[arg(long, value_name = "METHOD")]
+    draft_method: Option<Method>,
     /// auto, cpu, cuda or metal
     #[arg(long, default_value = "auto")]
     device: DeviceRequest,
     /// First seed of the sessions
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// One JSON object an hour: hour, frames, utterances, step_mean_ms, step_p50_ms, step_p95_ms, control_p50_ms, to_control,
-    /// resident_bytes, cache_len, position, evictions, closings, cache_bytes, formula_bytes; and at the end one with last_to_first,
+    /// One JSON object an hour: hour, frames, utterances, step_mean_ms, step_p50_ms, step_p95_ms, decision_p50_ms, decision_p95_ms,
+    /// first_word_p50_ms, utterance_p50_ms, see_p50_ms (of the decision, what the tower takes), tokens_a_round and accepted (where
+    /// there is a drafter), eviction_mean_ms, control_p50_ms, to_control, resident_bytes, cache_len, position, evictions, closings, cache_bytes, formula_bytes; and at the end one with last_to_first,
     /// last_to_first_mean, last_to_first_corrected (the machine's drift taken out), resident_growth, bytes_as_computed
     #[arg(long)]
     json: bool,
@@ -79,6 +95,21 @@ struct Hour {
     /// Median step.
     step_p50_ms: f64,
     step_p95_ms: f64,
+    /// Steps of frames at which nothing was said.
+    decision_p50_ms: f64,
+    decision_p95_ms: f64,
+    /// Median time until the first word of a frame at which something was said.
+    first_word_p50_ms: Option<f64>,
+    /// Median step of such frames.
+    utterance_p50_ms: Option<f64>,
+    /// Median time of the tower.
+    see_p50_ms: f64,
+    /// Tokens of a speculative round, over the whole stream.
+    tokens_a_round: Option<f64>,
+    /// Share of drafted tokens that were accepted.
+    accepted: Option<f64>,
+    /// Mean time of an eviction, over the whole stream.
+    eviction_mean_ms: Option<f64>,
     /// Median step of the control.
     control_p50_ms: f64,
     /// Median step over that of the control.
@@ -161,13 +192,26 @@ fn draw(frames: &Sender<Frame>, side: usize, rate: f64, first_seed: u64) {
     }
 }
 
+/// Times in milliseconds.
+#[derive(Debug, Default)]
+struct Times {
+    steps: Vec<f64>,
+    /// Of the tower.
+    seeing: Vec<f64>,
+    /// Steps without words.
+    decisions: Vec<f64>,
+    /// Steps with words, and their first words.
+    utterances: Vec<f64>,
+    first_words: Vec<f64>,
+}
+
 /// A coach and the times of its steps.
 struct Timed {
     session: CoachSession,
     side: usize,
     /// Frames it saw: its own time, so that a frame left out is no gap.
     seen: u64,
-    times: Vec<f64>,
+    times: Times,
 }
 
 impl Timed {
@@ -177,7 +221,7 @@ impl Timed {
         let defaults = model.manifest.defaults.clone();
         let side = model.picture_side;
         let options = CoachOptions {
-            talkativeness: defaults.talkativeness,
+            talkativeness: args.talkativeness.unwrap_or(defaults.talkativeness),
             cooldown: Duration::from_secs_f64(defaults.cooldown_seconds),
             max_tokens: defaults.max_tokens,
             sampling: defaults.sampling(),
@@ -185,21 +229,35 @@ impl Timed {
             language: "en".to_owned(),
             exercise: None,
             cache: args.cache.choice(),
-            speculation: Default::default(),
+            speculation: SpeculationChoice { drafter: args.draft.clone(), method: args.draft_method.clone() },
         };
         let session = CoachSession::new(model, options).with_context(|| format!("model {}", folder.display()))?;
-        Ok(Self { session, side, seen: 0, times: Vec::new() })
+        Ok(Self { session, side, seen: 0, times: Times::default() })
     }
 
-    fn observe(&mut self, frame: &Frame, device: &Device) -> Result<Step> {
+    fn observe(&mut self, frame: &Frame, device: &Device) -> Result<()> {
         let t = Duration::from_secs_f64(self.seen as f64 / self.session.manifest().frame_rate);
         self.seen += 1;
         let begun = Instant::now();
+        let passed = || begun.elapsed().as_secs_f64() * 1e3;
         let seen = self.session.see(frame)?;
-        let step = self.session.observe_seen(&seen, t, View::Clear, &mut |_| true)?;
         device.synchronize()?;
-        self.times.push(begun.elapsed().as_secs_f64() * 1e3);
-        Ok(step)
+        self.times.seeing.push(passed());
+        let mut first_word = None;
+        let step = self.session.observe_seen(&seen, t, View::Clear, &mut |_| {
+            first_word.get_or_insert_with(passed);
+            true
+        })?;
+        device.synchronize()?;
+        let step_ms = passed();
+        self.times.steps.push(step_ms);
+        if step.feedback.is_some() {
+            self.times.utterances.push(step_ms);
+            self.times.first_words.extend(first_word);
+        } else {
+            self.times.decisions.push(step_ms);
+        }
+        Ok(())
     }
 
     /// Until the cache has dropped something a few times, unless it never will.
@@ -207,7 +265,7 @@ impl Timed {
         while self.session.cache().budget().is_some() && self.session.cache().evictions() < WARM {
             self.observe(&frames.recv().context("no more frames are drawn")?, device)?;
         }
-        self.times.clear();
+        self.times = Times::default();
         Ok(())
     }
 }
@@ -241,26 +299,37 @@ impl Stream {
     }
 
     fn hour(&mut self, hour: usize, n: usize, frames: &Receiver<Frame>) -> Result<Hour> {
-        let mut utterances = 0;
         for _ in 0..n {
             let frame = frames.recv().context("no more frames are drawn")?;
-            utterances += usize::from(self.coach.observe(&frame, &self.device)?.feedback.is_some());
+            self.coach.observe(&frame, &self.device)?;
             if self.frames.is_multiple_of(CONTROL_EVERY) {
                 self.control.observe(&frame, &self.device)?;
             }
             self.frames += 1;
         }
         let mut times = std::mem::take(&mut self.coach.times);
-        let cache = self.coach.session.cache();
-        let step_p50_ms = quantile(&mut times, 0.5);
-        let control_p50_ms = quantile(&mut std::mem::take(&mut self.control.times), 0.5);
+        let mut control = std::mem::take(&mut self.control.times);
+        let (session, cache) = (&self.coach.session, self.coach.session.cache());
+        let drafted = session.speculation().filter(|stats| stats.rounds > 0);
+        let step_p50_ms = quantile(&mut times.steps, 0.5);
+        let control_p50_ms = quantile(&mut control.steps, 0.5);
+        let some = |times: &mut [f64]| (!times.is_empty()).then(|| quantile(times, 0.5));
         Ok(Hour {
             hour,
             frames: n,
-            utterances,
-            step_mean_ms: times.iter().sum::<f64>() / n.max(1) as f64,
+            utterances: times.utterances.len(),
+            step_mean_ms: times.steps.iter().sum::<f64>() / n.max(1) as f64,
             step_p50_ms,
-            step_p95_ms: quantile(&mut times, 0.95),
+            step_p95_ms: quantile(&mut times.steps, 0.95),
+            decision_p50_ms: quantile(&mut times.decisions, 0.5),
+            decision_p95_ms: quantile(&mut times.decisions, 0.95),
+            first_word_p50_ms: some(&mut times.first_words),
+            utterance_p50_ms: some(&mut times.utterances),
+            see_p50_ms: quantile(&mut times.seeing, 0.5),
+            tokens_a_round: drafted.as_ref().map(|stats| stats.committed as f64 / stats.rounds as f64),
+            accepted: drafted.as_ref().map(|stats| stats.accepted as f64 / stats.proposed.max(1) as f64),
+            eviction_mean_ms: (cache.evictions() > 0)
+                .then(|| cache.time_evicting().as_secs_f64() * 1e3 / cache.evictions() as f64),
             control_p50_ms,
             to_control: step_p50_ms / control_p50_ms,
             resident_bytes: Memory::now().resident_bytes,
@@ -278,7 +347,8 @@ fn print(row: &Hour) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "hour {:>3}  {:>6} frames  {:>5} utterances  step p50 {:>7.3} ms  p95 {:>7.3}  mean {:>7.3}  control p50 {:>7.3} (x {:.3})  \
+        "hour {:>3}  {:>6} frames  {:>5} utterances  step p50 {:>7.3} ms  p95 {:>7.3}  mean {:>7.3}  decision p50 {:>7.3}  p95 {:>7.3}  \
+         first word p50 {}  utterance p50 {}  eviction {}  control p50 {:>7.3} (x {:.3})  \
          memory {:>7.1} MiB  cache {:>5} of position {:>6}  {:>6} evictions  {:>4} closings  {:>9} bytes (formula {})",
         row.hour,
         row.frames,
@@ -286,6 +356,11 @@ fn print(row: &Hour) -> Result<()> {
         row.step_p50_ms,
         row.step_p95_ms,
         row.step_mean_ms,
+        row.decision_p50_ms,
+        row.decision_p95_ms,
+        or_dash(row.first_word_p50_ms),
+        or_dash(row.utterance_p50_ms),
+        or_dash(row.eviction_mean_ms),
         row.control_p50_ms,
         row.to_control,
         mebibytes(row.resident_bytes.unwrap_or(0) as f64),
@@ -297,6 +372,10 @@ fn print(row: &Hour) -> Result<()> {
         row.formula_bytes,
     )
     .context("writing to standard output")
+}
+
+fn or_dash(ms: Option<f64>) -> String {
+    ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.3} ms"))
 }
 
 fn print_end(end: &End) -> Result<()> {
@@ -323,6 +402,14 @@ mod tests {
             step_mean_ms: step,
             step_p50_ms: step,
             step_p95_ms: step,
+            decision_p50_ms: step,
+            decision_p95_ms: step,
+            first_word_p50_ms: None,
+            utterance_p50_ms: None,
+            see_p50_ms: step,
+            tokens_a_round: None,
+            accepted: None,
+            eviction_mean_ms: None,
             control_p50_ms: control,
             to_control: step / control,
             resident_bytes: Some(1000),

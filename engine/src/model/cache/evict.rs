@@ -7,7 +7,11 @@ use super::{
     select::{Keep, select},
 };
 use candle_core::{Device, Result, Tensor, bail};
+use rayon::prelude::*;
 use std::time::Instant;
+
+/// Scores from which on threads share them out: fewer take less time than waking the threads.
+const SHARED_OUT: usize = 1 << 17;
 
 impl KvCache {
     /// Cuts every head back to the budget now, where it holds more.
@@ -75,17 +79,20 @@ impl KvCache {
             scores = vec![mean.repeat(heads); self.layers.len()];
         }
         let keep = self.keep();
-        let mut kept = Vec::with_capacity(self.layers.len());
-        for (i, (layer, scores)) in self.layers.iter().zip(&scores).enumerate() {
-            let mut of_layer = Vec::with_capacity(heads);
-            for (head, scores) in scores.chunks_exact(self.len).enumerate() {
-                let said = layer.said(head);
-                let kept = select(scores, keep, |slot| said.get(slot).copied().unwrap_or(false));
-                of_layer.push(kept.map_err(|e| candle_core::Error::Msg(format!("layer {i}, key head {head}: {e}")))?);
-            }
-            kept.push(of_layer);
+        let choose = |(i, (layer, scores)): (usize, (&LayerCache, &Vec<f32>))| {
+            let heads = scores.chunks_exact(self.len).enumerate();
+            heads
+                .map(|(head, scores)| {
+                    let said = layer.said(head);
+                    let kept = select(scores, keep, |slot| said.get(slot).copied().unwrap_or(false));
+                    kept.map_err(|e| candle_core::Error::Msg(format!("layer {i}, key head {head}: {e}")))
+                })
+                .collect()
+        };
+        if self.layers.len() * heads * self.len < SHARED_OUT {
+            return self.layers.iter().zip(&scores).enumerate().map(choose).collect();
         }
-        Ok(kept)
+        self.layers.par_iter().zip(&scores).enumerate().map(choose).collect()
     }
 
     /// What stays whatever its score. The prompt comes before everything; sinks that are not pinned come behind the

@@ -7,7 +7,20 @@ use super::{
     options::Anchor,
     scorer::{Entries, Scorer, Watch, Weights, wide},
 };
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
+
+#[cfg(feature = "cuda")]
+use {
+    candle_core::{
+        CudaStorage,
+        backend::BackendStorage as _,
+        cuda_backend::{
+            CudaDType, WrapErr as _,
+            cudarc::driver::{DeviceRepr, PushKernelArg as _},
+        },
+    },
+    spotter_vision::nn::card::{Module, blocks},
+};
 
 /// Keys shorter than this have no direction: their score is 0, and they add nothing to the mean.
 const SHORTEST: f32 = 1e-12;
@@ -44,10 +57,14 @@ impl Weights for KeyDiff {
 /// Of the device.
 pub fn scores(keys: &Tensor, anchor: Anchor) -> Result<Tensor> {
     let rows_in_order = keys.layout().stride().last() == Some(&1);
-    if keys.device().is_cpu() && keys.dtype() == DType::F32 && rows_in_order {
-        return keys.apply_op1_no_bwd(&OneSweep { anchor });
-    }
-    composed(keys, anchor)
+    let (_, _, dim) = keys.dims3()?;
+    let known = match keys.device() {
+        Device::Cpu => keys.dtype() == DType::F32,
+        // Kernels are made for these sizes.
+        Device::Cuda(_) => dim.is_multiple_of(32) && (32..=128).contains(&dim) && keys.stride().get(1) == Some(&dim),
+        Device::Metal(_) => false,
+    };
+    if known && rows_in_order { keys.apply_op1_no_bwd(&OneSweep { anchor }) } else { composed(keys, anchor) }
 }
 
 /// The same of plain operations, for other devices and types.
@@ -122,6 +139,44 @@ impl CustomOp1 for OneSweep {
         }
         Ok((CpuStorage::F32(scores), Shape::from((heads, n))))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let scores = match storage.dtype() {
+            DType::F32 => self.on_card::<f32>("f32", storage, layout),
+            DType::F16 => self.on_card::<half::f16>("f16", storage, layout),
+            DType::BF16 => self.on_card::<half::bf16>("bf16", storage, layout),
+            other => bail!("keydiff: keys of a card in f32, f16 or bf16 expected, not {other:?}"),
+        }?;
+        let (heads, n, _) = layout.shape().dims3()?;
+        Ok((scores, Shape::from((heads, n))))
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl OneSweep {
+    fn on_card<T: CudaDType + DeviceRepr>(
+        &self,
+        name: &str,
+        storage: &CudaStorage,
+        layout: &Layout,
+    ) -> Result<CudaStorage> {
+        let ((heads, n, dim), dev) = (layout.shape().dims3()?, &storage.device);
+        let [by_head, by_row, 1] = layout.stride() else { bail!("keydiff: whole rows of keys expected") };
+        if *by_row != dim || !dim.is_multiple_of(32) {
+            bail!("keydiff: keys [{heads}, {n}, {dim}] with rows {by_row} numbers apart");
+        }
+        let keys = storage.as_cuda_slice::<T>()?.slice(layout.start_offset()..);
+        // SAFETY: every number is written by the kernel below.
+        let scores = unsafe { dev.alloc::<f32>(heads * n) }?;
+        let kernel = Module::KeyDiff.kernel(&format!("keydiff_{name}_{}", dim / 32), dev)?;
+        let (count, apart, raw) = (n as i32, *by_head as i64, i32::from(self.anchor == Anchor::Raw));
+        let mut call = kernel.call();
+        call.arg(&keys).arg(&scores).arg(&count).arg(&apart).arg(&raw);
+        // SAFETY: the kernel's own arguments; heads lie `apart` numbers from one another, `scores` is [heads, n].
+        unsafe { call.launch(blocks([heads, 1], [512, 1], 0)) }.w()?;
+        Ok(CudaStorage::wrap_cuda_slice(scores, dev.clone()))
+    }
 }
 
 #[cfg(test)]
@@ -131,12 +186,27 @@ mod tests {
 
     #[test]
     fn one_sweep_equals_plain_operations() {
-        for (heads, rows, n, dim) in [(1, 5, 5, 8), (3, 40, 33, 32), (2, 20, 17, 100), (1, 1, 1, 4)] {
-            let keys = Tensor::randn(0.3f32, 1.0, (heads, rows, dim), &Device::Cpu).unwrap().narrow(1, 0, n).unwrap();
+        sweeps(&Device::Cpu, DType::F32);
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA card"]
+    fn one_sweep_of_a_card_equals_plain_operations() {
+        let card = Device::new_cuda(0).unwrap();
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            sweeps(&card, dtype);
+        }
+    }
+
+    fn sweeps(device: &Device, dtype: DType) {
+        for (heads, rows, n, dim) in [(1, 5, 5, 8), (3, 40, 33, 32), (2, 20, 17, 100), (1, 1, 1, 4), (4, 900, 801, 128)]
+        {
+            let keys = Tensor::randn(0.3f32, 1.0, (heads, rows, dim), device).unwrap().to_dtype(dtype).unwrap();
+            let keys = keys.narrow(1, 0, n).unwrap();
             for anchor in [Anchor::Normalised, Anchor::Raw] {
                 let (a, b) = (scores(&keys, anchor).unwrap(), composed(&keys, anchor).unwrap());
                 let off = (a - b).unwrap().abs().unwrap().max(D::Minus1).unwrap().max(0).unwrap();
-                assert!(off.to_scalar::<f32>().unwrap() < 2e-6);
+                assert!(off.to_scalar::<f32>().unwrap() < 2e-6, "{heads} x {n} x {dim} in {dtype:?}");
             }
         }
     }

@@ -337,13 +337,13 @@ impl KvCache {
     /// For each of the newest `n` columns those of them that it sees, as bits; `None` where one of them does not see all that
     /// came before them.
     #[cfg(feature = "cuda")]
-    pub(crate) fn fresh_seen(&self, n: usize) -> Option<Vec<u32>> {
+    pub(crate) fn fresh_seen(&self, n: usize) -> Option<Vec<u64>> {
         let Some(step) = self.steps.last().filter(|step| !step.is_chain()) else {
-            return Some((0..n).map(|i| u32::MAX >> (31 - i.min(31))).collect());
+            return Some((0..n).map(|i| u64::MAX >> (63 - i.min(63))).collect());
         };
         let bits = |row: Vec<bool>| {
             let (before, fresh) = row.split_at(row.len().checked_sub(n)?);
-            let bit = |(i, seen): (usize, &bool)| u32::from(*seen) << i;
+            let bit = |(i, seen): (usize, &bool)| u64::from(*seen) << i;
             before.iter().all(|seen| *seen).then(|| fresh.iter().enumerate().map(bit).sum())
         };
         step.sees(n).into_iter().map(bits).collect()

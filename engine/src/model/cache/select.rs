@@ -1,7 +1,5 @@
 //! Which entries of a head stay, given their scores.
 
-use std::cmp::Ordering;
-
 /// How many stay, and which stay whatever their score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keep {
@@ -54,8 +52,14 @@ pub fn select(scores: &[f32], keep: Keep, said: impl Fn(usize) -> bool) -> Resul
     }
     take_best(&mut middle, rest - kept.len(), scores);
     kept.extend(first.chain(middle).chain(newest));
-    kept.sort_unstable();
-    Ok(kept)
+    // Cheaper than to sort them.
+    let mut stays = vec![false; n];
+    for i in kept {
+        if let Some(stays) = stays.get_mut(i as usize) {
+            *stays = true;
+        }
+    }
+    Ok((0u32..).zip(stays).filter_map(|(i, stays)| stays.then_some(i)).collect())
 }
 
 /// Leaves the best `n` of some entries and gives back the others.
@@ -64,15 +68,20 @@ fn take_best(entries: &mut Vec<u32>, n: usize, scores: &[f32]) -> Vec<u32> {
         return Vec::new();
     }
     let score = |i: u32| scores.get(i as usize).map_or(f32::NEG_INFINITY, |s| s + 0.0); // no negative zero
-    // Best first; of equal scores the newer one.
-    let order = |a: &u32, b: &u32| match score(*b).total_cmp(&score(*a)) {
-        Ordering::Equal => b.cmp(a),
-        other => other,
-    };
+    // Best first; of equal scores the newer one: as whole numbers, which are compared in a single step.
+    let mut order: Vec<u64> = entries.iter().map(|i| u64::from(!ascending(score(*i))) << 32 | u64::from(!i)).collect();
     if n > 0 {
-        entries.select_nth_unstable_by(n - 1, order);
+        order.select_nth_unstable(n - 1);
     }
-    entries.split_off(n)
+    let mut best = order.into_iter().map(|key| !(key as u32));
+    *entries = best.by_ref().take(n).collect();
+    best.collect()
+}
+
+/// A number that is larger where the score is.
+fn ascending(score: f32) -> u32 {
+    let bits = score.to_bits();
+    if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }
 }
 
 #[cfg(test)]
@@ -101,6 +110,26 @@ mod tests {
         assert_eq!(kept(&[1.0; 7], 3, 0, 0), [4, 5, 6]);
         assert_eq!(kept(&[2.0, 1.0, 1.0, 1.0], 2, 0, 0), [0, 3]);
         assert_eq!(kept(&[0.0, -0.0, 0.0], 2, 0, 0), [1, 2]);
+    }
+
+    #[test]
+    fn what_stays_is_what_sorting_gives() {
+        let mut state = 1u32;
+        let mut scores: Vec<f32> = (0..700)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // Few values, so that many are equal; negative ones and zeros of both signs among them.
+                ((state >> 24) as f32 - 128.0) / 16.0
+            })
+            .collect();
+        (scores[3], scores[9], scores[40]) = (-0.0, f32::INFINITY, f32::NEG_INFINITY);
+        for budget in [0, 1, 5, 350, 699] {
+            let mut sorted: Vec<usize> = (0..scores.len()).collect();
+            sorted.sort_by(|a, b| (scores[*b] + 0.0).total_cmp(&(scores[*a] + 0.0)).then(b.cmp(a)));
+            let mut expected: Vec<u32> = sorted.into_iter().take(budget).map(|i| i as u32).collect();
+            expected.sort_unstable();
+            assert_eq!(kept(&scores, budget, 0, 0), expected, "{budget}");
+        }
     }
 
     #[test]

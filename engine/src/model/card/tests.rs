@@ -2,6 +2,10 @@
 
 use super::super::{Commit, Decoder, HfDecoderConfig, Mode};
 use super::*;
+use crate::quantised::{
+    Format,
+    testing::{packed_for, unpacked},
+};
 use candle_core::Device;
 use candle_nn::{VarBuilder, VarMap};
 
@@ -65,7 +69,7 @@ fn a_graph_gives_what_the_processor_gives_and_the_same_bits_for_one_token_as_for
         let cache = |d: &Decoder| KvCache::new(&cfg, 1500, d.dtype(), d.device()).unwrap();
         let (mut a, mut b, mut one) = (cache(&ours), cache(&theirs), cache(&ours));
         // Prompts of many tokens are matrix products; across their end a cache grows.
-        for (round, n) in [200, 1, 5, 8, 9, 32, 33, 40, 1, 17, 3, 700, 2, 1].into_iter().enumerate() {
+        for (round, n) in [200, 1, 5, 8, 9, 32, 33, 64, 65, 40, 1, 17, 3, 700, 2, 1].into_iter().enumerate() {
             let ids = ids(n, round);
             let (got, expected) = (logits(&ours, &ids, None, &mut a), logits(&theirs, &ids, None, &mut b));
             let apart = off(&got, &expected);
@@ -75,6 +79,38 @@ fn a_graph_gives_what_the_processor_gives_and_the_same_bits_for_one_token_as_for
             } else {
                 let single: Vec<_> = ids.iter().flat_map(|id| logits(&ours, &[*id], None, &mut one)).collect();
                 assert!(single == got, "{kv_heads} key heads, round {round}: bits of {n} tokens and of one");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA card"]
+fn packed_weights_give_what_they_give_unpacked_and_the_same_bits_for_one_token_as_for_many() {
+    let card = Device::new_cuda(0).unwrap();
+    for (format, kv_heads, bias) in [(Format::Q4K, 4, false), (Format::Q6K, 2, true), (Format::Q8_0, 2, false)] {
+        let cfg = DecoderConfig { mlp_width: 768, ..config(kv_heads, bias) };
+        let map = VarMap::new();
+        Decoder::new(&cfg, VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu), Mode::Infer).unwrap();
+        let spread = |t: &Tensor| if t.rank() == 2 { (t * 3.0).unwrap() } else { t.clone() };
+        let held = map.data().lock().unwrap();
+        let tensors: std::collections::HashMap<_, _> =
+            held.iter().map(|(name, v)| (name.clone(), spread(v.as_tensor()).detach())).collect();
+        let theirs = Decoder::new(&cfg, unpacked(&tensors, format), Mode::Infer).unwrap();
+        let ours = Decoder::new(&cfg, packed_for(tensors, format, DType::BF16, &card), Mode::Infer).unwrap();
+        assert!(ours.express().is_some(), "{format:?}");
+        let cache = |d: &Decoder| KvCache::new(&cfg, 600, d.dtype(), d.device()).unwrap();
+        let (mut a, mut b, mut one) = (cache(&ours), cache(&theirs), cache(&ours));
+        for (round, n) in [100, 1, 5, 8, 9, 32, 64, 65, 1, 17, 2].into_iter().enumerate() {
+            let ids = ids(n, round);
+            let (got, expected) = (logits(&ours, &ids, None, &mut a), logits(&theirs, &ids, None, &mut b));
+            let apart = off(&got, &expected);
+            assert!(apart < 0.03, "{format:?}, round {round} of {n}: {apart}");
+            if n > FEW {
+                logits(&ours, &ids, None, &mut one);
+            } else {
+                let single: Vec<_> = ids.iter().flat_map(|id| logits(&ours, &[*id], None, &mut one)).collect();
+                assert!(single == got, "{format:?}, round {round}: bits of {n} tokens and of one");
             }
         }
     }
