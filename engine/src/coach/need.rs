@@ -21,14 +21,15 @@ pub fn need(folder: &Path, cache: &CacheChoice, max_tokens: Option<usize>, devic
     let (plan, manifest) = opened(folder, None)?;
     let invalid = |problem: String| ManifestError::Invalid { path: folder.join("spotter.toml"), problem };
     let gate = Gate::new(&manifest.speaking, plan.tokenizer.inner(), &plan.config.text.eos);
-    let scratch = gate.map_err(|e| invalid(e.to_string()))?.scratch(max_tokens.unwrap_or(manifest.defaults.max_tokens));
+    let gate = gate.map_err(|e| invalid(e.to_string()))?;
+    let scratch = gate.scratch(max_tokens.unwrap_or(manifest.defaults.max_tokens));
     let own = cache.over(&manifest.cache).map_err(|e| invalid(e.to_string()))?;
     let positions = plan.config.text.max_positions;
     let context = manifest.context.min(positions);
     let bounds = if own.policy == Policy::None {
         Bounds { capacity: context, block: own.block, bounded: false }
     } else {
-        let fitted = own.fitted(context, positions, scratch, plan.tokens_per_image());
+        let fitted = own.fitted(context, positions, scratch, gate.positions(plan.tokens_per_image()));
         let capacity = fitted.budget.unwrap_or(context) + fitted.slack() + scratch;
         Bounds { capacity: capacity.min(context), block: fitted.block, bounded: true }
     };

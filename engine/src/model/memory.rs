@@ -92,7 +92,9 @@ fn passes(plan: &Plan, bounds: Bounds, size: usize) -> usize {
     let (text, grid) = (&plan.config.text, plan.grid());
     let tokens = grid.side * grid.side + usize::from(grid.class);
     let (heads, inner) = match &plan.config.vision {
-        VisionConfig::Clip(cfg) | VisionConfig::Siglip(cfg) => (cfg.num_attention_heads, cfg.intermediate_size),
+        VisionConfig::Clip(cfg) | VisionConfig::Siglip(cfg) | VisionConfig::SiglipHead(cfg) => {
+            (cfg.num_attention_heads, cfg.intermediate_size)
+        }
         VisionConfig::Spotter(cfg) => (cfg.num_attention_heads, cfg.intermediate_size),
     };
     let tower = SCORES * heads * tokens * tokens * 4 + ALIVE * tokens * inner * size;

@@ -1,6 +1,7 @@
 //! From pictures to visual tokens.
 
 pub mod clip;
+mod pooled;
 pub mod siglip;
 pub mod tosa;
 mod tower;
