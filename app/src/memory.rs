@@ -2,8 +2,12 @@
 
 use crate::{cli::Hinted, store::KNOWN};
 use anyhow::{Result, anyhow};
+use candle_core::Device;
 use serde::Serialize;
-use spotter_engine::model::memory::Need;
+use spotter_engine::model::memory::{Need, Place};
+
+/// What a card's context takes, about.
+const CONTEXT: u64 = 600 << 20;
 
 /// Bytes that are resident, where the system tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -34,6 +38,25 @@ pub(crate) fn free() -> Option<u64> {
     Some(group().map_or(machine, |group| group.min(machine)))
 }
 
+/// Bytes that are free where a device computes, where it tells. The context of a card that is open counts as free, since a
+/// [`Need`] has it.
+pub(crate) fn free_on(device: &Device, need: &Need) -> Option<u64> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(card) = device {
+        let (free, _) = card.cuda_stream().context().mem_get_info().ok()?;
+        return Some((free + need.program) as u64);
+    }
+    let _ = (device, need);
+    free()
+}
+
+/// Models that are known and would fit so many bytes: a card holds half types, a processor computes in f32.
+pub(crate) fn fitting(free: u64, place: Place) -> Vec<&'static str> {
+    let each = if place == Place::Processor { 4 } else { 2 };
+    let own = if place == Place::Cuda { CONTEXT } else { 0 };
+    KNOWN.iter().filter(|known| known.bytes(each) * 11 / 10 + own < free).map(|known| known.name).collect()
+}
+
 /// What is left of a container's limit.
 fn group() -> Option<u64> {
     let root = std::path::Path::new("/sys/fs/cgroup");
@@ -49,23 +72,23 @@ fn group() -> Option<u64> {
 ///
 /// # Errors
 /// Then, with what would fit.
-pub(crate) fn enough(model: &str, need: &Need, free: Option<u64>) -> Result<()> {
+pub(crate) fn enough(model: &str, need: &Need, free: Option<u64>, place: Place) -> Result<()> {
     let Some(free) = free.filter(|free| *free < need.total as u64) else { return Ok(()) };
     let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
     let error = anyhow!(
-        "model {model}: it takes {} ({} weights, {} cache), but only {} of memory are free",
+        "model {model}: it takes {} ({} weights, {} cache), but only {} of {} are free",
         gb(need.total as u64),
         gb(need.weights as u64),
         gb(need.cache as u64),
-        gb(free)
+        gb(free),
+        if place == Place::Cuda { "the card's memory" } else { "memory" }
     );
     let mut hints = Vec::new();
     if (need.fixed() as u64) < free {
         let share = (free - need.fixed() as u64) as f64 / need.cache.max(1) as f64;
         hints.push(format!("a --cache-budget of at most {:.0} % of this one would fit", share * 95.0));
     }
-    // A card holds half types; a processor computes in f32.
-    let fits: Vec<_> = KNOWN.iter().filter(|known| known.bytes(4) * 11 / 10 < free).map(|known| known.name).collect();
+    let fits = fitting(free, place);
     hints.push(match fits.is_empty() {
         true => {
             "none of the models that spotter models list names would fit; spotter-mini, which ships, does".to_owned()
@@ -87,9 +110,10 @@ mod tests {
     #[test]
     fn a_model_that_does_not_fit_is_refused_with_what_would() {
         let need = Need { weights: 6_000_000_000, cache: 2_000_000_000, total: 8_100_000_000, ..Need::default() };
-        assert!(enough("m", &need, None).is_ok() && enough("m", &need, Some(8_100_000_000)).is_ok());
+        let enough = |free| enough("m", &need, free, Place::Processor);
+        assert!(enough(None).is_ok() && enough(Some(8_100_000_000)).is_ok());
         let told = |free: u64| {
-            let error = enough("m", &need, Some(free)).unwrap_err();
+            let error = enough(Some(free)).unwrap_err();
             (error.to_string(), error.downcast_ref::<Hinted>().unwrap().hint().to_owned())
         };
         let (error, hint) = told(7_000_000_000);
@@ -102,6 +126,9 @@ mod tests {
         let (_, hint) = told(5_000_000_000);
         assert!(!hint.contains("--cache-budget"), "{hint}");
         assert!(told(1000).1.contains("none of the models"));
+        // 7B in half types is 14 GB and in f32 28.
+        assert!(fitting(17_000_000_000, Place::Cuda).contains(&"llava-1.5-7b"));
+        assert!(!fitting(17_000_000_000, Place::Processor).contains(&"llava-1.5-7b"));
         if cfg!(target_os = "linux") {
             assert!(free().is_some_and(|bytes| bytes > 1 << 20));
         }

@@ -9,7 +9,7 @@ use crate::{
     store,
 };
 use anyhow::Context as _;
-use candle_core::{DType, Device};
+use candle_core::Device;
 use clap::ValueEnum;
 use spotter_engine::coach::{
     CacheChoice, CoachOptions, SpeculationChoice,
@@ -20,6 +20,7 @@ use spotter_engine::coach::{
 };
 use spotter_engine::{
     device::{self, DeviceRequest},
+    model::memory::Place,
     sampler::Sampling,
     speculate::DrafterKind,
 };
@@ -132,10 +133,9 @@ pub(crate) fn load_coach(choice: &CoachChoice) -> anyhow::Result<LoadedCoach> {
     let folder = model_folder(choice.model.as_deref())?;
     let device = card(choice.card);
     let context = || format!("model {}", folder.display());
-    if device.is_cpu() {
-        let need = need(&folder, &choice.cache, choice.max_tokens, &device).with_context(context)?;
-        memory::enough(&folder.display().to_string(), &need, memory::free())?;
-    }
+    let place = Place::of(&device);
+    let need = need(&folder, &choice.cache, choice.max_tokens, place).with_context(context)?.need;
+    memory::enough(&folder.display().to_string(), &need, memory::free_on(&device, &need), place)?;
     let mut model = load(&folder, &device).with_context(context)?;
     let (defaults, lens) = (model.manifest.defaults.clone(), model.manifest.lens);
     let options = CoachOptions {
@@ -250,52 +250,22 @@ pub(crate) fn device() -> Device {
 
 /// The fastest device this build can use; where there are several cards, the one of a number, counted round.
 pub(crate) fn card(number: usize) -> Device {
-    let found = if cfg!(feature = "cuda") {
-        cards().and_then(|n| open(Device::new_cuda, number.checked_rem(n).unwrap_or(0)))
-    } else if cfg!(feature = "metal") {
-        open(Device::new_metal, 0)
-    } else {
-        return Device::Cpu;
-    };
     let told = |text: String| {
         static TOLD: Once = Once::new();
         TOLD.call_once(|| tracing::info!("{text}"));
     };
+    let found = if cfg!(feature = "metal") { device::metal() } else { device::card(number) };
     match found {
         Ok(device) => {
             told(format!("computing on {:?}", device.location()));
             device
         }
         Err(reason) => {
-            told(format!("computing on the processor: {reason}"));
+            if cfg!(any(feature = "cuda", feature = "metal")) {
+                told(format!("computing on the processor: {reason}"));
+            }
             Device::Cpu
         }
-    }
-}
-
-/// Number of CUDA cards.
-#[cfg(feature = "cuda")]
-fn cards() -> Result<usize, String> {
-    use candle_core::cuda_backend::cudarc::driver::CudaContext;
-    // Where the driver's library is absent, the binding panics.
-    match std::panic::catch_unwind(CudaContext::device_count) {
-        Ok(Ok(n)) if n > 0 => Ok(n as usize),
-        Ok(Ok(_)) => Err("there is no CUDA card".into()),
-        Ok(Err(e)) => Err(format!("CUDA cards can't be counted: {e}")),
-        Err(_) => Err("the CUDA driver is not installed".into()),
-    }
-}
-
-#[cfg(not(feature = "cuda"))]
-fn cards() -> Result<usize, String> {
-    Err("built without the feature cuda".into())
-}
-
-fn open(device: fn(usize) -> candle_core::Result<Device>, number: usize) -> Result<Device, String> {
-    match std::panic::catch_unwind(|| device(number)) {
-        Ok(Ok(device)) => Ok(device),
-        Ok(Err(e)) => Err(format!("card {number}: {}", e.to_string().lines().next().unwrap_or("can't be opened"))),
-        Err(_) => Err(format!("card {number}: its driver is not installed")),
     }
 }
 
@@ -307,7 +277,7 @@ pub(crate) fn chosen_device(request: DeviceRequest) -> anyhow::Result<Device> {
     if request == DeviceRequest::Auto {
         return Ok(device());
     }
-    Ok(device::choose(request, Some(DType::F32))?.device)
+    Ok(device::find(request)?.0)
 }
 
 /// The runtime of the pose models: the library named by ORT_DYLIB_PATH, else the one that set-up fetched, else the

@@ -21,6 +21,8 @@ pub(crate) struct Known {
     pub(crate) role: Role,
     /// A model that it is laid over.
     pub(crate) base: Option<&'static str>,
+    /// A vision tower that it does not bring.
+    pub(crate) tower: Option<&'static str>,
 }
 
 /// What a model is for.
@@ -62,7 +64,7 @@ const fn known(
     tokenizer: Tokens,
     role: Role,
 ) -> Known {
-    Known { name, repository, licence, millions, tokenizer, role, base: None }
+    Known { name, repository, licence, millions, tokenizer, role, base: None, tower: None }
 }
 
 /// The list; coaches first, each followed by what is larger.
@@ -106,10 +108,12 @@ pub(crate) const KNOWN: [Known; 16] = [
         name: "videollm-online-8b",
         repository: "chenjoya/videollm-online-8b-v1plus",
         licence: "MIT, on Llama 3 Community",
-        millions: 8030,
+        // The Llama, the tower and the connector.
+        millions: 8370,
         tokenizer: Tokens::Llama3,
-        role: Role::Language,
+        role: Role::Coach,
         base: Some("meta-llama/Meta-Llama-3-8B-Instruct"),
+        tower: Some("google/siglip-large-patch16-384"),
     },
     known(
         "seed-text-0.5b",

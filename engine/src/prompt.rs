@@ -165,6 +165,15 @@ pub fn template_source(folder: &Path) -> Result<Option<String>, WeightsError> {
     Ok(find(folder)?.1)
 }
 
+/// How a folder's tokenizer writes the beginning of a text and its end, where it has such tokens.
+///
+/// # Errors
+/// A file that can't be read.
+pub fn text_marks(folder: &Path) -> Result<(Option<String>, Option<String>), WeightsError> {
+    let (_, _, config) = find(folder)?;
+    Ok((token_text(&config.bos_token), token_text(&config.eos_token)))
+}
+
 impl ChatTemplate {
     /// Finds the template of a folder: `chat_template.jinja`, `chat_template.json`, or a field of
     /// `tokenizer_config.json`, in this order. `image_token` is written where the template itself leaves images out.

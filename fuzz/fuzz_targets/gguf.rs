@@ -1,14 +1,14 @@
-//! GGUF files: directory, decoder, tokenizer.
+//! GGUF files: directory, tokenizer, decoder, weights.
 #![no_main]
 
+#[path = "../../tests/tests/common/loaders.rs"]
+mod loaders;
+
 use libfuzzer_sys::fuzz_target;
-use spotter_engine::gguf::{self, Gguf};
-use std::io::Write as _;
 
 fuzz_target!(|bytes: &[u8]| {
-    let mut file = tempfile::NamedTempFile::new().expect("a file");
-    file.write_all(bytes).expect("bytes");
-    if let Ok(file) = Gguf::open(file.path()) {
-        let _ = (gguf::decoder_config(&file), gguf::tokenizer(&file));
-    }
+    let folder = spotter_fuzz::folder();
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, bytes).expect("bytes");
+    loaders::gguf(&path);
 });

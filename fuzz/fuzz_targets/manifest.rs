@@ -1,9 +1,11 @@
 //! `spotter.toml`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use spotter_engine::coach::manifest::Manifest;
+#[path = "../../tests/tests/common/loaders.rs"]
+mod loaders;
 
-fuzz_target!(|text: &str| {
-    let _ = Manifest::parse(text);
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    loaders::manifest(bytes);
 });

@@ -1,11 +1,13 @@
-//! Headers of safetensors files.
+//! safetensors files: header and tensors.
 #![no_main]
 
+#[path = "../../tests/tests/common/loaders.rs"]
+mod loaders;
+
 use libfuzzer_sys::fuzz_target;
-use std::io::Write as _;
 
 fuzz_target!(|bytes: &[u8]| {
-    let mut file = tempfile::NamedTempFile::new().expect("a file");
-    file.write_all(bytes).expect("bytes");
-    let _ = spotter_engine::weights::read_header(file.path());
+    let folder = spotter_fuzz::folder();
+    std::fs::write(folder.path().join("model.safetensors"), bytes).expect("bytes");
+    loaders::safetensors(folder.path());
 });

@@ -1,11 +1,12 @@
-//! `tokenizer.json`. The library that reads it may panic, which is caught in the program and found here.
+//! `tokenizer.json`. The library that reads it may panic, which is caught in the program; libfuzzer aborts at a panic, so it is
+//! told not to.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use spotter_engine::tokenizer::Tokenizer;
+#[path = "../../tests/tests/common/loaders.rs"]
+mod loaders;
 
-fuzz_target!(|text: &str| {
-    if let Ok(tokenizer) = Tokenizer::from_json(text) {
-        let _ = tokenizer.encode("Bend 무릎 12", true).map(|ids| tokenizer.decode(&ids));
-    }
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(init: spotter_fuzz::let_panics_be_caught(), |bytes: &[u8]| {
+    loaders::tokenizer(bytes);
 });

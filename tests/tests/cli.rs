@@ -153,9 +153,36 @@ fn doctor_gives_one_json_object() {
         "recordings",
         "pose_runtime",
         "model",
+        "memory",
+        "fits",
         "display",
     ] {
         assert!(report.get(field).is_some(), "{field} in {report}");
+    }
+}
+
+#[test]
+fn doctor_tells_what_a_model_takes_and_where_it_would_compute() {
+    let out = spotter(&["doctor", "--device", "cpu"]);
+    let text = stdout(&out);
+    assert!(out.status.success(), "{}", stderr(&out));
+    for said in [
+        "computes on   cpu, asked for; f32, which a processor computes fastest",
+        "frames a second, 1 token each)",
+        "memory        it takes ",
+        "(weights ",
+        "would fit     ",
+    ] {
+        assert!(text.contains(said), "`{said}` expected in: {text}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    check(&["doctor", "--model", &folder.path().to_string_lossy()], 1, "config.json");
+    if !stdout(&spotter(&["doctor"])).contains(" cuda") {
+        // This build or this machine has no card; asked for by name, that is an error and no panic.
+        let out = spotter(&["doctor", "--device", "cuda"]);
+        let text = stderr(&out);
+        assert_eq!((out.status.code(), text.contains("panicked")), (Some(1), false), "{text}");
+        assert!(text.starts_with("error: device cuda: "), "{text}");
     }
 }
 

@@ -1,79 +1,33 @@
 //! Broken files of every kind, thousands of them: each loader answers with a value or an error, without a panic and without
 //! asking for more memory than the file justifies.
 //!
-//! `SPOTTER_FUZZ=1000000 cargo test --release --workspace --test fuzz -- --nocapture` makes so many inputs for each loader;
-//! without it a few thousand, for a second or two each. `fuzz/` has the same loaders for cargo-fuzz.
+//! `SPOTTER_FUZZ=1000000 cargo test --release --workspace --test fuzz -- --nocapture --test-threads=1` makes so many inputs
+//! for each loader; without it a few thousand, for a second or two each. `fuzz/` has the same loaders for cargo-fuzz.
 #![expect(clippy::print_stdout, reason = "the counts are shown")]
 
-use spotter_engine::{
-    coach::manifest::Manifest,
-    gguf::{self, Gguf},
-    model::{
-        DecoderConfig, HfDecoderConfig, Plan,
-        connector::Connector,
-        llava_config::{HfLlavaConfig, LlavaConfig},
-        plan::decoder_tensors,
-        projector::VisionManifest,
-    },
-    prompt::{ChatTemplate, Message},
-    tokenizer::Tokenizer,
-    weights::{Checkpoint, read_header},
-};
 use spotter_tests::goldens;
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
     fs,
-    panic::catch_unwind,
+    panic::RefUnwindSafe,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
-/// Remembers the largest piece of memory that a thread asked for.
-struct Watched;
+#[path = "common/fuzzing.rs"]
+mod fuzzing;
+#[path = "common/loaders.rs"]
+mod loaders;
 
-thread_local! {
-    static LARGEST: Cell<usize> = const { Cell::new(0) };
-}
-
-fn note(size: usize) {
-    let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
-}
-
-// SAFETY: everything is left to the system's allocator.
-unsafe impl GlobalAlloc for Watched {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        note(size);
-        // SAFETY: as the caller promises.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
+use fuzzing::{Dice, Justified, Loader, Watched, folder};
 
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
-/// Without a wish, at most so many inputs, for at most so long.
-const INPUTS: usize = 20_000;
-const TIME: Duration = Duration::from_millis(1500);
-/// A piece of memory may be this many bytes, and this many times the file's.
-const JUSTIFIED: (usize, usize) = (2 << 20, 64);
+/// Bytes in one piece and in all that a loader may take whatever is in its file.
+const PLAIN: (usize, usize) = (2 << 20, 4 << 20);
+/// A tokenizer has tables of a fixed size.
+const TOKENIZER: (usize, usize) = (2 << 20, 8 << 20);
+/// A whole folder takes as long as so many single files.
+const FOLDER: usize = 50;
 
 /// Numbers that are written over others.
 const NUMBERS: [&str; 12] = [
@@ -108,88 +62,88 @@ const WORDS: [&str; 14] = [
     "\"anyres_max_9\"",
 ];
 
-/// Numbers by chance, the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    /// From 0 to below `n`.
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % n.max(1) as u64) as usize
-    }
+/// Feeds a loader whose largest piece and sum may be `fixed` bytes each, and 64 and 256 times the file.
+fn feed(name: &str, fixed: (usize, usize), seeds: &[Vec<u8>], load: &(dyn Fn(&[u8]) -> bool + RefUnwindSafe)) {
+    feed_some(name, fixed, 1, seeds, load);
 }
 
-/// A seed with a few things wrong.
+fn feed_some(
+    name: &str,
+    fixed: (usize, usize),
+    weight: usize,
+    seeds: &[Vec<u8>],
+    load: &(dyn Fn(&[u8]) -> bool + RefUnwindSafe),
+) {
+    let (piece, all) = (Justified { fixed: fixed.0, times: 64 }, Justified { fixed: fixed.1, times: 256 });
+    fuzzing::feed(&Loader { name, piece, all, weight, load }, seeds, mutated);
+}
+
+/// A seed with a few things wrong: in half of them only values, so that what reads the numbers sees them and not only the parser.
 fn mutated(seed: &[u8], dice: &mut Dice) -> Vec<u8> {
     let mut bytes = seed.to_vec();
+    let values = std::str::from_utf8(seed).is_ok() && dice.below(2) == 0;
     for _ in 0..1 + dice.below(4) {
-        let at = dice.below(bytes.len() + 1);
-        match dice.below(9) {
-            0 if at < bytes.len() => bytes[at] ^= 1 << dice.below(8),
-            1 if at < bytes.len() => bytes[at] = dice.below(256) as u8,
-            2 => bytes.truncate(at),
-            3 => {
-                let end = (at + dice.below(64)).min(bytes.len());
-                bytes.drain(at..end);
-            }
-            4 => {
-                let end = (at + dice.below(256)).min(bytes.len());
-                let piece = bytes[at..end].to_vec();
-                let to = dice.below(bytes.len() + 1);
-                bytes.splice(to..to, piece);
-            }
-            5 => {
-                let word = WORDS[dice.below(WORDS.len())].bytes();
-                bytes.splice(at..at, word);
-            }
-            6 => {
-                // A number of eight bytes, as binary headers have them.
-                let value: u64 = [0, 1, u64::MAX, 1 << 32, 1 << 62, 255][dice.below(6)];
-                let end = (at + 8).min(bytes.len());
-                bytes.splice(at..end, value.to_le_bytes());
-            }
-            _ => {
-                // A number in digits.
-                let Some(start) = (at..bytes.len()).find(|i| bytes[*i].is_ascii_digit()) else { continue };
-                let end = (start..bytes.len()).find(|i| !bytes[*i].is_ascii_digit()).unwrap_or(bytes.len());
-                bytes.splice(start..end, NUMBERS[dice.below(NUMBERS.len())].bytes());
-            }
-        }
+        if values { change_value(&mut bytes, dice) } else { change_bytes(&mut bytes, dice) }
     }
     bytes
 }
 
-/// Feeds a loader; it says whether it took the input.
-fn feed(name: &str, seeds: &[Vec<u8>], load: &(dyn Fn(&[u8]) -> bool + std::panic::RefUnwindSafe)) {
-    // The library behind tokenizers panics at some files, which the loader catches; a trace of each would take seconds.
-    std::panic::set_hook(Box::new(|info| println!("{info}")));
-    let wished = std::env::var("SPOTTER_FUZZ").ok().and_then(|n| n.parse::<usize>().ok());
-    let mut dice = Dice(0x9e37_79b9 + name.len() as u64);
-    let (begun, mut inputs, mut taken, mut most) = (Instant::now(), 0usize, 0usize, 0usize);
-    assert!(seeds.iter().all(|seed| load(seed)), "{name}: the seeds are good");
-    while inputs < wished.unwrap_or(INPUTS) && (wished.is_some() || begun.elapsed() < TIME) {
-        let input = mutated(&seeds[dice.below(seeds.len())], &mut dice);
-        LARGEST.with(|largest| largest.set(0));
-        let result = catch_unwind(|| load(&input));
-        let largest = LARGEST.with(Cell::get);
-        let keep = |why: &str| -> ! {
-            let path = std::env::temp_dir().join(format!("spotter-fuzz-{name}"));
-            fs::write(&path, &input).unwrap();
-            panic!("{name}: input {inputs}: {why}; it is in {}", path.display());
-        };
-        match result {
-            Ok(fine) => taken += usize::from(fine),
-            Err(_) => keep("a panic"),
-        }
-        if largest > JUSTIFIED.0 + JUSTIFIED.1 * input.len() {
-            keep(&format!("{largest} bytes of memory for {} of the file", input.len()));
-        }
-        (inputs, most) = (inputs + 1, most.max(largest));
+/// Another value in the place of a number, a word or a text; or a line less, or twice.
+fn change_value(bytes: &mut Vec<u8>, dice: &mut Dice) {
+    let at = dice.below(bytes.len() + 1);
+    if dice.below(4) == 0 {
+        let start = bytes[..at].iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
+        let end = bytes[at..].iter().position(|b| *b == b'\n').map_or(bytes.len(), |i| at + i + 1);
+        let line = bytes[start..end].to_vec();
+        bytes.splice(start..end, if dice.below(3) == 0 { line.repeat(2) } else { Vec::new() });
+        return;
     }
-    println!("{name:<16} {inputs:>9} inputs, {taken:>7} taken, at most {:>5} KiB at once", most >> 10);
-    assert!(inputs > 20, "{name}: too slow to find anything");
+    // Values come behind these in JSON and TOML.
+    let Some(before) = (at..bytes.len()).find(|i| b":=[,".contains(&bytes[*i])) else { return };
+    let Some(start) = (before + 1..bytes.len()).find(|i| !bytes[*i].is_ascii_whitespace()) else { return };
+    let end = if bytes[start] == b'"' {
+        (start + 1..bytes.len()).find(|i| bytes[*i] == b'"').map_or(bytes.len(), |i| i + 1)
+    } else {
+        (start..bytes.len()).find(|i| b",]}\n \r\t:[{\"".contains(&bytes[*i])).unwrap_or(bytes.len())
+    };
+    let value = if dice.below(2) == 0 { NUMBERS[dice.below(NUMBERS.len())] } else { WORDS[dice.below(WORDS.len())] };
+    bytes.splice(start..end, value.bytes());
+}
+
+/// Anything at all, at any byte.
+fn change_bytes(bytes: &mut Vec<u8>, dice: &mut Dice) {
+    let at = dice.below(bytes.len() + 1);
+    match dice.below(9) {
+        0 if at < bytes.len() => bytes[at] ^= 1 << dice.below(8),
+        1 if at < bytes.len() => bytes[at] = dice.below(256) as u8,
+        2 => bytes.truncate(at),
+        3 => {
+            let end = (at + dice.below(64)).min(bytes.len());
+            bytes.drain(at..end);
+        }
+        4 => {
+            let end = (at + dice.below(256)).min(bytes.len());
+            let piece = bytes[at..end].to_vec();
+            let to = dice.below(bytes.len() + 1);
+            bytes.splice(to..to, piece);
+        }
+        5 => {
+            let word = WORDS[dice.below(WORDS.len())].bytes();
+            bytes.splice(at..at, word);
+        }
+        6 => {
+            // A number of eight bytes, as binary headers have them.
+            let value: u64 = [0, 1, u64::MAX, 1 << 32, 1 << 62, 255][dice.below(6)];
+            let end = (at + 8).min(bytes.len());
+            bytes.splice(at..end, value.to_le_bytes());
+        }
+        _ => {
+            // A number in digits.
+            let Some(start) = (at..bytes.len()).find(|i| bytes[*i].is_ascii_digit()) else { return };
+            let end = (start..bytes.len()).find(|i| !bytes[*i].is_ascii_digit()).unwrap_or(bytes.len());
+            bytes.splice(start..end, NUMBERS[dice.below(NUMBERS.len())].bytes());
+        }
+    }
 }
 
 fn read(folder: &Path, file: &str) -> Vec<u8> {
@@ -271,25 +225,17 @@ fn gguf_file() -> Vec<u8> {
 
 #[test]
 fn gguf_files() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let path = folder.path().join("model.gguf");
-    feed("gguf", &[gguf_file()], &|bytes| {
+    feed("gguf", PLAIN, &[gguf_file()], &|bytes| {
         fs::write(&path, bytes).unwrap();
-        let Ok(file) = Gguf::open(&path) else { return false };
-        let tokenizer = gguf::tokenizer(&file);
-        let Ok(config) = gguf::decoder_config(&file) else { return false };
-        let (dtype, device) = (candle_core::DType::F32, candle_core::Device::Cpu);
-        let Ok(weights) = gguf::decoder_weights(&std::sync::Arc::new(file), &config, dtype, &device) else {
-            return false;
-        };
-        let (embedding, layers) = decoder_tensors(&config, "model.", "lm_head.");
-        embedding.iter().chain(&layers).all(|t| weights.get(t.shape.as_slice(), &t.name).is_ok()) && tokenizer.is_ok()
+        loaders::gguf(&path)
     });
 }
 
 #[test]
 fn safetensors_headers() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let path = folder.path().join("model.safetensors");
     // Headers with some of their data: the rest of a large file is never looked at.
     let small = |name: &str| {
@@ -300,16 +246,9 @@ fn safetensors_headers() {
         candle_core::safetensors::save(&few.collect(), &file).unwrap();
         fs::read(file).unwrap()
     };
-    feed("safetensors", &[small("clip-llama"), small("hyperclovax")], &|bytes| {
+    feed("safetensors", PLAIN, &[small("clip-llama"), small("hyperclovax")], &|bytes| {
         fs::write(&path, bytes).unwrap();
-        let Ok(header) = read_header(&path) else { return false };
-        let sizes = header.values().map(|info| info.elements()).max();
-        let checkpoint = Checkpoint::open(folder.path()).unwrap();
-        let weights = checkpoint.var_builder(candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
-        for (name, info) in header.iter().take(4) {
-            let _ = weights.get(info.shape.as_slice(), name);
-        }
-        sizes.is_some()
+        loaders::safetensors(folder.path())
     });
 }
 
@@ -321,32 +260,14 @@ fn configurations() {
             .map(|name| read(&goldens(name), "config.json"))
             .chain([read(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../assets/spotter-mini"), "config.json")])
             .collect();
-    feed("config.json", &seeds, &|bytes| {
-        let text = serde_json::from_slice::<HfDecoderConfig>(bytes).ok();
-        let text = text.and_then(|hf| DecoderConfig::from_hf(&hf, "").ok());
-        let decoder = text.inspect(|cfg| drop(decoder_tensors(cfg, "model.", "lm_head."))).is_some();
-        let llava = serde_json::from_slice::<HfLlavaConfig>(bytes).ok();
-        let Some(config) = llava.and_then(|hf| LlavaConfig::from_hf(&hf).ok()) else { return decoder };
-        let vision = VisionManifest::default();
-        let specs = config.vision.tensors(config.vision_depth, "v.").len()
-            + Connector::tensors(&config.connector, &vision, config.vision.hidden_size(), config.text.width, "p").len()
-            + decoder_tensors(&config.text, "m.", "h.").1.len();
-        let tokens = config.tiling.map_or(1, |tiling| tiling.tokens((640, 3), 5));
-        specs > 0 && tokens > 0
-    });
+    feed("config.json", PLAIN, &seeds, &loaders::config);
 }
 
 #[test]
 fn tokenizers() {
     let seeds: Vec<Vec<u8>> =
         ["clip-llama", "siglip-qwen2", "seed-vision"].iter().map(|n| read(&goldens(n), "tokenizer.json")).collect();
-    feed("tokenizer.json", &seeds, &|bytes| {
-        let Ok(text) = std::str::from_utf8(bytes) else { return false };
-        let Ok(tokenizer) = Tokenizer::from_json(text) else { return false };
-        let _ = tokenizer.check(288, Some(3));
-        let Ok(ids) = tokenizer.encode("Bend 무릎 12 <image>", true) else { return true };
-        tokenizer.decode(&ids).is_ok() || !ids.is_empty()
-    });
+    feed("tokenizer.json", TOKENIZER, &seeds, &loaders::tokenizer);
 }
 
 #[test]
@@ -356,15 +277,13 @@ fn manifests() {
                   question = \"?\"\nspeak = [\"Yes\"]\nsilent = [\"No\"]\nlead = \"L\"\n[prompt]\nen = \"a {exercise}\"\n\
                   en_unnamed = \"b\"\nko = \"c\"\nko_unnamed = \"d\"\n[cache]\npolicy = \"caote(h2o)\"\nbudget = 99\n\
                   [speculation]\ndrafter = \"ngram\"\nmethod = \"rsd-s(3,3)\"\n";
-    feed("spotter.toml", &[read(&mini, "spotter.toml"), asked.to_vec()], &|bytes| {
-        std::str::from_utf8(bytes).is_ok_and(|text| Manifest::parse(text).is_ok())
-    });
+    feed("spotter.toml", PLAIN, &[read(&mini, "spotter.toml"), asked.to_vec()], &loaders::manifest);
 }
 
 /// Whole folders with one broken file.
 #[test]
 fn folders() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let source = goldens("seed-vision");
     let files =
         ["config.json", "tokenizer.json", "preprocessor_config.json", "generation_config.json", "chat_template.jinja"];
@@ -374,11 +293,9 @@ fn folders() {
     }
     for file in files {
         let good = read(&source, file);
-        feed(file, std::slice::from_ref(&good), &|bytes| {
+        feed_some(&format!("a folder's {file}"), TOKENIZER, FOLDER, std::slice::from_ref(&good), &|bytes| {
             fs::write(folder.path().join(file), bytes).unwrap();
-            let Ok(plan) = Plan::open(folder.path()) else { return false };
-            let template = plan.template();
-            template.is_ok_and(|t: ChatTemplate| t.render(&[Message::with_image("?")], true).is_ok())
+            loaders::folder(folder.path())
         });
         fs::write(folder.path().join(file), good).unwrap();
     }

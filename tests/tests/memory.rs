@@ -114,6 +114,87 @@ fn the_prediction_holds_within_5_percent() {
     assert!(peak < need("weights") * 13 / 10);
 }
 
+/// What a card holds of a model of 600 million parameters, as its driver counts, while it is streamed.
+#[test]
+#[ignore = "needs an NVIDIA card, a build with the feature cuda, and nvidia-smi"]
+fn the_prediction_for_a_card_holds_within_5_percent() {
+    assert_eq!(std::env::var("SPOTTER_TEST_DEVICE").as_deref(), Ok("cuda"), "SPOTTER_TEST_DEVICE");
+    let used = || {
+        let out = std::process::Command::new("nvidia-smi")
+            .args(["--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"])
+            .output()
+            .unwrap();
+        stdout(&out).trim().parse::<u64>().unwrap() << 20
+    };
+    let folder = checkpoint(
+        |config| {
+            let text = &mut config["text_config"];
+            (text["hidden_size"], text["intermediate_size"]) = (4096.into(), 11_008.into());
+            (text["num_hidden_layers"], text["num_attention_heads"]) = (12.into(), 32.into());
+            (text["num_key_value_heads"], text["head_dim"]) = (32.into(), 128.into());
+        },
+        true,
+    );
+    let told = inspect(folder.path(), &["--device", "cuda"]);
+    let need = |name: &str| told["streaming"][name].as_u64().unwrap();
+    assert_eq!(
+        need("weights"),
+        told["memory"]["weights"].as_u64().unwrap(),
+        "in the half type that they are stored in"
+    );
+    let before = used();
+    let model = folder.path().to_str().unwrap();
+    let mut child = command(&["replay", "pattern:64x64@2:60s", "--headless", "--lens", "none", "--model", model])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        most = most.max(used());
+    }
+    assert!(child.wait().unwrap().success());
+    let taken = most.saturating_sub(before);
+    let share = need("total") as f64 / taken as f64;
+    println!(
+        "predicted {} MB, the driver counts {} MB: {share:.3}; {}",
+        need("total") / 1_000_000,
+        taken / 1_000_000,
+        told["streaming"]
+    );
+    assert!((0.95..=1.05).contains(&share), "{told} against {taken}");
+}
+
+/// What a card would have to hold is told without one.
+#[test]
+fn a_card_is_predicted_where_there_is_none() {
+    let mini = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/spotter-mini");
+    let (here, there) = (inspect(&mini, &["--device", "cpu"]), inspect(&mini, &["--device", "cuda"]));
+    let need = |told: &Value, name: &str| told["streaming"][name].as_u64().unwrap();
+    // A small model computes in f32 on both; the card has a context instead of a program, and graphs are for half types.
+    for same in ["weights", "cache", "tables"] {
+        assert_eq!(need(&here, same), need(&there, same), "{same}");
+    }
+    assert_eq!((need(&there, "graphs"), need(&there, "tokenizer")), (0, 0));
+    assert!(need(&there, "program") > need(&here, "program"));
+    let large = checkpoint(
+        |config| {
+            let text = &mut config["text_config"];
+            (text["hidden_size"], text["intermediate_size"]) = (2048.into(), 5632.into());
+            (text["num_hidden_layers"], text["num_attention_heads"], text["num_key_value_heads"]) =
+                (12.into(), 32.into(), 32.into());
+        },
+        false,
+    );
+    let (here, there) = (inspect(large.path(), &["--device", "cpu"]), inspect(large.path(), &["--device", "cuda"]));
+    assert_eq!(need(&here, "weights"), 2 * need(&there, "weights"), "half types");
+    assert!(
+        need(&there, "graphs") > 1 << 20
+            && there["device"].as_str().unwrap().ends_with("; bf16, which its weights are stored in")
+    );
+    let parts = ["weights", "cache", "tables", "work", "graphs", "tokenizer", "program"];
+    assert_eq!(parts.iter().map(|part| need(&there, part)).sum::<u64>(), need(&there, "total"));
+}
+
 #[test]
 fn a_cache_budget_is_counted() {
     let mini = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/spotter-mini");

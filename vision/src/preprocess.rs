@@ -87,8 +87,12 @@ pub enum Fit {
     },
     /// Bars of the mean colour make it square, then it is scaled.
     Pad,
-    /// The long side is scaled, then bars of the mean colour make it square.
-    Inside,
+    /// The long side is scaled, then bars make it square.
+    Inside {
+        /// The bars are black and the short side has an even number of pixels, as ffmpeg makes them; else they have the mean
+        /// colour.
+        black: bool,
+    },
 }
 
 /// How a picture is shown in tiles of the tower's size, beside the whole of it.
@@ -269,12 +273,15 @@ impl Preprocess {
             return Err(bad());
         }
         match self.fit {
-            Fit::Inside => {
+            Fit::Inside { black } => {
                 let (w, h) = (frame.width as f64, frame.height as f64);
-                let short = |share: f64, side: usize| ((share * side as f64).ceil() as usize).clamp(1, side);
+                let short = |share: f64, side: usize| {
+                    let pixels = share * side as f64;
+                    (if black { (pixels / 2.0).round() * 2.0 } else { pixels.ceil() } as usize).clamp(1, side)
+                };
                 let to = if w > h { (width, short(h / w, height)) } else { (short(w / h, width), height) };
                 let small = scale(&frame.rgb, frame.width, frame.height, to.0, to.1, self.filter)?;
-                Ok(centre(&small, to, (width, height), bars(self.mean)))
+                Ok(centre(&small, to, (width, height), if black { [0; 3] } else { bars(self.mean) }))
             }
             Fit::Stretch => scale(&frame.rgb, frame.width, frame.height, width, height, self.filter),
             Fit::Pad => {
@@ -394,6 +401,14 @@ mod tests {
         let padded = pad.resize(&bands).unwrap();
         assert_eq!(&padded[..3], [127, 127, 127]);
         assert_eq!(&padded[24 * 48 * 3..][..3], [0, 0, 255]);
+        // 48 x 16 becomes 24 x 8, with eight black rows above and below.
+        let black = Preprocess { fit: Fit::Inside { black: true }, ..Preprocess::siglip(24) }.resize(&bands).unwrap();
+        let row = |y: usize| &black[y * 24 * 3..][..3];
+        assert_eq!([row(0), row(7), row(8), row(15), row(16)], [[0; 3], [0; 3], [0, 0, 255], [0, 0, 255], [0; 3]]);
+        // 2.67 rows of a picture 9 times as wide as high are two: even numbers alone.
+        let wide = frame(90, 10, |_, _| [255; 3]);
+        let black = Preprocess { fit: Fit::Inside { black: true }, ..Preprocess::siglip(24) }.resize(&wide).unwrap();
+        assert_eq!(black.chunks(24 * 3).filter(|row| row[0] == 255).count(), 2);
     }
 
     #[test]

@@ -1,20 +1,40 @@
 //! `spotter doctor`: what this machine and this build can do.
 
-use super::print_json;
-use crate::{assets, parts};
+use super::{Hinted, print_json};
+use crate::{
+    assets,
+    memory::{self, mebibytes},
+    parts,
+};
+use anyhow::Context as _;
+use candle_core::Device;
 use clap::Args;
 use serde::Serialize;
 use spotter_engine::{
-    coach::manifest::Manifest,
+    coach::{
+        CacheChoice,
+        need::{Streaming, need},
+    },
     device::{self, DeviceRequest},
+    model::memory::Place,
 };
 use spotter_vision::source::video::abilities;
-use std::io::Write as _;
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 /// Say what this machine and this build can do.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// One JSON object with the fields version, features, cpu, threads, devices, device_choice, recordings, pose_runtime, model, display
+    /// The model that is to be streamed: a folder, or the name of one that was pulled; without it the one that ships
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// auto, cpu, cuda or metal
+    #[arg(long, default_value = "auto")]
+    device: DeviceRequest,
+    /// One JSON object with the fields version, features, cpu, threads, devices, device_choice, recordings, pose_runtime, model,
+    /// memory, fits, display
     #[arg(long)]
     json: bool,
 }
@@ -33,6 +53,10 @@ struct Report {
     recordings: Finding,
     pose_runtime: Finding,
     model: Finding,
+    /// What streaming it takes, and whether that is free.
+    memory: Finding,
+    /// Models that are known and would fit.
+    fits: Vec<&'static str>,
     display: Finding,
 }
 
@@ -81,18 +105,14 @@ fn cpu() -> Vec<&'static str> {
     if cfg!(target_arch = "aarch64") { vec!["neon"] } else { Vec::new() }
 }
 
-fn devices() -> Vec<String> {
+fn devices(found: &Device) -> Vec<String> {
     let mut devices = vec!["cpu".to_owned()];
-    match parts::device() {
-        candle_core::Device::Cpu => {}
-        candle_core::Device::Cuda(_) => devices.insert(0, "cuda:0".to_owned()),
-        candle_core::Device::Metal(_) => devices.insert(0, "metal:0".to_owned()),
+    match found {
+        Device::Cpu => {}
+        Device::Cuda(_) => devices.insert(0, "cuda:0".to_owned()),
+        Device::Metal(_) => devices.insert(0, "metal:0".to_owned()),
     }
     devices
-}
-
-fn device_choice() -> String {
-    device::choose(DeviceRequest::Auto, None).map_or_else(|e| e.to_string(), |choice| choice.reason)
 }
 
 fn recordings() -> anyhow::Result<String> {
@@ -107,10 +127,37 @@ fn recordings() -> anyhow::Result<String> {
     Ok(format!("{}: {codecs}", found.version))
 }
 
-fn model() -> anyhow::Result<String> {
-    let folder = parts::model_folder(None)?;
-    let manifest = Manifest::read(&folder)?;
-    Ok(format!("{} ({} frames a second)", folder.display(), manifest.frame_rate))
+/// How a model would be streamed.
+fn streamed(asked: Option<&Path>, place: Place) -> anyhow::Result<(PathBuf, Streaming)> {
+    let folder = parts::model_folder(asked)?;
+    let streaming = need(&folder, &CacheChoice::default(), None, place);
+    let streaming = streaming.with_context(|| format!("model {}", folder.display()))?;
+    Ok((folder, streaming))
+}
+
+fn told((folder, streaming): &(PathBuf, Streaming)) -> String {
+    let Streaming { frame_rate, tokens, .. } = streaming;
+    let s = if *tokens == 1 { "" } else { "s" };
+    format!("{} ({frame_rate} frames a second, {tokens} token{s} each)", folder.display())
+}
+
+/// What a model takes beside what is free.
+fn room((folder, streaming): &(PathBuf, Streaming), free: Option<u64>, place: Place) -> anyhow::Result<String> {
+    let need = &streaming.need;
+    let mib = |bytes: usize| format!("{:.0} MiB", mebibytes(bytes as f64));
+    memory::enough(&folder.display().to_string(), need, free, place).map_err(|error| {
+        let hint = error.downcast_ref::<Hinted>().map_or(String::new(), |hinted| format!("; {}", hinted.hint()));
+        anyhow::anyhow!("{error}{hint}")
+    })?;
+    let is_free = free.map_or("how much is free is not told".into(), |free| format!("{} are free", mib(free as usize)));
+    Ok(format!(
+        "it takes {} (weights {}, cache {}, a pass {}, the rest {}); {is_free}",
+        mib(need.total),
+        mib(need.weights),
+        mib(need.cache),
+        mib(need.work),
+        mib(need.total - need.weights - need.cache - need.work)
+    ))
 }
 
 fn display() -> anyhow::Result<String> {
@@ -121,22 +168,39 @@ fn display() -> anyhow::Result<String> {
 }
 
 /// Runs the command.
+///
+/// # Errors
+/// A device or a model that was asked for by name and can't be used; all else is told.
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
+    let (device, found) = device::find(args.device)?;
+    let place = Place::of(&device);
+    let streamed = streamed(args.model.as_deref(), place);
+    if args.model.is_some() && streamed.is_err() {
+        return streamed.map(drop);
+    }
+    let free = streamed.as_ref().map_or_else(|_| memory::free(), |(_, s)| memory::free_on(&device, &s.need));
+    let (model, memory, why) = match &streamed {
+        Ok(all) => (Ok(told(all)), room(all, free, place), format!("; {}", all.1.why)),
+        Err(error) => (Err(anyhow::anyhow!("{error:#}")), Err(anyhow::anyhow!("no model")), String::new()),
+    };
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         features: features(),
         cpu: cpu(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
-        devices: devices(),
-        device_choice: device_choice(),
+        devices: devices(&device),
+        device_choice: format!("{found}{why}"),
         recordings: recordings().into(),
         pose_runtime: parts::pose_runtime().into(),
-        model: model().into(),
+        model: model.into(),
+        memory: memory.into(),
+        fits: free.map_or(Vec::new(), |free| memory::fitting(free, place)),
         display: display().into(),
     };
-    if args.json {
-        return print_json(&report);
-    }
+    if args.json { print_json(&report) } else { print(&report) }
+}
+
+fn print(report: &Report) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "spotter       {}", report.version)?;
     writeln!(out, "features      {}", report.features.join(" "))?;
@@ -153,6 +217,9 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         let mark = if finding.ok { "" } else { "not found: " };
         writeln!(out, "{name:<13} {mark}{}", finding.detail)?;
     }
+    writeln!(out, "memory        {}{}", if report.memory.ok { "" } else { "too little: " }, report.memory.detail)?;
+    let fits = if report.fits.is_empty() { "none of them".into() } else { report.fits.join(" ") };
+    writeln!(out, "would fit     {fits} (of those that `spotter models list` names)")?;
     writeln!(out, "assets        {}", assets::find("").map_or("none".into(), |p| p.display().to_string()))?;
     Ok(())
 }

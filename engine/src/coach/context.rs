@@ -18,7 +18,10 @@ pub(super) fn empty_cache(
     let bounds = options.cache.over(&model.manifest.cache).map_err(Error::wrap)?;
     let bounds = match bounds.policy {
         Policy::None => bounds,
-        _ => bounds.fitted(context.min(config.max_positions), config.max_positions, scratch, model.eye.tokens()),
+        _ => {
+            let whole = gate.positions(model.eye.tokens());
+            bounds.fitted(context.min(config.max_positions), config.max_positions, scratch, whole)
+        }
     };
     let mut cache = KvCache::bounded(config, &bounds, context, scratch, decoder.dtype(), decoder.device())?;
     let room = cache.budget().unwrap_or(cache.capacity() / 2);

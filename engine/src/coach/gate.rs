@@ -1,8 +1,8 @@
-//! How a model's wish to speak is read: off its action tokens, or off the answers to a question.
+//! How a model's wish to speak is read: off its action tokens, off the answers to a question, or off the separator of frames.
 
 use super::manifest::{Manifest, Speaking};
 use crate::{
-    model::{DecoderConfig, seed},
+    model::{DecoderConfig, live, seed},
     stops::stops,
 };
 use candle_core::{Error, Result, bail};
@@ -15,6 +15,35 @@ pub(super) enum Gate {
     Actions { next: u32, feedback: u32, end: u32 },
     /// Answers, each of one token or several.
     Verbalisers { question: Vec<u32>, speak: Vec<Vec<u32>>, silent: Vec<Vec<u32>>, lead: Vec<u32>, ends: Vec<u32> },
+    /// What is written to stay silent; `between` are two frames, `again` an utterance and a frame.
+    Separator { silent: u32, threshold: f32, between: Vec<u32>, again: Vec<u32>, lead: Vec<u32>, ends: Vec<u32> },
+}
+
+/// How much a model wishes to speak.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Wish {
+    /// It speaks above 0; log-odds, to which talkativeness is added.
+    pub(super) margin: f32,
+    /// Probability of speaking.
+    pub(super) p: f32,
+}
+
+impl Wish {
+    /// By log-odds of speaking.
+    pub(super) fn odds(margin: f32) -> Self {
+        Self { margin, p: 1.0 / (1.0 + (-margin).exp()) }
+    }
+
+    /// By the token that is written to stay silent: it has to be at least as likely as the threshold, and as anything else.
+    pub(super) fn unless(logits: &[f32], silent: u32, threshold: f32) -> Self {
+        let own = f64::from(logits.get(silent as usize).copied().unwrap_or(f32::NEG_INFINITY));
+        let others = || logits.iter().enumerate().filter(|(id, _)| *id != silent as usize).map(|(_, l)| f64::from(*l));
+        let largest = others().fold(f64::NEG_INFINITY, f64::max);
+        let rest = largest + others().map(|l| (l - largest).exp()).sum::<f64>().ln();
+        let (odds, threshold) = (rest - own, f64::from(threshold));
+        let margin = (odds + (threshold / (1.0 - threshold)).ln()).max(largest - own);
+        Self { margin: margin as f32, p: (1.0 / (1.0 + (-odds).exp())) as f32 }
+    }
 }
 
 /// The ids of a text, without the tokenizer's own beginning or end tokens.
@@ -51,6 +80,24 @@ impl Gate {
                 let (question, lead) = (ids(tokenizer, question)?, ids(tokenizer, lead)?);
                 Self::Verbalisers { question, speak: speak_ids, silent: silent_ids, lead, ends }
             }
+            Speaking::Separator { separator, threshold, lead, end, again } => {
+                let end = action_id(tokenizer, end)?;
+                let between = separator.as_deref().map_or(Ok(Vec::new()), |text| ids(tokenizer, text))?;
+                let silent = match (separator, between.as_slice()) {
+                    (None, _) => end,
+                    (Some(_), [one]) => *one,
+                    (Some(text), found) => {
+                        bail!("spotter.toml: speaking.separator {text:?}: expected one token, found {}", found.len())
+                    }
+                };
+                let lead = ids(tokenizer, lead)?;
+                if lead.is_empty() {
+                    bail!("spotter.toml: speaking.lead has no tokens; it is what makes the model speak");
+                }
+                let mut ends = vec![end];
+                ends.extend(stops(tokenizer, eos).into_iter().filter(|id| *id != end));
+                Self::Separator { silent, threshold: *threshold, between, again: ids(tokenizer, again)?, lead, ends }
+            }
         })
     }
 
@@ -59,7 +106,7 @@ impl Gate {
     pub(super) fn never(&self, tokenizer: &Tokenizer, vocab: usize) -> Vec<u32> {
         let known: HashSet<u32> = tokenizer.get_vocab(true).into_values().collect();
         let mut never: Vec<u32> = (0..vocab as u32).filter(|id| !known.contains(id)).collect();
-        let places = ["<image>", "<video>", seed::IMAGE_TOKEN, seed::VIDEO_TOKEN];
+        let places = ["<image>", "<video>", seed::IMAGE_TOKEN, seed::VIDEO_TOKEN, live::PLACE];
         never.extend(places.iter().filter_map(|place| tokenizer.token_to_id(place)));
         if let Self::Actions { next, feedback, .. } = self {
             never.extend([*next, *feedback]);
@@ -75,7 +122,27 @@ impl Gate {
                 let answer = speak.iter().chain(silent).map(Vec::len).max().unwrap_or(0);
                 (question.len() + answer).max(lead.len() + max_tokens + 1)
             }
+            Self::Separator { lead, .. } => lead.len() + max_tokens + 1,
         }
+    }
+
+    /// What is put before the next frame, after one at which something was said or not.
+    pub(super) fn before(&self, said: bool) -> &[u32] {
+        match self {
+            Self::Separator { between, again, .. } => {
+                if said {
+                    again
+                } else {
+                    between
+                }
+            }
+            Self::Actions { .. } | Self::Verbalisers { .. } => &[],
+        }
+    }
+
+    /// Positions that a frame of so many tokens takes at most, with what is put before it.
+    pub(super) fn positions(&self, tokens: usize) -> usize {
+        tokens + self.before(false).len().max(self.before(true).len())
     }
 }
 
@@ -159,6 +226,53 @@ mod tests {
         assert_eq!((speak, silent), (vec![vec![1, 3], vec![1]], vec![vec![2]]));
         assert_eq!(ends, [7, 8], "the configuration's end first");
         assert_eq!(verbalisers(&["yes please"], &["no"]).unwrap().scratch(2), 3);
+    }
+
+    fn separator(separator: Option<&str>, lead: &str) -> Result<Gate> {
+        let own = |text: &str| text.to_owned();
+        let (separator, lead) = (separator.map(own), own(lead));
+        let speaking = Speaking::Separator { separator, threshold: 0.7, lead, end: own("</f>"), again: own("? no") };
+        Gate::new(&speaking, &tokenizer(), &[8])
+    }
+
+    #[test]
+    fn a_separator_stands_between_frames() {
+        let gate = separator(Some("please"), "yes no").unwrap();
+        assert_eq!((gate.before(false), gate.before(true)), (&[3][..], &[4, 2][..]));
+        assert_eq!((gate.positions(10), gate.scratch(5)), (12, 8));
+        let Gate::Separator { silent: 3, lead, ends, .. } = gate else { panic!("a separator") };
+        assert_eq!((lead, ends), (vec![1, 2], vec![7, 8]), "its own end first");
+        // Without one the turn is ended, and nothing stands between frames.
+        let gate = separator(None, "yes").unwrap();
+        assert!(matches!(&gate, Gate::Separator { silent: 7, between, .. } if between.is_empty()));
+        for (text, lead, said) in
+            [(Some("yes no"), "yes", "expected one token, found 2"), (Some("no"), "", "lead has no tokens")]
+        {
+            let error = separator(text, lead).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn silence_has_to_be_likely_and_the_likeliest() {
+        let logits = |p: &[f32]| p.iter().map(|p| p.ln()).collect::<Vec<f32>>();
+        for (p, threshold, speaks) in [
+            (&[0.8, 0.1, 0.1][..], 0.725, false),
+            (&[0.7, 0.2, 0.1], 0.725, true),
+            (&[0.7, 0.2, 0.1], 0.6, false),
+            // Below a threshold of a half something else may be likelier.
+            (&[0.4, 0.5, 0.1], 0.3, true),
+            (&[0.4, 0.3, 0.3], 0.3, false),
+            (&[0.4, 0.5, 0.1], 0.0, true),
+            (&[0.5, 0.4, 0.1], 0.0, false),
+        ] {
+            let wish = Wish::unless(&logits(p), 0, threshold);
+            assert_eq!(wish.margin > 0.0, speaks, "{p:?} {threshold}: {wish:?}");
+            assert!((wish.p - (1.0 - p[0])).abs() < 1e-6, "{wish:?}");
+        }
+        // Talkativeness moves the threshold on the scale of log-odds.
+        let wish = Wish::unless(&logits(&[0.8, 0.1, 0.1]), 0, 0.725);
+        assert!((wish.margin - ((0.2f32 / 0.8).ln() + (0.725f32 / 0.275).ln())).abs() < 1e-5, "{wish:?}");
     }
 
     #[test]

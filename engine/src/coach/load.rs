@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     device::Choice,
-    model::{DraftModel, LanguageModel, Plan},
+    model::{DraftModel, LanguageModel, Plan, memory::Place},
     speculate::{DrafterKind, language::VocabularyMismatch, same_vocabulary},
     weights::WeightsError,
 };
@@ -86,7 +86,7 @@ pub(super) fn opened(folder: &Path, context: Option<usize>) -> Result<(Plan, Man
     let mut plan = Plan::open(folder)?;
     let mut manifest = match Manifest::read(folder) {
         Err(ManifestError::Read { source, .. }) if source.kind() == ErrorKind::NotFound && standard::serves(&plan) => {
-            tracing::info!("{}: no spotter.toml; asked after each frame, by its chat template", folder.display());
+            tracing::info!("{}: no spotter.toml; streamed as models of its kind are", folder.display());
             standard::manifest(&plan)?
         }
         read => read?,
@@ -107,19 +107,27 @@ pub(super) fn opened(folder: &Path, context: Option<usize>) -> Result<(Plan, Man
 /// Parameters from which on a card computes in the type the weights are stored in.
 const LARGE: usize = 300_000_000;
 
-/// The type a coach computes in: f32, and on a card the half type that the weights of a large model are stored in. A small
-/// one gains nothing by it, because launches are what it waits for.
-pub fn computed_in(plan: &Plan, device: &Device) -> DType {
+/// The type a coach computes in, and why: f32, and on a card the half type that the weights of a large model are stored in. A
+/// small one gains nothing by it, because launches are what it waits for.
+pub fn computed_in(plan: &Plan, place: Place) -> (DType, String) {
     let elements: usize = plan.checkpoint.tensors().values().map(|t| t.elements()).sum();
     match plan.checkpoint.dtype() {
-        Some(half @ (DType::F16 | DType::BF16)) if !device.is_cpu() && elements >= LARGE => half,
-        _ => DType::F32,
+        _ if place == Place::Processor => (DType::F32, "f32, which a processor computes fastest".into()),
+        Some(half @ (DType::F16 | DType::BF16)) if elements >= LARGE => {
+            (half, format!("{}, which its weights are stored in", half.as_str()))
+        }
+        Some(DType::F16 | DType::BF16) => (
+            DType::F32,
+            format!("f32, since fewer than {} million parameters gain nothing by half types", LARGE / 1_000_000),
+        ),
+        _ => (DType::F32, "f32, which its weights are stored in".into()),
     }
 }
 
 fn without_drafter(folder: &Path, device: &Device, context: Option<usize>) -> Result<StreamModel, LoadError> {
     let (plan, manifest) = opened(folder, context)?;
-    let choice = Choice { device: device.clone(), dtype: computed_in(&plan, device), reason: String::new() };
+    let choice =
+        Choice { device: device.clone(), dtype: computed_in(&plan, Place::of(device)).0, reason: String::new() };
     let llava = plan.build(&choice)?;
     Ok(StreamModel {
         eye: Eye::new(llava.encoder),

@@ -76,6 +76,28 @@ pub enum Speaking {
         /// Put before an utterance.
         lead: String,
     },
+    /// A model that was trained to write a separator between frames as long as it has nothing to say (VideoLLM-online).
+    Separator {
+        /// The separator, one token. Left out, the model ends its turn (`end`) to stay silent, and nothing stands between frames.
+        #[serde(default)]
+        separator: Option<String>,
+        /// It is silent where that is at least so likely, and likelier than anything else.
+        #[serde(default = "threshold")]
+        threshold: f32,
+        /// Put before an utterance.
+        lead: String,
+        /// The utterance ends.
+        end: String,
+        /// Put between an utterance and the next frame.
+        again: String,
+    },
+}
+
+/// The published threshold of a separator.
+pub const THRESHOLD: f32 = 0.725;
+
+fn threshold() -> f32 {
+    THRESHOLD
 }
 
 /// What the model is told before the first frame. `{exercise}` is replaced.
@@ -212,6 +234,9 @@ impl Manifest {
             Speaking::Verbalisers { speak, silent, .. } if speak.is_empty() || silent.is_empty() => {
                 Some("speaking.speak and speaking.silent need a word each".into())
             }
+            Speaking::Separator { threshold, .. } if !(0.0..1.0).contains(threshold) => {
+                Some(format!("speaking.threshold {threshold} must be from 0 to below 1"))
+            }
             _ => None,
         }
     }
@@ -261,5 +286,12 @@ mod tests {
             check(|g| format!("{g}[defaults]\n{line}"), expected);
         }
         check(|_| "\u{0}".into(), "spotter.toml");
+        let separator = |g: &str, more: &str| {
+            let (before, after) = (g.split_once("[speaking]").unwrap().0, g.split_once("[prompt]").unwrap().1);
+            let own = "kind = \"separator\"\nlead = \"]\"\nend = \"</f>\"\nagain = \"[\"";
+            format!("{before}[speaking]\n{own}\n{more}\n[prompt]{after}")
+        };
+        check(|g| separator(g, "separator = \",\""), "a squats");
+        check(|g| separator(g, "threshold = 1.0"), "speaking.threshold 1 must be from 0 to below 1");
     }
 }

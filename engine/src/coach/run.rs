@@ -2,7 +2,7 @@
 
 use super::{
     Step,
-    gate::Gate,
+    gate::{Gate, Wish},
     session::{CoachSession, logit},
 };
 use crate::model::Commit;
@@ -36,26 +36,26 @@ impl CoachSession {
         };
         let (next, feedback) = (*next, *feedback);
         self.cache.begin()?;
-        let margins = match self.margins(run, next, feedback) {
-            Ok(margins) => margins,
+        let wishes = match self.wishes(run, next, feedback) {
+            Ok(wishes) => wishes,
             Err(error) => {
                 self.cache.rollback()?;
                 return Err(error);
             }
         };
-        let speaks = |(t, margin): (&Duration, &f32)| self.wants(*margin, *t);
-        let silent = run.iter().map(|(t, _)| t).zip(&margins).take_while(|frame| !speaks(*frame)).count();
+        let speaks = |(t, wish): (&Duration, &Wish)| self.wants(*wish, *t);
+        let silent = run.iter().map(|(t, _)| t).zip(&wishes).take_while(|frame| !speaks(*frame)).count();
         let taken = (silent + 1).min(run.len());
         self.cache.commit(Commit::First(taken * tokens))?;
         if let Some(speculator) = &mut self.speculator {
             run.iter().take(taken).try_for_each(|(_, seen)| speculator.see(seen))?;
         }
-        let frames = run.iter().zip(margins).take(taken);
-        frames.map(|((t, _), margin)| self.decide(margin, *t, view, emit)).collect()
+        let frames = run.iter().zip(wishes).take(taken);
+        frames.map(|((t, _), wish)| self.decide(wish, *t, view, emit)).collect()
     }
 
-    /// Log-odds of speaking after each of some frames, which are appended.
-    fn margins(&mut self, run: &[(Duration, Tensor)], next: u32, feedback: u32) -> Result<Vec<f32>> {
+    /// How much it wishes to speak after each of some frames, which are appended.
+    fn wishes(&mut self, run: &[(Duration, Tensor)], next: u32, feedback: u32) -> Result<Vec<Wish>> {
         let frames: Vec<&Tensor> = run.iter().map(|(_, seen)| seen).collect();
         let x = Tensor::cat(&frames, 1)?;
         let (_, n, width) = x.dims3()?;
@@ -63,6 +63,6 @@ impl CoachSession {
         let last = hidden.reshape((run.len(), n / run.len(), width))?.narrow(1, n / run.len() - 1, 1)?;
         let logits = self.model.decoder.logits(&last.transpose(0, 1)?.contiguous()?)?.squeeze(0)?;
         let rows: Vec<Vec<f32>> = logits.to_dtype(DType::F32)?.to_vec2()?;
-        Ok(rows.iter().map(|row| logit(row, feedback) - logit(row, next)).collect())
+        Ok(rows.iter().map(|row| Wish::odds(logit(row, feedback) - logit(row, next))).collect())
     }
 }

@@ -10,7 +10,7 @@ use super::{
     Attended, CacheChoice, CoachOptions, Feedback, Kind, Step,
     context::empty_cache,
     eye::Eye,
-    gate::{Gate, ids},
+    gate::{Gate, Wish, ids},
     manifest::Manifest,
 };
 use crate::{
@@ -107,6 +107,8 @@ pub struct CoachSession {
     told: Vec<u32>,
     /// Tokens that are never said.
     never: Vec<u32>,
+    /// Tokens that the next frame comes behind.
+    before: Vec<u32>,
 }
 
 /// Ids and embeddings `[1, k, d]` of the prompt.
@@ -146,6 +148,7 @@ impl CoachSession {
             speculator,
             told: prompt_ids,
             never,
+            before: Vec::new(),
         };
         session.reset()?;
         Ok(session)
@@ -189,6 +192,7 @@ impl CoachSession {
     pub fn reset(&mut self) -> Result<()> {
         self.last_start = None;
         self.last_frame = None;
+        self.before.clear();
         self.rng = ChaCha8Rng::seed_from_u64(self.options.seed);
         self.model.eye.reset();
         self.cache.clear()?;
@@ -253,32 +257,33 @@ impl CoachSession {
         emit: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Step> {
         let hidden = self.append_picture(seen.clone())?;
-        let margin = self.margin(&hidden)?;
-        self.decide(margin, t, view, emit)
+        let wish = self.wish(&hidden)?;
+        self.decide(wish, t, view, emit)
     }
 
     /// Whether it would speak at `t`.
-    pub(super) fn wants(&self, margin: f32, t: Duration) -> bool {
+    pub(super) fn wants(&self, wish: Wish, t: Duration) -> bool {
         let cooling = self.last_start.is_some_and(|last| t < last + self.options.cooldown);
-        margin + self.options.talkativeness > 0.0 && !cooling
+        wish.margin + self.options.talkativeness > 0.0 && !cooling
     }
 
     /// Stays silent or speaks, after a frame at `t`.
     pub(super) fn decide(
         &mut self,
-        margin: f32,
+        wish: Wish,
         t: Duration,
         view: View,
         emit: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Step> {
         self.last_frame = Some(t);
-        let mut step = Step { p_speak: 1.0 / (1.0 + (-margin).exp()), feedback: None, view };
-        if self.wants(margin, t)
+        let mut step = Step { p_speak: wish.p, feedback: None, view };
+        if self.wants(wish, t)
             && let Some(text) = self.speak(emit)?
         {
             self.last_start = Some(t);
             step.feedback = Some(Feedback { t_frame: t, t_ready: t, text, kind: Kind::Coaching });
         }
+        self.before = self.gate.before(step.feedback.is_some()).to_vec();
         Ok(step)
     }
 
@@ -295,12 +300,16 @@ impl CoachSession {
         Ok(())
     }
 
-    /// Appends the visual tokens of a frame `[1, k, d]`.
+    /// Appends the visual tokens of a frame `[1, k, d]`, behind what stands between it and what was before.
     fn append_picture(&mut self, x: Tensor) -> Result<Tensor> {
         if let Some(speculator) = &mut self.speculator {
             speculator.see(&x)?;
         }
-        self.append(x)
+        if self.before.is_empty() {
+            return self.append(x);
+        }
+        let between = self.embed(&self.before)?;
+        self.append(Tensor::cat(&[&between, &x], 1)?)
     }
 
     /// Appends embeddings to the context; the last hidden state `[1, 1, d]` comes back.
@@ -322,21 +331,22 @@ impl CoachSession {
         self.model.decoder.logits(hidden)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()
     }
 
-    /// Log-odds of speaking against silence.
-    fn margin(&mut self, hidden: &Tensor) -> Result<f32> {
+    /// How much it wishes to speak after a frame.
+    fn wish(&mut self, hidden: &Tensor) -> Result<Wish> {
         match &self.gate {
             Gate::Actions { next, feedback, .. } => {
                 let (next, feedback) = (*next, *feedback);
                 let logits = self.logits(hidden)?;
-                Ok(logit(&logits, feedback) - logit(&logits, next))
+                Ok(Wish::odds(logit(&logits, feedback) - logit(&logits, next)))
             }
+            Gate::Separator { silent, threshold, .. } => Ok(Wish::unless(&self.logits(hidden)?, *silent, *threshold)),
             Gate::Verbalisers { question, speak, silent, .. } => {
                 let (question, speak, silent) = (question.clone(), speak.clone(), silent.clone());
                 self.cache.begin()?;
                 let scored = self.likeliest(&question, [&speak, &silent]);
                 self.cache.rollback()?;
                 let [speak, silent] = scored?;
-                Ok(speak - silent)
+                Ok(Wish::odds(speak - silent))
             }
         }
     }
@@ -405,7 +415,7 @@ impl CoachSession {
         let never = self.never.clone();
         let (lead, ends) = match &self.gate {
             Gate::Actions { feedback, end, .. } => (vec![*feedback], vec![*end]),
-            Gate::Verbalisers { lead, ends, .. } => (lead.clone(), ends.clone()),
+            Gate::Verbalisers { lead, ends, .. } | Gate::Separator { lead, ends, .. } => (lead.clone(), ends.clone()),
         };
         let most = self.options.max_tokens.min(self.longest);
         let (mut tokens, mut text) = (Vec::new(), String::new());

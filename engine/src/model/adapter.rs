@@ -4,7 +4,7 @@
 //! means, in the order of time, and projected to the drafter's width. So a picture costs the drafter nothing before
 //! something is said, and then a few positions.
 
-use super::projector::Projector;
+use super::projector::{LINEAR, Projector};
 use crate::weights::{Checkpoint, WeightsError};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
@@ -34,7 +34,7 @@ impl AdapterConfig {
     /// What an [`Adapter`] reads. A folder has `adapter.frames` beside these, a number `[1]`.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let prefix = format!("{PREFIX}.");
-        let mut all = Projector::tensors(self.from, self.width, true, &prefix);
+        let mut all = Projector::tensors(self.from, self.width, true, LINEAR, &prefix);
         all.push(TensorSpec::new(&prefix, "places", &[self.tokens, self.width]));
         all
     }
@@ -80,7 +80,7 @@ impl Adapter {
     pub fn new(config: AdapterConfig, vb: VarBuilder) -> Result<Self> {
         let vb = vb.pp(PREFIX);
         let places = vb.get_with_hints((config.tokens, config.width), "places", Init::Const(0.0))?;
-        Ok(Self { projector: Projector::new(config.from, config.width, true, vb)?, places, config })
+        Ok(Self { projector: Projector::new(config.from, config.width, true, LINEAR, vb)?, places, config })
     }
 
     /// That of a drafter's folder, if it has one; `width` is the drafter's.

@@ -31,7 +31,9 @@ impl Connector {
         vb: VarBuilder,
     ) -> Result<Self> {
         Ok(match cfg {
-            ConnectorConfig::Mlp { bias } => Self::Mlp(Projector::new(vision.joined(hidden), to, *bias, vb)?),
+            ConnectorConfig::Mlp { bias, names } => {
+                Self::Mlp(Projector::new(vision.joined(hidden), to, *bias, *names, vb)?)
+            }
             ConnectorConfig::Abstractor(cfg) => Self::Abstractor(CAbstractor::new(cfg, vb)?),
         })
     }
@@ -46,7 +48,9 @@ impl Connector {
     ) -> Vec<TensorSpec> {
         let prefix = format!("{prefix}.");
         match cfg {
-            ConnectorConfig::Mlp { bias } => Projector::tensors(vision.joined(hidden), to, *bias, &prefix),
+            ConnectorConfig::Mlp { bias, names } => {
+                Projector::tensors(vision.joined(hidden), to, *bias, *names, &prefix)
+            }
             ConnectorConfig::Abstractor(cfg) => cfg.tensors(&prefix),
         }
     }

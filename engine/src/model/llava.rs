@@ -87,7 +87,7 @@ impl LlavaEncoder {
         let [left, top, right, bottom] = self.prepare.window(width, height);
         // Pixels that make no whole patch are not looked at.
         let (right, bottom) = (left + (right - left) * self.whole, top + (bottom - top) * self.whole);
-        let (class, side) = (u32::from(self.grid.class), self.grid.side);
+        let (class, side) = (u32::from(self.tower.has_class_token()), self.grid.side);
         let patches = |tokens: &Vec<u32>| tokens.iter().filter_map(|t| t.checked_sub(class)).collect();
         let layers =
             memory.attended().ok()?.into_iter().filter_map(|(layer, all)| Some((layer, patches(all.first()?))));

@@ -2,7 +2,8 @@
 
 use super::{
     config::{ConfigError, DecoderConfig, HfDecoderConfig},
-    projector::TokenGrid,
+    live::Live,
+    projector::{LINEAR, TokenGrid},
     seed::{self, AbstractorConfig, HfSeed},
     tiling::Tiling,
 };
@@ -53,9 +54,14 @@ pub enum Family {
     OneVision,
     /// HyperCLOVA X SEED Vision: tiles, and a C-Abstractor for a projector.
     Seed,
+    /// VideoLLM-online: an adapter over a Llama, told by its connector (see [`super::live`]); streams alone.
+    Live,
 }
 
-/// `model_type` and architecture of each.
+/// Architecture of [`Family::Live`], whose `model_type` is that of its Llama.
+const LIVE: &str = "LiveLlamaForCausalLM";
+
+/// `model_type` and architecture of the others.
 const FAMILIES: [(Family, &str, &str); 4] = [
     (Family::Llava, "llava", "LlavaForConditionalGeneration"),
     (Family::Next, "llava_next", "LlavaNextForConditionalGeneration"),
@@ -81,7 +87,7 @@ impl Family {
 
     /// The architecture's name.
     pub fn architecture(self) -> &'static str {
-        FAMILIES.iter().find(|(family, ..)| *family == self).map_or("", |(_, _, name)| name)
+        FAMILIES.iter().find(|(family, ..)| *family == self).map_or(LIVE, |(_, _, name)| name)
     }
 }
 
@@ -92,6 +98,8 @@ pub enum ConnectorConfig {
     Mlp {
         /// Both have biases.
         bias: bool,
+        /// What they are called.
+        names: [&'static str; 2],
     },
     /// SEED's.
     Abstractor(AbstractorConfig),
@@ -104,6 +112,8 @@ pub enum VisionConfig {
     Clip(TowerConfig),
     /// SigLIP: patches alone.
     Siglip(TowerConfig),
+    /// All of SigLIP: the token of its head, then the patches behind the last norm.
+    SiglipHead(TowerConfig),
     /// Spotter's own: a class token, then the patches; all layers are run.
     Spotter(VitConfig),
 }
@@ -113,7 +123,7 @@ impl VisionConfig {
     pub fn model_type(&self) -> &'static str {
         match self {
             Self::Clip(_) => "clip_vision_model",
-            Self::Siglip(_) => "siglip_vision_model",
+            Self::Siglip(_) | Self::SiglipHead(_) => "siglip_vision_model",
             Self::Spotter(_) => "spotter_vit",
         }
     }
@@ -121,7 +131,7 @@ impl VisionConfig {
     /// Width of a token.
     pub fn hidden_size(&self) -> usize {
         match self {
-            Self::Clip(cfg) | Self::Siglip(cfg) => cfg.hidden_size,
+            Self::Clip(cfg) | Self::Siglip(cfg) | Self::SiglipHead(cfg) => cfg.hidden_size,
             Self::Spotter(cfg) => cfg.hidden_size,
         }
     }
@@ -129,7 +139,7 @@ impl VisionConfig {
     /// Side of a picture in pixels.
     pub fn image_size(&self) -> usize {
         match self {
-            Self::Clip(cfg) | Self::Siglip(cfg) => cfg.image_size,
+            Self::Clip(cfg) | Self::Siglip(cfg) | Self::SiglipHead(cfg) => cfg.image_size,
             Self::Spotter(cfg) => cfg.image_size,
         }
     }
@@ -137,7 +147,7 @@ impl VisionConfig {
     /// Share of a picture's side that whole patches cover.
     pub fn whole(&self) -> f32 {
         let (patch, image) = match self {
-            Self::Clip(cfg) | Self::Siglip(cfg) => (cfg.patch_size, cfg.image_size),
+            Self::Clip(cfg) | Self::Siglip(cfg) | Self::SiglipHead(cfg) => (cfg.patch_size, cfg.image_size),
             Self::Spotter(cfg) => (cfg.patch_size, cfg.image_size),
         };
         (self.grid(false).side * patch) as f32 / image.max(1) as f32
@@ -146,7 +156,7 @@ impl VisionConfig {
     /// How its tokens lie; `keep_class` is the strategy `full`.
     pub fn grid(&self, keep_class: bool) -> TokenGrid {
         let side = match self {
-            Self::Clip(cfg) | Self::Siglip(cfg) => cfg.side(),
+            Self::Clip(cfg) | Self::Siglip(cfg) | Self::SiglipHead(cfg) => cfg.side(),
             Self::Spotter(cfg) => cfg.image_size.checked_div(cfg.patch_size).unwrap_or(0),
         };
         let class = self.has_class_token();
@@ -156,7 +166,7 @@ impl VisionConfig {
     /// How its layers skip tokens; `None` where they do not.
     pub fn tosa(&self) -> Option<&TosaOptions> {
         match self {
-            Self::Clip(cfg) | Self::Siglip(cfg) => cfg.tosa.as_ref(),
+            Self::Clip(cfg) | Self::Siglip(cfg) | Self::SiglipHead(cfg) => cfg.tosa.as_ref(),
             Self::Spotter(cfg) => cfg.tosa.as_ref(),
         }
     }
@@ -164,7 +174,7 @@ impl VisionConfig {
     /// The same tower skipping tokens in another way, or not at all.
     pub fn with_tosa(mut self, tosa: Option<TosaOptions>) -> Self {
         match &mut self {
-            Self::Clip(cfg) | Self::Siglip(cfg) => cfg.tosa = tosa,
+            Self::Clip(cfg) | Self::Siglip(cfg) | Self::SiglipHead(cfg) => cfg.tosa = tosa,
             Self::Spotter(cfg) => cfg.tosa = tosa,
         }
         self
@@ -178,6 +188,7 @@ impl VisionConfig {
         Ok(match self {
             Self::Clip(cfg) => Box::new(Clip::new(cfg, depth, vb)?),
             Self::Siglip(cfg) => Box::new(Siglip::new(cfg, depth, vb)?),
+            Self::SiglipHead(cfg) => Box::new(Siglip::whole(cfg, vb)?),
             Self::Spotter(cfg) => Box::new(Vit::new(cfg, vb)?),
         })
     }
@@ -185,7 +196,7 @@ impl VisionConfig {
     /// Where the layers lie among the tower's tensors, selectors beside them.
     pub fn layers(&self) -> &'static str {
         match self {
-            Self::Clip(_) | Self::Siglip(_) => "encoder.layers",
+            Self::Clip(_) | Self::Siglip(_) | Self::SiglipHead(_) => "encoder.layers",
             Self::Spotter(_) => "layers",
         }
     }
@@ -195,6 +206,7 @@ impl VisionConfig {
         match self {
             Self::Clip(cfg) => Clip::tensors(cfg, depth, prefix),
             Self::Siglip(cfg) => Siglip::tensors(cfg, depth, prefix),
+            Self::SiglipHead(cfg) => Siglip::whole_tensors(cfg, prefix),
             Self::Spotter(cfg) => Vit::tensors(cfg, prefix),
         }
     }
@@ -202,14 +214,14 @@ impl VisionConfig {
     /// Layers to run for a `vision_feature_layer`.
     fn depth(&self, layer: Option<&Value>) -> Result<usize, ConfigError> {
         match self {
-            Self::Clip(cfg) | Self::Siglip(cfg) => feature_depth(layer, cfg),
+            Self::Clip(cfg) | Self::Siglip(cfg) | Self::SiglipHead(cfg) => feature_depth(layer, cfg),
             Self::Spotter(cfg) => Ok(cfg.num_hidden_layers),
         }
     }
 
-    /// A token for the whole picture stands before the patches.
+    /// A token for the whole picture leaves the tower before the patches.
     pub fn has_class_token(&self) -> bool {
-        matches!(self, Self::Clip(_) | Self::Spotter(_))
+        matches!(self, Self::Clip(_) | Self::SiglipHead(_) | Self::Spotter(_))
     }
 
     /// Reads a `vision_config`.
@@ -274,6 +286,8 @@ pub struct LlavaConfig {
     pub connector: ConnectorConfig,
     /// How pictures are cut into tiles, where they are.
     pub tiling: Option<Tiling>,
+    /// How a stream is written down, where the model was trained on streams.
+    pub live: Option<Live>,
 }
 
 impl LlavaConfig {
@@ -316,9 +330,10 @@ impl LlavaConfig {
             video_token: hf.video_token_index,
             connector: match family {
                 Family::Seed => ConnectorConfig::Abstractor(AbstractorConfig::from_hf(hf, &vision, text.width)?),
-                _ => ConnectorConfig::Mlp { bias: hf.multimodal_projector_bias.unwrap_or(true) },
+                _ => ConnectorConfig::Mlp { bias: hf.multimodal_projector_bias.unwrap_or(true), names: LINEAR },
             },
             tiling: tiling(hf, family, vision.image_size())?,
+            live: None,
             text,
             vision,
         })
@@ -349,7 +364,7 @@ fn vision_depth(hf: &HfLlavaConfig, family: Family, vision: &VisionConfig) -> Re
     let given = match family {
         Family::Seed => Some(Value::from(hf.seed.use_nth_layer.unwrap_or(-2))),
         Family::OneVision => Some(hf.vision_feature_layer.clone().unwrap_or(Value::from(-1))),
-        Family::Llava | Family::Next => hf.vision_feature_layer.clone(),
+        Family::Llava | Family::Next | Family::Live => hf.vision_feature_layer.clone(),
     };
     vision.depth(given.as_ref())
 }
@@ -357,7 +372,7 @@ fn vision_depth(hf: &HfLlavaConfig, family: Family, vision: &VisionConfig) -> Re
 /// How pictures are cut up; `side` is that of the tower's square.
 fn tiling(hf: &HfLlavaConfig, family: Family, side: usize) -> Result<Option<Tiling>, ConfigError> {
     let squares: &[(usize, usize)] = match family {
-        Family::Llava => return Ok(None),
+        Family::Llava | Family::Live => return Ok(None),
         Family::Seed => return seed::tiling(hf, side),
         Family::Next => &[(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)],
         Family::OneVision => &[],

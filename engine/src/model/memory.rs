@@ -1,7 +1,7 @@
 //! What a model takes of memory while it is streamed, told before it is loaded.
 
 use super::{config::DecoderConfig, llava_config::VisionConfig, plan::Plan};
-use candle_core::DType;
+use candle_core::{DType, Device};
 use serde::Serialize;
 use spotter_vision::encoder::TensorSpec;
 
@@ -15,6 +15,42 @@ const ROUNDING: (usize, usize) = (3 << 18, 1 << 20);
 const ALIVE: usize = 4;
 /// Copies of attention scores that live at the same time: as they are, masked, and as weights.
 const SCORES: usize = 3;
+
+/// The context that CUDA makes on a card, with the kernels of candle and of Spotter: what a driver takes before a tensor is there.
+const CONTEXT: usize = 512 << 20;
+/// cuBLAS on a card: 32 MiB of workspace, which it takes from compute capability 9.0 on (4 MiB before), and its kernels.
+const PRODUCTS: usize = (32 + 48) << 20;
+/// Columns of a pass that is one graph, slots of a block of its attention, kernels of a layer, and the graphs that are kept
+/// (`model::card`); what a driver keeps of a kernel in a graph, in bytes.
+const COLUMNS: usize = 32;
+const SLOTS: usize = 64;
+const KERNELS: usize = 5;
+const GRAPHS: usize = 48;
+const NODE: usize = 2 << 10;
+/// A card gives memory in pieces of so many bytes.
+const PIECE: usize = 512;
+
+/// Where a model computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The processor.
+    Processor,
+    /// An NVIDIA card, with memory of its own.
+    Cuda,
+    /// An Apple chip, whose memory is the machine's.
+    Metal,
+}
+
+impl Place {
+    /// That of a device.
+    pub fn of(device: &Device) -> Self {
+        match device {
+            Device::Cpu => Self::Processor,
+            Device::Cuda(_) => Self::Cuda,
+            Device::Metal(_) => Self::Metal,
+        }
+    }
+}
 
 /// What bounds the context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,32 +74,39 @@ pub struct Need {
     pub tables: usize,
     /// The largest pass through tower or decoder.
     pub work: usize,
-    /// The tokenizer.
+    /// On an NVIDIA card: buffers of the passes that are CUDA graphs, and the graphs.
+    pub graphs: usize,
+    /// The tokenizer; with a card it lies in the machine's memory and is not counted.
     pub tokenizer: usize,
-    /// The program itself, and what is lost between large pages.
+    /// The program itself, and what is lost between large pages; on a card its context, and cuBLAS.
     pub program: usize,
     /// All of it.
     pub total: usize,
 }
 
 impl Need {
-    /// Of a checkpoint that computes in `dtype` with a cache of some bounds.
-    pub fn of(plan: &Plan, bounds: Bounds, dtype: DType) -> Self {
+    /// Of a checkpoint that computes in `dtype` with a cache of some bounds. With a card it is the card's memory: the machine's
+    /// holds no more than the program, the tokenizer and the weight that is on its way.
+    pub fn of(plan: &Plan, bounds: Bounds, dtype: DType, place: Place) -> Self {
         let (text, size) = (&plan.config.text, dtype.size_in_bytes());
         let all: Vec<usize> = plan.parts().all().iter().map(|spec| numbers(spec) * size).collect();
         let weights = all.iter().sum();
-        let rounding = all.iter().filter(|bytes| **bytes > ROUNDING.1).count() * ROUNDING.0;
-        let tokenizer = std::fs::metadata(crate::weights::file_of(plan.checkpoint.folder(), "tokenizer.json"));
         let mut need = Self {
             weights,
             cache: cache_entry(text) * size * bounds.capacity,
             tables: tables(text, bounds, size),
-            work: passes(plan, bounds, size),
-            tokenizer: tokenizer.map_or(0, |file| file.len() as usize) * TOKENIZER,
-            program: PROGRAM + rounding,
-            total: 0,
+            work: passes(plan, bounds, size, place),
+            ..Self::default()
         };
-        need.total = need.weights + need.cache + need.tables + need.work + need.tokenizer + need.program;
+        if place == Place::Cuda {
+            need.program = CONTEXT + PRODUCTS + all.len() * PIECE / 2;
+            need.graphs = if dtype == DType::F32 { 0 } else { graphs(text, bounds, size) };
+        } else {
+            let file = std::fs::metadata(crate::weights::file_of(plan.checkpoint.folder(), "tokenizer.json"));
+            need.tokenizer = file.map_or(0, |file| file.len() as usize) * TOKENIZER;
+            need.program = PROGRAM + all.iter().filter(|bytes| **bytes > ROUNDING.1).count() * ROUNDING.0;
+        }
+        need.total = need.weights + need.cache + need.tables + need.work + need.graphs + need.tokenizer + need.program;
         need
     }
 
@@ -87,16 +130,54 @@ fn tables(text: &DecoderConfig, bounds: Bounds, size: usize) -> usize {
     text.max_positions * text.head_dim * (size + if bounds.bounded { 4 } else { 0 })
 }
 
+/// Of the passes over a few tokens that are one graph: rows that stay where they are, what blocks of attention leave each other
+/// in f32 (a sum and a mean for each slice of the cache), and what the driver keeps of the kernels.
+fn graphs(text: &DecoderConfig, bounds: Bounds, size: usize) -> usize {
+    let qkv = (text.heads + 2 * text.kv_heads) * text.head_dim;
+    let rows = text.width + qkv + text.heads * text.head_dim + text.mlp_width;
+    let parts = text.heads * bounds.capacity.div_ceil(SLOTS) * (text.head_dim + 2) * 4;
+    COLUMNS * (rows * size + parts) + text.layers * KERNELS * GRAPHS * NODE
+}
+
 /// Bytes of the largest pass: a frame through the tower, a block of positions through the decoder, or logits.
-fn passes(plan: &Plan, bounds: Bounds, size: usize) -> usize {
+fn passes(plan: &Plan, bounds: Bounds, size: usize, place: Place) -> usize {
     let (text, grid) = (&plan.config.text, plan.grid());
     let tokens = grid.side * grid.side + usize::from(grid.class);
     let (heads, inner) = match &plan.config.vision {
-        VisionConfig::Clip(cfg) | VisionConfig::Siglip(cfg) => (cfg.num_attention_heads, cfg.intermediate_size),
+        VisionConfig::Clip(cfg) | VisionConfig::Siglip(cfg) | VisionConfig::SiglipHead(cfg) => {
+            (cfg.num_attention_heads, cfg.intermediate_size)
+        }
         VisionConfig::Spotter(cfg) => (cfg.num_attention_heads, cfg.intermediate_size),
     };
-    let tower = SCORES * heads * tokens * tokens * 4 + ALIVE * tokens * inner * size;
+    // Our softmax on a card takes half types as they are; everything else has scores in f32.
+    let score = if place == Place::Cuda { size } else { 4 };
+    let tower = SCORES * heads * tokens * tokens * score + ALIVE * tokens * inner * size;
     let block = bounds.block.min(bounds.capacity);
     let decoder = SCORES * text.heads * block * bounds.capacity * 4 + ALIVE * block * text.mlp_width * size;
     tower.max(decoder).max(2 * text.vocab * 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::HfDecoderConfig;
+
+    /// Llama 2 7B's shape with 1,024 entries, by hand.
+    #[test]
+    fn graphs_of_a_7b_shape() {
+        let hf: HfDecoderConfig = serde_json::from_str(
+            "{\"model_type\": \"llama\", \"vocab_size\": 32064, \"hidden_size\": 4096, \"intermediate_size\": 11008, \
+             \"num_hidden_layers\": 32, \"num_attention_heads\": 32, \"num_key_value_heads\": 32, \
+             \"max_position_embeddings\": 4096}",
+        )
+        .unwrap();
+        let text = DecoderConfig::from_hf(&hf, "").unwrap();
+        let bounds = Bounds { capacity: 1024, block: 64, bounded: true };
+        let rows = 32 * (4096 + 3 * 4096 + 4096 + 11_008) * 2;
+        let parts = 32 * 32 * 16 * 130 * 4;
+        assert_eq!(graphs(&text, bounds, 2), rows + parts + 32 * 5 * 48 * 2048);
+        assert_eq!(cache_entry(&text) * 2 * 1024, 536_870_912, "512 KiB an entry");
+        // Cosines and sines in bf16, and in f32 for keys that are turned when entries are dropped.
+        assert_eq!(tables(&text, bounds, 2), 4096 * 128 * (2 + 4));
+    }
 }

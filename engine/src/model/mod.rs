@@ -16,6 +16,7 @@ mod few;
 mod fused;
 pub mod language;
 pub mod layers;
+pub mod live;
 pub mod llava;
 pub mod llava_config;
 pub mod memory;

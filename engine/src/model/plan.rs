@@ -3,6 +3,7 @@
 use super::{
     config::{ConfigError, DecoderConfig, DecoderKind, HfDecoderConfig, TokenIds},
     connector::Connector,
+    live,
     llava::Llava,
     llava_config::{ConnectorConfig, Family, HfLlavaConfig, LlavaConfig, VisionConfig},
     projector::{Pooling, TokenGrid, VisionManifest},
@@ -122,23 +123,24 @@ impl Plan {
                 "a model is a folder with config.json, tokenizer.json and model.safetensors",
             ));
         }
-        let hf: HfLlavaConfig = crate::weights::read_json(&file_of(folder, "config.json"))?;
-        let mut config = LlavaConfig::from_hf(&hf)?;
-        let vision = read_vision(folder)?;
+        let (mut config, text) = if live::is_live(folder)? {
+            live::read(folder)?
+        } else {
+            let hf: HfLlavaConfig = crate::weights::read_json(&file_of(folder, "config.json"))?;
+            (LlavaConfig::from_hf(&hf)?, hf.text_config.unwrap_or_default())
+        };
+        let vision = read_vision(folder, &config)?;
         check_pooling(&vision, &config)?;
         let tokenizer = Tokenizer::from_file(&file_of(folder, "tokenizer.json"))?;
         let checkpoint = Checkpoint::open(folder)?;
-        let layout = Layout::of(&checkpoint);
-        settle(
-            &mut config.text,
-            hf.text_config.as_ref().unwrap_or(&HfDecoderConfig::default()),
-            &checkpoint,
-            &layout.body,
-        )?;
+        let layout = if config.family == Family::Live { live::layout() } else { Layout::of(&checkpoint) };
+        settle(&mut config.text, &text, &checkpoint, &layout.body)?;
         if config.family == Family::Seed {
             find_places(&mut config, &tokenizer)?;
         }
-        tokenizer.check(config.text.vocab, config.image_token)?;
+        // The place of a visual token was never a row of the embedding.
+        let beyond = config.live.is_some() && tokenizer.id(live::PLACE) == u32::try_from(config.text.vocab).ok();
+        tokenizer.check(config.text.vocab + usize::from(beyond), config.image_token)?;
         let prepare = read_prepare(&checkpoint, &config)?;
         let plan = Self { layout, checkpoint, config, vision, prepare, tokenizer };
         plan.check_change()?;
@@ -196,6 +198,7 @@ impl Plan {
         match self.vision.pooling {
             Pooling::Cls => 0..1,
             Pooling::None if grid.keep_class => 0..class + patches,
+            Pooling::ClassAverage(_) => 0..class + patches,
             Pooling::None | Pooling::Average(_) | Pooling::Bilinear(_) => class..class + patches,
         }
     }
@@ -249,10 +252,11 @@ fn find_places(config: &mut LlavaConfig, tokenizer: &Tokenizer) -> Result<(), We
     Ok(())
 }
 
-fn read_vision(folder: &Path) -> Result<VisionManifest, WeightsError> {
+fn read_vision(folder: &Path, config: &LlavaConfig) -> Result<VisionManifest, WeightsError> {
     let path = folder.join("spotter.toml");
     if !path.is_file() {
-        return Ok(VisionManifest::default());
+        let pooling = config.live.as_ref().map_or(Pooling::default(), |live| live.pooling);
+        return Ok(VisionManifest { pooling, ..VisionManifest::default() });
     }
     let text = std::fs::read_to_string(&path).map_err(|e| WeightsError::file(&path, e))?;
     let file: SpotterFile = toml::from_str(&text).map_err(|e| WeightsError::file(&path, e))?;
@@ -271,6 +275,10 @@ fn read_prepare(checkpoint: &Checkpoint, config: &LlavaConfig) -> Result<Prepare
         // Its published class has CLIP's colours, whatever the tower.
         VisionConfig::Siglip(_) if config.family == Family::Seed => Preprocess::clip(side),
         VisionConfig::Siglip(_) => Preprocess::siglip(side),
+        // It was trained on frames that ffmpeg had scaled.
+        VisionConfig::SiglipHead(_) => {
+            return Ok(Prepare::Pixels(Preprocess { fit: Fit::Inside { black: true }, ..Preprocess::siglip(side) }));
+        }
         VisionConfig::Spotter(cfg) => return Ok(Prepare::Patches(cfg.clone())),
     };
     let own: Option<HfImageProcessor> = checkpoint.json_if_present("preprocessor_config.json")?;
@@ -283,7 +291,7 @@ fn read_prepare(checkpoint: &Checkpoint, config: &LlavaConfig) -> Result<Prepare
     };
     let squared = hf.as_ref().and_then(|hf| hf.pad_to_square).unwrap_or(true);
     match (config.family, &config.tiling) {
-        (Family::Seed, _) => pixels.fit = if squared { Fit::Inside } else { Fit::Stretch },
+        (Family::Seed, _) => pixels.fit = if squared { Fit::Inside { black: false } } else { Fit::Stretch },
         // Tiles keep the proportions, so the whole need not.
         (_, Some(_)) => pixels.fit = Fit::Stretch,
         (_, None) => {}

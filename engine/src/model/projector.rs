@@ -12,7 +12,7 @@ use super::{
 };
 
 /// How the tokens of a picture become fewer. `vision.pooling` of a model's `spotter.toml`: `"none"`, `"cls"`,
-/// `{ average = 2 }` or `{ bilinear = 14 }`. A C-Abstractor, which has fewer tokens anyway, takes `average` as the grid that
+/// `{ average = 2 }`, `{ class_average = 3 }` or `{ bilinear = 14 }`. A C-Abstractor, which has fewer tokens anyway, takes `average` as the grid that
 /// it gives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,6 +26,9 @@ pub enum Pooling {
     Bilinear(usize),
     /// The class token alone.
     Cls,
+    /// The class token, then the means of a grid of this many cells along each side (VideoLLM-online).
+    #[serde(rename = "class_average")]
+    ClassAverage(usize),
 }
 
 /// Visual tokens of a frame; `vision` of a model's `spotter.toml`.
@@ -73,18 +76,21 @@ impl Pooling {
     /// Refuses what a tower can't give.
     pub fn check(self, grid: TokenGrid) -> std::result::Result<(), ConfigError> {
         match self {
-            Self::Average(k) | Self::Bilinear(k) if k == 0 || k > grid.side => Err(ConfigError::new(
-                match self {
-                    Self::Bilinear(_) => "spotter.toml: vision.pooling.bilinear",
-                    _ => "spotter.toml: vision.pooling.average",
-                },
-                format!("a number from 1 to {} (patches along a side)", grid.side),
-                k,
-            )),
-            Self::Cls if !grid.class => Err(ConfigError::new(
+            Self::Average(k) | Self::Bilinear(k) | Self::ClassAverage(k) if k == 0 || k > grid.side => {
+                Err(ConfigError::new(
+                    match self {
+                        Self::Bilinear(_) => "spotter.toml: vision.pooling.bilinear",
+                        Self::ClassAverage(_) => "spotter.toml: vision.pooling.class_average",
+                        _ => "spotter.toml: vision.pooling.average",
+                    },
+                    format!("a number from 1 to {} (patches along a side)", grid.side),
+                    k,
+                ))
+            }
+            Self::Cls | Self::ClassAverage(_) if !grid.class => Err(ConfigError::new(
                 "spotter.toml: vision.pooling",
                 "none, average or bilinear: this tower has no class token",
-                "cls",
+                if self == Self::Cls { "cls" } else { "class_average" },
             )),
             _ => Ok(()),
         }
@@ -96,6 +102,7 @@ impl Pooling {
             Self::None => grid.side.pow(2) + usize::from(grid.keep_class),
             Self::Average(k) | Self::Bilinear(k) => k * k,
             Self::Cls => 1,
+            Self::ClassAverage(k) => 1 + k * k,
         }
     }
 
@@ -108,6 +115,7 @@ impl Pooling {
             Self::None | Self::Bilinear(_) => patches(),
             Self::Cls => x.narrow(1, 0, 1),
             Self::Average(k) => means(grid.side, k, x.dtype(), x.device())?.broadcast_matmul(&patches()?.contiguous()?),
+            Self::ClassAverage(k) => Tensor::cat(&[&x.narrow(1, 0, 1)?, &Self::Average(k).forward(x, grid)?], 1),
         }
     }
 }
@@ -128,7 +136,10 @@ pub(super) fn means(side: usize, k: usize, dtype: DType, device: &Device) -> Res
     Tensor::from_vec(weights, (k * k, side * side), device)?.to_dtype(dtype)
 }
 
-/// `linear_2(gelu(linear_1(x)))`.
+/// What LLaVA calls the maps of its projector.
+pub const LINEAR: [&str; 2] = ["linear_1", "linear_2"];
+
+/// Two maps with an exact GELU between.
 #[derive(Clone, Debug)]
 pub struct Projector {
     first: Linear,
@@ -136,10 +147,10 @@ pub struct Projector {
 }
 
 impl Projector {
-    /// From a tower's width to the decoder's; tensors `linear_1` and `linear_2` under `vb`.
-    pub fn new(from: usize, to: usize, bias: bool, vb: VarBuilder) -> Result<Self> {
-        let first = Linear::new(from, to, bias, INIT_STD, vb.pp("linear_1"))?;
-        Ok(Self { first, second: Linear::new(to, to, bias, INIT_STD, vb.pp("linear_2"))? })
+    /// From a tower's width to the decoder's; tensors of these names under `vb`, mostly [`LINEAR`].
+    pub fn new(from: usize, to: usize, bias: bool, names: [&str; 2], vb: VarBuilder) -> Result<Self> {
+        let first = Linear::new(from, to, bias, INIT_STD, vb.pp(names[0]))?;
+        Ok(Self { first, second: Linear::new(to, to, bias, INIT_STD, vb.pp(names[1]))? })
     }
 
     /// `x [b, n, from]` to `[b, n, to]`.
@@ -148,9 +159,9 @@ impl Projector {
     }
 
     /// What [`Self::new`] reads; `prefix` ends in a dot or is empty.
-    pub fn tensors(from: usize, to: usize, bias: bool, prefix: &str) -> Vec<TensorSpec> {
+    pub fn tensors(from: usize, to: usize, bias: bool, names: [&str; 2], prefix: &str) -> Vec<TensorSpec> {
         let mut all = Vec::new();
-        for (name, input) in [("linear_1", from), ("linear_2", to)] {
+        for (name, input) in names.into_iter().zip([from, to]) {
             all.push(TensorSpec::new(prefix, &format!("{name}.weight"), &[to, input]));
             if bias {
                 all.push(TensorSpec::new(prefix, &format!("{name}.bias"), &[to]));
@@ -180,6 +191,7 @@ mod tests {
         let close = |a: Vec<f32>, b: &[f32]| assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6), "{a:?}");
         close(run(Pooling::Average(1)), &[4.0]);
         close(run(Pooling::Average(2)), &[2.0, 3.0, 5.0, 6.0]);
+        close(run(Pooling::ClassAverage(2)), &[-1.0, 2.0, 3.0, 5.0, 6.0]);
     }
 
     #[test]
@@ -205,6 +217,10 @@ mod tests {
         let bare = TokenGrid { side: 3, class: false, keep_class: false };
         assert!(Pooling::Cls.check(bare).unwrap_err().to_string().contains("no class token"));
         assert_eq!(read("pooling = { bilinear = 2 }"), Pooling::Bilinear(2));
+        assert_eq!(read("pooling = { class_average = 3 }"), Pooling::ClassAverage(3));
+        assert!(Pooling::ClassAverage(3).check(bare).unwrap_err().to_string().contains("no class token"));
+        let error = Pooling::ClassAverage(4).check(bare).unwrap_err().to_string();
+        assert!(error.contains("pooling.class_average") && error.contains("from 1 to 3"), "{error}");
         assert!(Pooling::Average(4).check(bare).unwrap_err().to_string().contains("from 1 to 3"));
     }
 }

@@ -6,7 +6,7 @@
 use super::dense::{self, FrameTruth, Heads, Kinds};
 use crate::model::{
     Decoder, DecoderConfig, Mode,
-    projector::{Projector, join_change},
+    projector::{LINEAR, Projector, join_change},
 };
 use candle_core::{D, DType, Error, Result, Tensor, bail};
 use rand::{Rng, SeedableRng as _};
@@ -243,7 +243,7 @@ impl CoachModel {
         let vb = vars.builder();
         Ok(Self {
             heads: Heads::new(config.width, kinds, &vb.pp("dense"))?,
-            projector: Projector::new(2 * tower_width, config.width, true, vb.pp("multi_modal_projector"))?,
+            projector: Projector::new(2 * tower_width, config.width, true, LINEAR, vb.pp("multi_modal_projector"))?,
             decoder: Decoder::new(config, vb.pp("language_model"), Mode::Train)?,
             actions,
         })

@@ -16,7 +16,7 @@ const TENSORS: &str = "adapter_model.safetensors";
 /// What PEFT puts before every name.
 const ROOT: &str = "base_model.model.";
 /// The base of an adapter, inside its folder.
-const BASE: &str = "base";
+pub const BASE: &str = "base";
 
 /// The fields that are read.
 #[derive(Clone, Debug, Default, Deserialize)]

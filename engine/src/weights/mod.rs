@@ -8,7 +8,7 @@ mod error;
 mod header;
 mod mapped;
 
-pub use adapter::file_of;
+pub use adapter::{BASE, file_of};
 pub use error::WeightsError;
 pub use header::{TensorInfo, read_header};
 
@@ -25,6 +25,11 @@ use std::{
 
 /// Selectors, and the tower that was trained with them, beside the weights of a checkpoint.
 pub const SELECTORS: &str = "selectors.safetensors";
+
+/// Folder of a vision tower that a model does not bring itself, and how the names of its tensors begin; what else lies there,
+/// such as the tower's own text model, is left.
+pub const TOWER: &str = "vision";
+const TOWER_TENSORS: &str = "vision_model.";
 
 /// A folder with a model.
 #[derive(Clone, Debug)]
@@ -56,32 +61,13 @@ impl Checkpoint {
         }
         let base = adapter::base_of(folder)?;
         let home = base.as_deref().unwrap_or(folder);
-        let (single, index) = (home.join("model.safetensors"), home.join("model.safetensors.index.json"));
-        let (mut files, index) = if single.is_file() {
-            (vec![single], None)
-        } else if index.is_file() {
-            let parsed: Index = read_json(&index)?;
-            (shard_paths(home, &index, &parsed)?, Some((index, parsed)))
-        } else {
-            return Err(WeightsError::missing(
-                &single,
-                "weights as safetensors, or model.safetensors.index.json with its shards",
-            ));
-        };
-        let mut tensors = BTreeMap::new();
-        for (i, file) in files.iter().enumerate() {
-            tensors.extend(read_header(file)?.into_iter().map(|(name, info)| (name, TensorInfo { file: i, ..info })));
-        }
-        if let Some((path, index)) = index {
-            for (name, shard) in &index.weight_map {
-                let found = tensors.get(name).and_then(|t| files.get(t.file));
-                if found.and_then(|f| f.file_name()).is_none_or(|f| f != shard.as_str()) {
-                    return Err(WeightsError::file(
-                        &path,
-                        format!("it says that tensor `{name}` is in {shard}, but it is not there"),
-                    ));
-                }
-            }
+        let (mut files, mut tensors) = weights_of(home)?;
+        let tower = folder.join(TOWER);
+        if base.is_some() && tower.is_dir() {
+            let (more, all) = weights_of(&tower)?;
+            let own = all.into_iter().filter(|(name, _)| name.starts_with(TOWER_TENSORS));
+            tensors.extend(own.map(|(name, info)| (name, TensorInfo { file: files.len() + info.file, ..info })));
+            files.extend(more);
         }
         // What training added to a checkpoint that is left as it came; its tensors come last and win.
         let added = folder.join(SELECTORS);
@@ -179,6 +165,38 @@ impl Checkpoint {
         let path = file_of(&self.folder, name);
         if path.is_file() { read_json(&path).map(Some) } else { Ok(None) }
     }
+}
+
+/// The files with a folder's weights, and what lies in them.
+fn weights_of(home: &Path) -> Result<(Vec<PathBuf>, BTreeMap<String, TensorInfo>), WeightsError> {
+    let (single, index) = (home.join("model.safetensors"), home.join("model.safetensors.index.json"));
+    let (files, index) = if single.is_file() {
+        (vec![single], None)
+    } else if index.is_file() {
+        let parsed: Index = read_json(&index)?;
+        (shard_paths(home, &index, &parsed)?, Some((index, parsed)))
+    } else {
+        return Err(WeightsError::missing(
+            &single,
+            "weights as safetensors, or model.safetensors.index.json with its shards",
+        ));
+    };
+    let mut tensors = BTreeMap::new();
+    for (i, file) in files.iter().enumerate() {
+        tensors.extend(read_header(file)?.into_iter().map(|(name, info)| (name, TensorInfo { file: i, ..info })));
+    }
+    if let Some((path, index)) = index {
+        for (name, shard) in &index.weight_map {
+            let found = tensors.get(name).and_then(|t| files.get(t.file));
+            if found.and_then(|f| f.file_name()).is_none_or(|f| f != shard.as_str()) {
+                return Err(WeightsError::file(
+                    &path,
+                    format!("it says that tensor `{name}` is in {shard}, but it is not there"),
+                ));
+            }
+        }
+    }
+    Ok((files, tensors))
 }
 
 /// The name by which a [`Checkpoint`] gives several tensors of one width below one another.

@@ -3,6 +3,7 @@
 #[cfg(feature = "cuda")]
 mod card;
 pub mod clip;
+mod pooled;
 pub mod siglip;
 pub mod tosa;
 mod tower;

@@ -1,7 +1,8 @@
 //! SigLIP's vision tower ("Sigmoid Loss for Language Image Pre-Training", Zhai et al. 2023), with the names of the
-//! Hugging Face checkpoints. It has no class token, and LLaVA does not use its pooling head.
+//! Hugging Face checkpoints. It has no class token; LLaVA does not use its pooling head, VideoLLM-online does.
 
 use super::{
+    pooled::PoolingHead,
     tosa::{Block, Tosa},
     tower::{Activation, Layers, PatchEmbedding, TensorSpec, TowerConfig, add_positions},
     trunk::Trunk,
@@ -31,6 +32,7 @@ pub struct Siglip {
     patches: PatchEmbedding,
     positions: Tensor,
     layers: Layers,
+    head: Option<PoolingHead>,
     tosa: Option<Tosa>,
     device: Device,
 }
@@ -43,9 +45,27 @@ impl Siglip {
             patches: PatchEmbedding::new(cfg, true, embeddings.pp("patch_embedding"))?,
             positions: embeddings.pp("position_embedding").get((cfg.patches(), cfg.hidden_size), "weight")?,
             layers: Layers::new(cfg, depth, vb.pp("encoder").pp("layers"))?,
+            head: None,
             tosa: Layers::tosa(cfg, depth, 0, &vb.pp("encoder").pp("layers"))?,
             device: vb.device().clone(),
         })
+    }
+
+    /// The whole tower: a token that its head makes of all patches comes before them, and both are behind the last norm;
+    /// tensors `post_layernorm` and `head.*` as well.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn whole(cfg: &TowerConfig, vb: VarBuilder) -> Result<Self> {
+        let head = Some(PoolingHead::new(cfg, &vb)?);
+        Ok(Self { head, ..Self::new(cfg, cfg.num_hidden_layers, vb)? })
+    }
+
+    /// What [`Self::whole`] reads; `prefix` ends in a dot or is empty.
+    pub fn whole_tensors(cfg: &TowerConfig, prefix: &str) -> Vec<TensorSpec> {
+        let mut all = Self::tensors(cfg, cfg.num_hidden_layers, prefix);
+        all.extend(PoolingHead::tensors(cfg, prefix));
+        all
     }
 
     /// What [`Self::new`] reads; `prefix` ends in a dot or is empty.
@@ -71,7 +91,10 @@ impl Trunk for Siglip {
     }
 
     fn finish(&self, tokens: &Tensor) -> Result<Tensor> {
-        Ok(tokens.clone())
+        match &self.head {
+            Some(head) => head.forward(tokens),
+            None => Ok(tokens.clone()),
+        }
     }
 
     fn has_class_token(&self) -> bool {

@@ -129,14 +129,19 @@ impl TowerConfig {
 }
 
 #[derive(Clone, Debug)]
-struct Linear {
+pub(super) struct Linear {
     weight: Tensor,
     bias: Tensor,
 }
 
 impl Linear {
-    fn new(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self { weight: nn::laid_out(vb.get((output, input), "weight")?)?, bias: vb.get(output, "bias")? })
+    pub(super) fn new(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
+        Self::of(vb.get((output, input), "weight")?, vb.get(output, "bias")?)
+    }
+
+    /// Of a weight `[out, in]` and a bias `[out]`.
+    pub(super) fn of(weight: Tensor, bias: Tensor) -> Result<Self> {
+        Ok(Self { weight: nn::laid_out(weight)?, bias })
     }
 
     /// Several maps of the same input as one.
@@ -147,7 +152,7 @@ impl Linear {
     }
 
     /// `x [b, n, in]`, contiguous.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         nn::linear(x, &self.weight, Some(&self.bias))
     }
 

@@ -23,13 +23,14 @@ pub trait Trunk: Send + Sync {
     /// The layers that are run, in order.
     fn blocks(&self) -> Vec<&dyn Block>;
 
-    /// Tokens that left the last layer to those that leave the tower, of the same shape.
+    /// Tokens that left the last layer, `[b, n, d]`, to those that leave the tower: as many, or one for the whole picture more
+    /// at their beginning.
     ///
     /// # Errors
     /// Those of the device.
     fn finish(&self, tokens: &Tensor) -> Result<Tensor>;
 
-    /// A token for the whole picture stands before the patches.
+    /// A token for the whole picture goes through the layers before the patches.
     fn has_class_token(&self) -> bool;
 
     /// Where it computes.
@@ -105,7 +106,7 @@ impl Prepare {
         };
         match fit {
             Fit::Stretch => middle(1.0, 1.0),
-            Fit::Pad | Fit::Inside => middle(w.max(h) / w, w.max(h) / h),
+            Fit::Pad | Fit::Inside { .. } => middle(w.max(h) / w, w.max(h) / h),
             Fit::Crop { short } => {
                 let share = self.side() as f32 / short.max(1) as f32;
                 middle(share * w.min(h) / w, share * w.min(h) / h)

@@ -8,11 +8,11 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use spotter_engine::{
-    coach::need::need,
+    coach::need::{Streaming, need},
     device::{self, DeviceRequest},
     model::{
         Plan,
-        memory::Need,
+        memory::{Need, Place},
         probe::{self, Inspect, Probe},
     },
     prompt::{Message, Part, Role},
@@ -72,7 +72,7 @@ struct Described {
     streaming: Need,
     /// On which device, and why.
     device: String,
-    /// Bytes of the machine's memory that are free, where the system tells.
+    /// Bytes that are free where it would compute, where that is told.
     free: Option<u64>,
 }
 
@@ -131,9 +131,15 @@ fn print(text: &str) -> anyhow::Result<()> {
 fn inspect(args: &InspectArgs) -> anyhow::Result<Described> {
     let folder = parts::model_folder(Some(&args.model))?;
     let model = probe::inspect(&folder)?;
-    let choice = device::choose(args.device, None)?;
-    let streaming = need(&folder, &args.cache.choice(), None, &choice.device)?;
-    Ok(Described { model, streaming, device: choice.reason, free: memory::free() })
+    // What a card would have to hold can be told without one.
+    let (device, found) = match (device::find(args.device), args.device) {
+        (Err(error), DeviceRequest::Cuda) => (None, format!("cuda, which is not here ({error})")),
+        (found, _) => found.map(|(device, found)| (Some(device), found))?,
+    };
+    let place = device.as_ref().map_or(Place::Cuda, Place::of);
+    let Streaming { need: streaming, why, .. } = need(&folder, &args.cache.choice(), None, place)?;
+    let free = device.and_then(|device| memory::free_on(&device, &streaming));
+    Ok(Described { model, streaming, device: format!("{found}; {why}"), free })
 }
 
 fn run_probe(args: &ProbeArgs) -> anyhow::Result<(Probe, String)> {
@@ -190,6 +196,7 @@ fn describe(described: &Described) -> String {
         ("  cache", mebibytes(need.cache)),
         ("  positions", mebibytes(need.tables)),
         ("  a pass", mebibytes(need.work)),
+        ("  graphs", mebibytes(need.graphs)),
         ("  the rest", mebibytes(need.tokenizer + need.program)),
     ];
     rows.map(|(name, value)| format!("{name:<16}{value}")).join("\n")

@@ -8,6 +8,7 @@ use crate::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use serde::Serialize;
+use spotter_engine::weights::{BASE, TOWER};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `spotter models pull`.
@@ -118,9 +119,18 @@ pub(super) fn pull(args: &PullArgs) -> Result<String> {
     let hub = Hub::from_env();
     let wanted = if args.file.is_empty() { Wanted::Folder } else { Wanted::Files(args.file.clone()) };
     let pulled = hub.pull(&name, &wanted, args.update)?;
-    if let Some(base) = Known::find(&name.repo).and_then(|known| known.base) {
-        let base = Name { repo: base.to_owned(), revision: None };
-        link(&hub.pull(&base, &Wanted::Folder, args.update)?.folder, &pulled.folder.join("base"))?;
+    let known = Known::find(&name.repo);
+    // A tower's tokenizer is not needed, and may not be there.
+    let tower = Wanted::Files(["config.json", "model.safetensors"].map(str::to_owned).to_vec());
+    let parts = [
+        (known.and_then(|known| known.base), &Wanted::Folder, BASE),
+        (known.and_then(|known| known.tower), &tower, TOWER),
+    ];
+    for (repo, wanted, at) in parts {
+        if let Some(repo) = repo.filter(|_| args.file.is_empty()) {
+            let part = Name { repo: repo.to_owned(), revision: None };
+            link(&hub.pull(&part, wanted, args.update)?.folder, &pulled.folder.join(at))?;
+        }
     }
     let bytes = pulled.files.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|m| m.len()).sum();
     let report =
@@ -139,7 +149,7 @@ pub(super) fn pull(args: &PullArgs) -> Result<String> {
     Ok(lines.join("\n"))
 }
 
-/// A link to the base of an adapter, where adapters are looked for one.
+/// A link to the base or the tower of an adapter, where it is looked for.
 fn link(base: &Path, at: &Path) -> Result<()> {
     if at.exists() {
         return Ok(());
@@ -148,5 +158,5 @@ fn link(base: &Path, at: &Path) -> Result<()> {
     let linked = std::os::unix::fs::symlink(base, at);
     #[cfg(windows)]
     let linked = std::os::windows::fs::symlink_dir(base, at);
-    linked.with_context(|| format!("{}: can't be made a link to the adapter's base", at.display()))
+    linked.with_context(|| format!("{}: can't be made a link to what the adapter needs", at.display()))
 }

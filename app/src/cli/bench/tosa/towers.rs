@@ -62,7 +62,7 @@ impl Setup {
             VisionConfig::Spotter(cfg) => {
                 Tensor::rand(0f32, 1f32, (batch, cfg.patches(), cfg.patch_size.pow(2) * 3), device)?
             }
-            VisionConfig::Clip(_) | VisionConfig::Siglip(_) => {
+            VisionConfig::Clip(_) | VisionConfig::Siglip(_) | VisionConfig::SiglipHead(_) => {
                 Tensor::rand(-1f32, 1f32, (batch, 3, side, side), device)?
             }
         };
@@ -108,7 +108,7 @@ fn config(size: Size, model: Option<&Path>) -> Result<(VisionConfig, usize)> {
 
 fn shape(vision: &VisionConfig, depth: usize) -> Shape {
     let (patches, patch, mlp, heads) = match vision {
-        VisionConfig::Clip(c) | VisionConfig::Siglip(c) => {
+        VisionConfig::Clip(c) | VisionConfig::Siglip(c) | VisionConfig::SiglipHead(c) => {
             (c.patches(), c.patch_size, c.intermediate_size, c.num_attention_heads)
         }
         VisionConfig::Spotter(c) => (c.patches(), c.patch_size, c.intermediate_size, c.num_attention_heads),
