@@ -1,7 +1,10 @@
 //! A tiny checkpoint in VideoLLM-online's layout, streamed as a plain loop over transformers and peft streams it
 //! (`tests/parity/make_live_goldens.py`).
 
+mod common;
+
 use candle_core::{DType, Device, Tensor};
+use common::{command, stderr, stdout};
 use spotter_engine::{
     coach::{
         CacheChoice, CoachOptions,
@@ -18,7 +21,7 @@ use spotter_vision::{
     Frame,
     lens::{Sight, View},
 };
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{collections::HashMap, fs, path::Path, time::Duration};
 
 const TOLERANCE: f32 = 1e-4;
 /// Of the goldens' loop.
@@ -45,7 +48,7 @@ struct Heard {
 
 fn golden() -> Golden {
     let folder = goldens("live-stream");
-    let mut golden: Golden = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
+    let mut golden: Golden = serde_json::from_slice(&fs::read(folder.join("golden.json")).unwrap()).unwrap();
     golden.tensors = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
     golden
 }
@@ -175,11 +178,44 @@ fn a_folder_tells_how_it_is_streamed() {
     assert_eq!(told.parameters.unused, 0, "{:?}", told.parameters);
 
     let missing = copy_of(&folder);
-    std::fs::remove_dir_all(missing.path().join("vision")).unwrap();
+    fs::remove_dir_all(missing.path().join("vision")).unwrap();
     let error = Plan::open(missing.path()).unwrap_err().to_string();
     assert!(error.contains("siglip-large-patch16-384") && error.contains("vision"), "{error}");
     let other = copy_of(&folder);
-    std::fs::write(other.path().join("vision/config.json"), "{\"model_type\": \"clip_vision_model\"}").unwrap();
+    fs::write(other.path().join("vision/config.json"), "{\"model_type\": \"clip_vision_model\"}").unwrap();
     let error = Plan::open(other.path()).unwrap_err().to_string();
     assert!(error.contains("expected siglip_vision_model, dense, found `clip_vision_model`"), "{error}");
+}
+
+/// A cache as Python fills it with the three models; pulling links them where they are looked for.
+#[test]
+fn it_is_pulled_with_its_llama_and_its_tower() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = goldens("live-stream");
+    for (repository, from) in [
+        ("chenjoya--videollm-online-8b-v1plus", folder.clone()),
+        ("meta-llama--Meta-Llama-3-8B-Instruct", folder.join("base")),
+        ("google--siglip-large-patch16-384", folder.join("vision")),
+    ] {
+        let model = home.path().join(format!("hub/models--{repository}"));
+        let snapshot = model.join("snapshots/0123abcd");
+        fs::create_dir_all(model.join("refs")).unwrap();
+        fs::create_dir_all(&snapshot).unwrap();
+        fs::write(model.join("refs/main"), "0123abcd").unwrap();
+        for entry in fs::read_dir(from).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+            fs::copy(entry.path(), snapshot.join(entry.file_name())).unwrap();
+        }
+    }
+    let spotter = |args: &[&str]| {
+        let out =
+            command(args).env("HF_HOME", home.path()).env("HF_HUB_OFFLINE", "1").env_remove("HF_HUB_CACHE").output();
+        let out = out.unwrap();
+        assert!(out.status.success(), "{args:?}: {}", stderr(&out));
+        stdout(&out)
+    };
+    spotter(&["models", "pull", "videollm-online-8b"]);
+    let told: serde_json::Value =
+        serde_json::from_str(&spotter(&["models", "inspect", "videollm-online-8b", "--device", "cpu", "--json"]))
+            .unwrap();
+    assert_eq!((&told["architecture"], &told["tokens_per_frame"]), (&"LiveLlamaForCausalLM".into(), &10.into()));
 }
