@@ -2,7 +2,8 @@
 //! asking for more memory than the file justifies.
 //!
 //! `SPOTTER_FUZZ=1000000 cargo test --release --workspace --test fuzz -- --nocapture --test-threads=1` makes so many inputs
-//! for each loader; without it a few thousand, for a second or two each. `fuzz/` has the same loaders for cargo-fuzz.
+//! for each loader; without it a few thousand, for a second or two each. `SPOTTER_FUZZ_SEED=2` makes others. `fuzz/` has the same
+//! loaders for cargo-fuzz.
 #![expect(clippy::print_stdout, reason = "the counts are shown")]
 
 use spotter_tests::goldens;
@@ -22,10 +23,10 @@ use fuzzing::{Dice, Justified, Loader, Watched, folder};
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
-/// Bytes in one piece and in all that a loader may take whatever is in its file.
-const PLAIN: (usize, usize) = (2 << 20, 4 << 20);
+/// Bytes in one piece and in all that a loader may take whatever is in its file: about twice what a million inputs showed.
+const PLAIN: (usize, usize) = (128 << 10, 256 << 10);
 /// A tokenizer has tables of a fixed size.
-const TOKENIZER: (usize, usize) = (2 << 20, 8 << 20);
+const TOKENIZER: (usize, usize) = (1 << 20, 3 << 19);
 /// A whole folder takes as long as so many single files.
 const FOLDER: usize = 50;
 
@@ -62,7 +63,7 @@ const WORDS: [&str; 14] = [
     "\"anyres_max_9\"",
 ];
 
-/// Feeds a loader whose largest piece and sum may be `fixed` bytes each, and 64 and 256 times the file.
+/// Feeds a loader whose largest piece and sum may be `fixed` bytes each, and 16 and 64 times the file.
 fn feed(name: &str, fixed: (usize, usize), seeds: &[Vec<u8>], load: &(dyn Fn(&[u8]) -> bool + RefUnwindSafe)) {
     feed_some(name, fixed, 1, seeds, load);
 }
@@ -74,7 +75,7 @@ fn feed_some(
     seeds: &[Vec<u8>],
     load: &(dyn Fn(&[u8]) -> bool + RefUnwindSafe),
 ) {
-    let (piece, all) = (Justified { fixed: fixed.0, times: 64 }, Justified { fixed: fixed.1, times: 256 });
+    let (piece, all) = (Justified { fixed: fixed.0, times: 16 }, Justified { fixed: fixed.1, times: 64 });
     fuzzing::feed(&Loader { name, piece, all, weight, load }, seeds, mutated);
 }
 
@@ -227,7 +228,7 @@ fn gguf_file() -> Vec<u8> {
 fn gguf_files() {
     let folder = folder();
     let path = folder.path().join("model.gguf");
-    feed("gguf", PLAIN, &[gguf_file()], &|bytes| {
+    feed("gguf", TOKENIZER, &[gguf_file()], &|bytes| {
         fs::write(&path, bytes).unwrap();
         loaders::gguf(&path)
     });
@@ -298,5 +299,37 @@ fn folders() {
             loaders::folder(folder.path())
         });
         fs::write(folder.path().join(file), good).unwrap();
+    }
+}
+
+/// What a loader does wrong is found, and its input kept.
+#[test]
+fn planted_mistakes_are_found() {
+    let seed = b"{\"layers\": 24, \"width\": 576}".to_vec();
+    let number = |bytes: &[u8]| {
+        let digits: String = bytes
+            .iter()
+            .skip_while(|b| !b.is_ascii_digit())
+            .take_while(|b| b.is_ascii_digit())
+            .map(|b| char::from(*b))
+            .collect();
+        digits.parse::<usize>().unwrap_or(0).min(1 << 22)
+    };
+    type Bad<'a> = (&'a str, &'a (dyn Fn(&[u8]) -> bool + RefUnwindSafe));
+    let bad: [Bad<'_>; 3] = [
+        ("a panic: index out of bounds", &|bytes| number(bytes) < 70_000 || bytes[bytes.len()] > 0),
+        ("in one piece", &|bytes| std::hint::black_box(vec![1u8; number(bytes)]).len() > 1),
+        ("at once", &|bytes| {
+            let pieces: Vec<_> = (0..number(bytes) >> 12).map(|_| vec![1u8; 1 << 12]).collect();
+            std::hint::black_box(pieces).len() < 1 << 22
+        }),
+    ];
+    for (said, load) in bad {
+        let found = std::panic::catch_unwind(|| feed("a planted mistake", PLAIN, std::slice::from_ref(&seed), load));
+        let found = found.err().and_then(|why| why.downcast_ref::<String>().cloned()).unwrap_or_default();
+        assert!(found.contains(said), "`{said}` expected: {found:?}");
+        let kept = std::env::temp_dir().join("spotter-fuzz-a planted mistake");
+        assert!(fs::read(&kept).is_ok_and(|input| number(&input) >= 70_000));
+        fs::remove_file(kept).unwrap();
     }
 }

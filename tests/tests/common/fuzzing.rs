@@ -158,7 +158,9 @@ pub(crate) fn feed(loader: &Loader, seeds: &[Vec<u8>], change: fn(&[u8], &mut Di
     });
     let wished = std::env::var("SPOTTER_FUZZ").ok().map(|n| n.parse::<usize>().expect("SPOTTER_FUZZ: a number"));
     let wanted = wished.unwrap_or(INPUTS).div_ceil(weight);
-    let mut dice = Dice(0x9e37_79b9 + name.len() as u64);
+    let seed =
+        std::env::var("SPOTTER_FUZZ_SEED").ok().map_or(1, |n| n.parse::<u64>().expect("SPOTTER_FUZZ_SEED: a number"));
+    let mut dice = Dice(0x9e37_79b9_u64.wrapping_mul(2 * seed + 1) + name.len() as u64);
     assert!(seeds.iter().all(|seed| load(seed)), "{name}: the seeds are good");
     let (begun, mut told) = (Instant::now(), Instant::now());
     let (mut inputs, mut taken) = (0usize, 0usize);
