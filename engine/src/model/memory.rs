@@ -22,9 +22,9 @@ const CONTEXT: usize = 512 << 20;
 const PRODUCTS: usize = (32 + 48) << 20;
 /// Columns of a pass that is one graph, slots of a block of its attention, kernels of a layer, and the graphs that are kept
 /// (`model::card`); what a driver keeps of a kernel in a graph, in bytes.
-const COLUMNS: usize = 32;
+const COLUMNS: usize = 64;
 const SLOTS: usize = 64;
-const KERNELS: usize = 5;
+const KERNELS: usize = 6;
 const GRAPHS: usize = 48;
 const NODE: usize = 2 << 10;
 /// A card gives memory in pieces of so many bytes.
@@ -173,9 +173,9 @@ mod tests {
         .unwrap();
         let text = DecoderConfig::from_hf(&hf, "").unwrap();
         let bounds = Bounds { capacity: 1024, block: 64, bounded: true };
-        let rows = 32 * (4096 + 3 * 4096 + 4096 + 11_008) * 2;
-        let parts = 32 * 32 * 16 * 130 * 4;
-        assert_eq!(graphs(&text, bounds, 2), rows + parts + 32 * 5 * 48 * 2048);
+        let rows = 64 * (4096 + 3 * 4096 + 4096 + 11_008) * 2;
+        let parts = 64 * 32 * 16 * 130 * 4;
+        assert_eq!(graphs(&text, bounds, 2), rows + parts + 32 * 6 * 48 * 2048);
         assert_eq!(cache_entry(&text) * 2 * 1024, 536_870_912, "512 KiB an entry");
         // Cosines and sines in bf16, and in f32 for keys that are turned when entries are dropped.
         assert_eq!(tables(&text, bounds, 2), 4096 * 128 * (2 + 4));
