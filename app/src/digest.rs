@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
+use spotter_engine::gguf;
 use std::{
     fs::File,
     io::Read as _,
@@ -46,7 +47,12 @@ impl Digest {
     /// One of them can't be read.
     pub(crate) fn model(&mut self, path: &Path) -> Result<()> {
         if path.is_file() {
-            return self.file("model", path);
+            self.file("model", path)?;
+            // Of a LLaVA model of two GGUF files, the other one.
+            return match gguf::pair(path) {
+                Ok(pair) => self.file("mmproj", &pair.mmproj),
+                Err(_) => Ok(()),
+            };
         }
         let failed = || format!("{}: can't be read", path.display());
         let mut files: Vec<PathBuf> = Vec::new();

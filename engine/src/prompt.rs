@@ -185,10 +185,9 @@ impl ChatTemplate {
                 "expected a chat template (chat_template.jinja or a field `chat_template`), found none",
             )
         })?;
-        let mut template = Self::new(&source, image_token).map_err(|e| WeightsError::file(&path, e))?;
-        (template.bos, template.eos, template.unk) =
-            (token_text(&config.bos_token), token_text(&config.eos_token), token_text(&config.unk_token));
-        Ok(template)
+        let template = Self::new(&source, image_token).map_err(|e| WeightsError::file(&path, e))?;
+        let [bos, eos, unk] = [&config.bos_token, &config.eos_token, &config.unk_token].map(token_text);
+        Ok(template.with_tokens(bos, eos, unk))
     }
 
     /// A template from its source, without special tokens.
@@ -211,6 +210,11 @@ impl ChatTemplate {
             eos: None,
             unk: None,
         })
+    }
+
+    /// The same where it may name tokens that begin a text, end it and stand for what is unknown.
+    pub fn with_tokens(self, bos: Option<String>, eos: Option<String>, unk: Option<String>) -> Self {
+        Self { bos, eos, unk, ..self }
     }
 
     /// The template of HyperCLOVA X SEED (specs: hyperclovax, section 6), for files that lost theirs; `None` unless the

@@ -6,6 +6,7 @@
 //! loaders for cargo-fuzz.
 #![expect(clippy::print_stdout, reason = "the counts are shown")]
 
+use spotter_engine::gguf;
 use spotter_tests::goldens;
 use std::{
     fs,
@@ -169,8 +170,8 @@ fn texts(values: &[&str]) -> Vec<u8> {
     out
 }
 
-/// A small GGUF file: a decoder of one layer in f32 and Q8_0, and a tokenizer.
-fn gguf_file() -> Vec<u8> {
+/// A small GGUF file: a decoder of one layer in f32 and Q8_0, and a tokenizer, SentencePiece's or GPT-2's.
+fn gguf_file(spm: bool) -> Vec<u8> {
     let (mut keys, mut count) = (Vec::new(), 0u64);
     let mut key = |name: &str, kind: u32, value: &[u8]| {
         text(&mut keys, name);
@@ -189,10 +190,21 @@ fn gguf_file() -> Vec<u8> {
         key(&format!("llama.{name}"), 4, &value.to_le_bytes());
     }
     key("llama.attention.layer_norm_rms_epsilon", 6, &1e-5f32.to_le_bytes());
-    key("tokenizer.ggml.model", 8, &of_text("gpt2"));
-    key("tokenizer.ggml.pre", 8, &of_text("smollm"));
-    key("tokenizer.ggml.tokens", 9, &texts(&["a", "b", "ab", "c"]));
-    key("tokenizer.ggml.merges", 9, &texts(&["a b"]));
+    if spm {
+        let scores = [0f32, -2.0, -3.0, -1.0];
+        let list = |kind: u32, values: [[u8; 4]; 4]| {
+            [&kind.to_le_bytes()[..], &4u64.to_le_bytes(), values.as_flattened()].concat()
+        };
+        key("tokenizer.ggml.model", 8, &of_text("llama"));
+        key("tokenizer.ggml.tokens", 9, &texts(&["<unk>", "a", "b", "ab"]));
+        key("tokenizer.ggml.scores", 9, &list(6, scores.map(f32::to_le_bytes)));
+        key("tokenizer.ggml.token_type", 9, &list(5, [2i32, 1, 1, 1].map(i32::to_le_bytes)));
+    } else {
+        key("tokenizer.ggml.model", 8, &of_text("gpt2"));
+        key("tokenizer.ggml.pre", 8, &of_text("smollm"));
+        key("tokenizer.ggml.tokens", 9, &texts(&["a", "b", "ab", "c"]));
+        key("tokenizer.ggml.merges", 9, &texts(&["a b"]));
+    }
     let (mut directory, mut data, mut tensors) = (Vec::new(), Vec::<u8>::new(), 0u64);
     let mut tensor = |name: &str, dims: &[u64], packed: bool| {
         text(&mut directory, name);
@@ -228,9 +240,24 @@ fn gguf_file() -> Vec<u8> {
 fn gguf_files() {
     let folder = folder();
     let path = folder.path().join("model.gguf");
-    feed("gguf", TOKENIZER, &[gguf_file()], &|bytes| {
+    feed("gguf", TOKENIZER, &[gguf_file(false), gguf_file(true)], &|bytes| {
         fs::write(&path, bytes).unwrap();
         loaders::gguf(&path)
+    });
+}
+
+/// What sees for a decoder, in a file of its own.
+#[test]
+fn projectors() {
+    let folder = folder();
+    let decoder = folder.path().join("a.gguf");
+    let source = goldens("siglip-qwen2");
+    gguf::quantise(&gguf::Source::Model(&source), &decoder, gguf::Target::F16, &mut |_, _| ()).unwrap();
+    let path = gguf::mmproj_of(&decoder);
+    let seed = fs::read(&path).unwrap();
+    feed("mmproj", PLAIN, &[seed], &|bytes| {
+        fs::write(&path, bytes).unwrap();
+        loaders::folder(&decoder)
     });
 }
 

@@ -89,8 +89,8 @@ pub(crate) struct CoachArgs {
     /// Language of the coach [default: en]
     #[arg(long, value_enum)]
     lang: Option<Language>,
-    /// Model folder, or the name of a model that ships
-    #[arg(long, value_name = "DIR")]
+    /// Model folder, a GGUF file with its mmproj beside it, or the name of a model that ships
+    #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// More speaks more, less speaks less; 0 is as trained. Left out, the model's own default
     #[arg(long, value_name = "BIAS", allow_negative_numbers = true, value_parser = bias)]

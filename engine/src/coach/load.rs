@@ -11,7 +11,7 @@ use crate::{
     device::Choice,
     model::{DraftModel, LanguageModel, Plan, memory::Place},
     speculate::{DrafterKind, language::VocabularyMismatch, same_vocabulary},
-    weights::WeightsError,
+    weights::{WeightsError, home},
 };
 use candle_core::{DType, Device};
 use std::{
@@ -51,7 +51,7 @@ pub enum LoadError {
     },
 }
 
-/// Loads a model folder: a LLaVA checkpoint, the `spotter.toml` that says how it is streamed (where there is none, a CLIP or
+/// Loads a model folder, or GGUF files: a LLaVA checkpoint, the `spotter.toml` that says how it is streamed (where there is none, a CLIP or
 /// SigLIP model is streamed by its own chat template), and the drafter that this names, if it does. Weights are mapped and
 /// computed with in the type that [`computed_in`] says.
 ///
@@ -68,7 +68,7 @@ pub fn load(folder: &Path, device: &Device) -> Result<StreamModel, LoadError> {
 pub fn load_for(folder: &Path, device: &Device, context: Option<usize>) -> Result<StreamModel, LoadError> {
     let mut model = without_drafter(folder, device, context)?;
     if let DrafterKind::Model(path) = &model.manifest.speculation.drafter {
-        model.drafter = Some(load_drafter(&folder.join(path), &model, device)?);
+        model.drafter = Some(load_drafter(&home(folder).join(path), &model, device)?);
     }
     Ok(model)
 }
@@ -84,7 +84,7 @@ pub fn load_alone(folder: &Path, device: &Device) -> Result<StreamModel, LoadErr
 /// A folder that was read and checked, before weights are loaded, and how it is streamed.
 pub(super) fn opened(folder: &Path, context: Option<usize>) -> Result<(Plan, Manifest), LoadError> {
     let mut plan = Plan::open(folder)?;
-    let mut manifest = match Manifest::read(folder) {
+    let mut manifest = match Manifest::read(home(folder)) {
         Err(ManifestError::Read { source, .. }) if source.kind() == ErrorKind::NotFound && standard::serves(&plan) => {
             tracing::info!("{}: no spotter.toml; streamed as models of its kind are", folder.display());
             standard::manifest(&plan)?
@@ -93,7 +93,7 @@ pub(super) fn opened(folder: &Path, context: Option<usize>) -> Result<(Plan, Man
     };
     plan.vision = manifest.vision.clone();
     gate::check(&manifest, plan.tokenizer.inner(), &plan.config.text)
-        .map_err(|e| ManifestError::Invalid { path: folder.join("spotter.toml"), problem: e.to_string() })?;
+        .map_err(|e| ManifestError::Invalid { path: home(folder).join("spotter.toml"), problem: e.to_string() })?;
     if let Some(positions) = manifest.positions {
         plan.config.text.max_positions = positions;
     }

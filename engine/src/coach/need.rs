@@ -6,9 +6,12 @@ use super::{
     load::{LoadError, computed_in, opened},
     manifest::ManifestError,
 };
-use crate::model::{
-    Policy,
-    memory::{Bounds, Need, Place},
+use crate::{
+    model::{
+        Policy,
+        memory::{Bounds, Need, Place},
+    },
+    weights::home,
 };
 use candle_core::DType;
 use std::path::Path;
@@ -39,7 +42,7 @@ pub fn need(
     place: Place,
 ) -> Result<Streaming, LoadError> {
     let (plan, manifest) = opened(folder, None)?;
-    let invalid = |problem: String| ManifestError::Invalid { path: folder.join("spotter.toml"), problem };
+    let invalid = |problem: String| ManifestError::Invalid { path: home(folder).join("spotter.toml"), problem };
     let gate = Gate::new(&manifest.speaking, plan.tokenizer.inner(), &plan.config.text.eos);
     let gate = gate.map_err(|e| invalid(e.to_string()))?;
     let scratch = gate.scratch(max_tokens.unwrap_or(manifest.defaults.max_tokens));

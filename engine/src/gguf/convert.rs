@@ -1,17 +1,19 @@
-//! Making a file: of a folder with safetensors, of another file, or of weights by chance.
+//! Making a file: of a folder with safetensors, of another file, or of weights by chance. A LLaVA folder becomes two files.
 
 use super::{
-    Gguf, Planned, Value, decoder_config,
+    Gguf, Planned, Value, decoder_config, mmproj, mmproj_of,
     model::{DECODER, LAYER},
+    target::{Rule, Target, Wanted},
     vocabulary, write,
 };
 use crate::{
     model::{
-        DecoderConfig, DecoderKind, HfDecoderConfig,
+        DecoderConfig, DecoderKind, HfDecoderConfig, Plan,
         config::{Multipliers, RopeScaling},
         plan::{decoder_tensors, settle, template_folder},
     },
     prompt::template_source,
+    tokenizer::Tokenizer,
     weights::{Checkpoint, WeightsError, file_of, read_json},
 };
 use candle_core::{
@@ -24,7 +26,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use std::{
     collections::{BTreeMap, HashMap},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Numbers that a thread packs at once.
@@ -33,80 +35,6 @@ const PIECE: usize = 1 << 16;
 const POOL: usize = 1 << 18;
 /// Standard deviation of weights by chance.
 const STD: f32 = 0.02;
-
-/// What weights are packed as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names of the file format")]
-pub enum Target {
-    F16,
-    Q4_0,
-    Q4_1,
-    Q8_0,
-    Q4K,
-    Q5K,
-    Q6K,
-}
-
-impl Target {
-    /// All of them.
-    pub const ALL: [Self; 7] = [Self::Q4_0, Self::Q4_1, Self::Q8_0, Self::Q4K, Self::Q5K, Self::Q6K, Self::F16];
-
-    /// As programs write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F16 => "f16",
-            Self::Q4_0 => "q4_0",
-            Self::Q4_1 => "q4_1",
-            Self::Q8_0 => "q8_0",
-            Self::Q4K => "q4_k",
-            Self::Q5K => "q5_k",
-            Self::Q6K => "q6_k",
-        }
-    }
-
-    fn dtype(self) -> GgmlDType {
-        match self {
-            Self::F16 => GgmlDType::F16,
-            Self::Q4_0 => GgmlDType::Q4_0,
-            Self::Q4_1 => GgmlDType::Q4_1,
-            Self::Q8_0 => GgmlDType::Q8_0,
-            Self::Q4K => GgmlDType::Q4K,
-            Self::Q5K => GgmlDType::Q5K,
-            Self::Q6K => GgmlDType::Q6K,
-        }
-    }
-
-    /// `general.file_type`.
-    fn number(self) -> i64 {
-        match self {
-            Self::F16 => 1,
-            Self::Q4_0 => 2,
-            Self::Q4_1 => 3,
-            Self::Q8_0 => 7,
-            Self::Q4K => 14,
-            Self::Q5K => 16,
-            Self::Q6K => 18,
-        }
-    }
-
-    /// How a tensor is packed: norms and biases stay numbers, what makes the logits gets six bits at least, and rows that do not go into
-    /// blocks of 256 get the next type that has blocks of 32.
-    fn of(self, shape: &[usize], head: bool) -> GgmlDType {
-        let &[_, width] = shape else { return GgmlDType::F32 };
-        let wanted = match self {
-            Self::F16 | Self::Q8_0 => self.dtype(),
-            _ if head => GgmlDType::Q6K,
-            _ => self.dtype(),
-        };
-        match wanted {
-            _ if !width.is_multiple_of(32) => GgmlDType::F16,
-            GgmlDType::Q4K if !width.is_multiple_of(256) => GgmlDType::Q5_0,
-            GgmlDType::Q5K if !width.is_multiple_of(256) => GgmlDType::Q5_1,
-            GgmlDType::Q6K if !width.is_multiple_of(256) => GgmlDType::Q8_0,
-            wanted => wanted,
-        }
-    }
-}
 
 /// Where weights come from.
 #[derive(Clone, Debug)]
@@ -123,65 +51,72 @@ pub const SHAPES: [&str; 4] = ["tiny", "135m", "1b", "7b"];
 /// What was written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quantised {
+    /// The file.
+    pub file: PathBuf,
     /// Numbers in all tensors.
     pub numbers: usize,
     /// Their bytes.
     pub bytes: usize,
     /// Tensors of each type.
     pub types: BTreeMap<String, usize>,
+    /// Of a LLaVA folder, the file with tower and projector.
+    pub mmproj: Option<Box<Quantised>>,
 }
 
-/// A model to be written.
-struct Model {
-    metadata: Vec<(String, Value)>,
-    tensors: Vec<(String, Vec<usize>)>,
-    tied: bool,
-    weights: Weights,
+/// A file to be written.
+pub(super) struct Model {
+    pub(super) metadata: Vec<(String, Value)>,
+    pub(super) tensors: Vec<(String, Vec<usize>)>,
+    pub(super) rule: Rule,
+    pub(super) weights: Weights,
 }
 
-enum Weights {
+pub(super) enum Weights {
     File(Gguf),
     Folder { vb: VarBuilder<'static>, names: HashMap<String, (String, Option<usize>)> },
     Random(Box<ChaCha8Rng>, HashMap<&'static str, Vec<u8>>),
 }
 
-/// Writes `out`; `told` hears of each tensor before it is made: how many are done, and of how many.
+/// Writes `out`, and of a LLaVA folder also the file that [`mmproj_of`] names; `told` hears of each tensor before it is made: how many
+/// are done, and of how many.
 ///
 /// # Errors
 /// A model that can't be read or has no place in a GGUF file, or a file that can't be written.
 pub fn quantise(
     source: &Source<'_>,
     out: &Path,
-    target: Target,
+    wanted: impl Into<Wanted>,
     told: &mut dyn FnMut(usize, usize),
 ) -> Result<Quantised, WeightsError> {
-    let mut model = match source {
-        Source::Model(path) => Model::open(path)?,
-        Source::Random(path, shape) => Model::open(path)?.random(shape)?,
+    let wanted = wanted.into();
+    let (mut decoder, mut eyes) = match source {
+        Source::Model(path) if sees(path) => Model::llava(path)?,
+        Source::Model(path) => (Model::open(path)?, None),
+        Source::Random(path, shape) => (Model::open(path)?.random(shape)?, None),
     };
-    model.set("general.file_type", Value::Integer(target.number()));
-    model.set("general.quantization_version", Value::Integer(2));
-    let head = if model.tied { "token_embd.weight" } else { "output.weight" };
-    let plan = |(name, shape): &(String, Vec<usize>)| Planned {
-        dtype: target.of(shape, name == head),
-        name: name.clone(),
-        shape: shape.clone(),
-    };
-    let planned: Vec<Planned> = model.tensors.iter().map(plan).collect();
-    let mut report = Quantised { numbers: 0, bytes: 0, types: BTreeMap::new() };
-    for tensor in &planned {
-        report.numbers += tensor.shape.iter().product::<usize>();
-        report.bytes += tensor.bytes();
-        *report.types.entry(format!("{:?}", tensor.dtype)).or_default() += 1;
+    let beside = mmproj_of(out);
+    if eyes.is_some() && beside.exists() {
+        return Err(WeightsError::file(&beside, "is there already: name another file, or remove it first"));
     }
+    let all = decoder.tensors.len() + eyes.as_ref().map_or(0, |eyes| eyes.tensors.len());
     let mut done = 0;
-    write(out, &model.metadata, &planned, |tensor| {
-        told(done, planned.len());
+    let mut next = || {
+        told(done, all);
         done += 1;
-        model.weights.bytes(tensor)
-    })?;
-    told(done, planned.len());
-    Ok(report)
+    };
+    let mmproj = match &mut eyes {
+        Some(eyes) => Some(Box::new(eyes.write(&beside, wanted.mmproj, &mut next)?)),
+        None => None,
+    };
+    let report = decoder.write(out, wanted.decoder, &mut next)?;
+    told(all, all);
+    Ok(Quantised { mmproj, ..report })
+}
+
+/// Whether a folder's configuration has a tower in it.
+fn sees(path: &Path) -> bool {
+    let config = read_json::<serde_json::Value>(&file_of(path, "config.json"));
+    path.is_dir() && config.is_ok_and(|config| config.get("vision_config").is_some())
 }
 
 impl Model {
@@ -196,7 +131,41 @@ impl Model {
         let metadata = file.metadata().iter().filter(|(key, _)| *key != "general.alignment");
         let metadata = metadata.map(|(key, value)| (key.clone(), value.clone())).collect();
         let tensors = file.tensors().iter().map(|(name, entry)| (name.clone(), entry.shape.clone())).collect();
-        Ok(Self { metadata, tensors, tied: config.tied, weights: Weights::File(file) })
+        let rule = Rule::Decoder { tied: config.tied };
+        Ok(Self { metadata, tensors, rule, weights: Weights::File(file) })
+    }
+
+    /// Packs and writes all of it.
+    fn write(&mut self, out: &Path, target: Target, next: &mut dyn FnMut()) -> Result<Quantised, WeightsError> {
+        self.set("general.file_type", Value::Integer(target.number()));
+        self.set("general.quantization_version", Value::Integer(2));
+        let plan = |(name, shape): &(String, Vec<usize>)| Planned {
+            dtype: self.rule.dtype(name, shape, target),
+            name: name.clone(),
+            shape: shape.clone(),
+        };
+        let planned: Vec<Planned> = self.tensors.iter().map(plan).collect();
+        let (file, types) = (out.to_owned(), BTreeMap::new());
+        let mut report = Quantised { file, numbers: 0, bytes: 0, types, mmproj: None };
+        for tensor in &planned {
+            report.numbers += tensor.shape.iter().product::<usize>();
+            report.bytes += tensor.bytes();
+            *report.types.entry(format!("{:?}", tensor.dtype)).or_default() += 1;
+        }
+        write(out, &self.metadata, &planned, |tensor| {
+            next();
+            self.weights.bytes(tensor)
+        })?;
+        Ok(report)
+    }
+
+    /// Both files of a LLaVA folder.
+    fn llava(folder: &Path) -> Result<(Self, Option<Self>), WeightsError> {
+        let plan = Plan::open(folder)?;
+        let eyes = mmproj::model(&plan)?;
+        let (body, head) = (format!("{}.", plan.layout.body), format!("{}.", plan.layout.head));
+        let decoder = Self::decoder(&plan.config.text, &plan.checkpoint, (&body, &head))?;
+        Ok((decoder, Some(eyes)))
     }
 
     fn folder(folder: &Path) -> Result<Self, WeightsError> {
@@ -205,25 +174,41 @@ impl Model {
         let mut config = DecoderConfig::from_hf(&hf, "")?;
         let checkpoint = Checkpoint::open(folder)?;
         settle(&mut config, &hf, &checkpoint, "model")?;
-        let arch = architecture(&config).map_err(|what| WeightsError::file(&config_file, what))?;
-        let (embedding, layers) = decoder_tensors(&config, "model.", "lm_head.");
+        Self::decoder(&config, &checkpoint, ("model.", "lm_head."))
+    }
+
+    /// The decoder of a folder, whose tensors lie under the prefixes of body and head.
+    fn decoder(
+        config: &DecoderConfig,
+        checkpoint: &Checkpoint,
+        (body, head): (&str, &str),
+    ) -> Result<Self, WeightsError> {
+        let folder = checkpoint.folder();
+        let wrong = |what| WeightsError::file(&file_of(folder, "config.json"), what);
+        let arch = architecture(config).map_err(wrong)?;
+        let (embedding, layers) = decoder_tensors(config, body, head);
         checkpoint.require(&embedding)?;
         checkpoint.require(&layers)?;
         let tokenizer_file = file_of(folder, "tokenizer.json");
         let mut metadata = vec![("general.architecture".to_owned(), Value::Text(arch.into()))];
-        metadata.extend(numbers(&config, arch));
+        metadata.extend(numbers(config, arch));
         metadata.extend(vocabulary::keys(&tokenizer_file, &read_json(&tokenizer_file)?, config.vocab)?);
         let ids = [("bos_token_id", config.bos), ("eos_token_id", config.eos.first().copied())];
         let ids = ids.into_iter().filter_map(|(name, id)| Some((name, id?)));
         metadata.extend(ids.map(|(name, id)| (format!("tokenizer.ggml.{name}"), Value::Integer(i64::from(id)))));
-        metadata.push(("tokenizer.ggml.add_bos_token".into(), Value::Bool(false)));
+        // Whether a text begins with it is what the tokenizer does.
+        let begins = Tokenizer::from_file(&tokenizer_file)?.encode("", true).unwrap_or_default();
+        let begins = config.bos.is_some() && begins.first().copied() == config.bos;
+        metadata.push(("tokenizer.ggml.add_bos_token".into(), Value::Bool(begins)));
         if let Some(template) = template_source(&template_folder(folder))? {
             metadata.push(("tokenizer.chat_template".into(), Value::Text(template)));
         }
         let mut names = HashMap::new();
         let mut tensors = Vec::new();
-        for spec in embedding.into_iter().chain(layers) {
-            let name = short(&spec.name).ok_or_else(|| {
+        let (plain_embedding, plain_layers) = decoder_tensors(config, "model.", "lm_head.");
+        let plain = plain_embedding.into_iter().chain(plain_layers);
+        for (spec, plain) in embedding.into_iter().chain(layers).zip(plain) {
+            let name = short(&plain.name).ok_or_else(|| {
                 WeightsError::file(folder, format!("tensor {}: llama.cpp has no name for it", spec.name))
             })?;
             // llama.cpp turns neighbours in its `llama`, the checkpoints turn halves.
@@ -236,7 +221,7 @@ impl Model {
             names.insert(name, (spec.name, heads));
         }
         let weights = Weights::Folder { vb: checkpoint.var_builder(DType::F32, &Device::Cpu)?, names };
-        Ok(Self { metadata, tensors, tied: config.tied, weights })
+        Ok(Self { metadata, tensors, rule: Rule::Decoder { tied: config.tied }, weights })
     }
 
     /// The same tokenizer with weights by chance of another shape.
@@ -275,7 +260,7 @@ impl Model {
         let named = |spec: spotter_vision::encoder::TensorSpec| Some((short(&spec.name)?, spec.shape));
         let tensors = embedding.into_iter().chain(layers).filter_map(named).collect();
         let weights = Weights::Random(Box::new(ChaCha8Rng::seed_from_u64(1)), HashMap::new());
-        Ok(Self { metadata, tensors, tied: true, weights })
+        Ok(Self { metadata, tensors, rule: Rule::Decoder { tied: true }, weights })
     }
 
     fn set(&mut self, key: &str, value: Value) {

@@ -5,20 +5,32 @@
 mod convert;
 #[cfg(test)]
 mod convert_tests;
+mod mmproj;
 mod model;
+mod pair;
 mod read;
+mod sentence;
 mod source;
+mod target;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
+mod vision;
+#[cfg(test)]
+mod vision_tests;
 mod vocabulary;
 mod write;
 
-pub use convert::{Quantised, SHAPES, Source, Target, quantise};
+pub use convert::{Quantised, SHAPES, Source, quantise};
 pub use model::decoder_config;
+pub use pair::{Pair, is_gguf, mmproj_of, pair};
 pub use read::{Gguf, TensorEntry, Value};
+pub(crate) use source::Tensors;
 pub use source::decoder_weights;
+pub use target::{Target, Wanted};
 pub use tokenizer::tokenizer;
+pub(crate) use tokenizer::{chat_template, tokenizer_with};
+pub(crate) use vision::{plan, template};
 pub use write::{Planned, write};
 
 use std::path::PathBuf;
@@ -83,6 +95,17 @@ impl Gguf {
             Value::Text(t) => Some(t.as_str()),
             _ => None,
         })
+    }
+
+    /// A truth value; `missing` where it is not there.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn flag(&self, key: &str, missing: bool) -> Result<bool, GgufError> {
+        if !self.metadata().contains_key(key) {
+            return Ok(missing);
+        }
+        self.value(key, "true or false", |v| if let Value::Bool(b) = v { Some(*b) } else { None })
     }
 
     /// Texts.

@@ -1,26 +1,30 @@
-//! The tensors of a file under the names of a published checkpoint, read when they are asked for.
+//! The tensors of files under the names of a published checkpoint, read when they are asked for.
 
 use super::{Gguf, GgufError, TensorEntry, model::LAYER};
 use crate::{
-    model::DecoderConfig,
+    model::{DecoderConfig, memory::Place as On},
     quantised::{Format, Instructions},
+    weights::TensorInfo,
 };
 use candle_core::{DType, Device, Result, Shape, Tensor, bail, quantized::ggml_file::qtensor_from_ggml};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-/// A tensor of the file.
+/// A tensor of a file.
+#[derive(Debug)]
 struct Place {
+    file: Arc<Gguf>,
     entry: TensorEntry,
     /// Heads whose rows the file has in llama.cpp's order.
     heads: Option<usize>,
+    /// What reads it multiplies packed weights.
+    packs: bool,
 }
 
-struct Source {
-    file: Arc<Gguf>,
-    places: HashMap<String, Place>,
-    /// Weights are given packed, where their products are computed so.
-    packed: bool,
+/// Tensors of one file or several by the names of a checkpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Tensors {
+    places: BTreeMap<String, Place>,
 }
 
 /// All weights of the decoder, named as in a published checkpoint (`model.*`, `lm_head.weight`). For f32 on a processor with AVX2, and for
@@ -34,83 +38,129 @@ pub fn decoder_weights(
     dtype: DType,
     device: &Device,
 ) -> std::result::Result<VarBuilder<'static>, GgufError> {
-    let packed = match device {
-        Device::Cpu => dtype == DType::F32 && Instructions::best() != Instructions::Scalar,
-        Device::Cuda(_) => matches!(dtype, DType::F16 | DType::BF16),
-        Device::Metal(_) => false,
-    };
-    let mut source = Source { file: file.clone(), places: HashMap::new(), packed };
-    let (w, m) = (config.width, config.mlp_width);
-    let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-    source.add("token_embd.weight", "model.embed_tokens.weight".into(), &[config.vocab, w], None)?;
-    source.add("output_norm.weight", "model.norm.weight".into(), &[w], None)?;
-    if !config.tied {
-        source.add("output.weight", "lm_head.weight".into(), &[config.vocab, w], None)?;
-    }
-    let turned = file.text("general.architecture") == Ok("llama");
-    for layer in 0..config.layers {
-        for (from, to) in LAYER {
-            let shape: &[usize] = match from {
-                "attn_q" => &[q, w],
-                "attn_k" | "attn_v" => &[kv, w],
-                "attn_output" => &[w, q],
-                "ffn_gate" | "ffn_up" => &[m, w],
-                "ffn_down" => &[w, m],
-                _ => &[w],
-            };
-            // llama.cpp turns neighbours, the checkpoints turn halves; its `llama` files are reordered for that.
-            let heads = match from {
-                "attn_q" if turned => Some(config.heads),
-                "attn_k" if turned => Some(config.kv_heads),
-                _ => None,
-            };
-            source.add(
-                &format!("blk.{layer}.{from}.weight"),
-                format!("model.layers.{layer}.{to}.weight"),
-                shape,
-                heads,
-            )?;
-            if config.qkv_bias && ["attn_q", "attn_k", "attn_v"].contains(&from) {
-                let bias = shape.get(..1).unwrap_or_default();
-                let name = format!("model.layers.{layer}.{to}.bias");
-                source.add(&format!("blk.{layer}.{from}.bias"), name, bias, None)?;
-            }
-        }
-    }
-    Ok(VarBuilder::from_backend(Box::new(source), dtype, device.clone()))
+    let mut tensors = Tensors::default();
+    tensors.add_decoder(file, config, "model.", "lm_head.")?;
+    Ok(Arc::new(tensors).var_builder(dtype, device))
 }
 
-impl Source {
-    fn add(
+impl Tensors {
+    /// A decoder's, under the prefixes of its body and its head, which end in a dot.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape than the numbers say.
+    pub(super) fn add_decoder(
         &mut self,
+        file: &Arc<Gguf>,
+        config: &DecoderConfig,
+        body: &str,
+        head: &str,
+    ) -> std::result::Result<(), GgufError> {
+        let (w, m) = (config.width, config.mlp_width);
+        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let turned = file.text("general.architecture") == Ok("llama");
+        let mut add = |from: &str, to: String, shape: &[usize], heads| self.add(file, from, to, shape, heads, true);
+        add("token_embd.weight", format!("{body}embed_tokens.weight"), &[config.vocab, w], None)?;
+        add("output_norm.weight", format!("{body}norm.weight"), &[w], None)?;
+        if !config.tied {
+            add("output.weight", format!("{head}weight"), &[config.vocab, w], None)?;
+        }
+        for layer in 0..config.layers {
+            for (from, to) in LAYER {
+                let shape: &[usize] = match from {
+                    "attn_q" => &[q, w],
+                    "attn_k" | "attn_v" => &[kv, w],
+                    "attn_output" => &[w, q],
+                    "ffn_gate" | "ffn_up" => &[m, w],
+                    "ffn_down" => &[w, m],
+                    _ => &[w],
+                };
+                // llama.cpp turns neighbours, the checkpoints turn halves; its `llama` files are reordered for that.
+                let heads = match from {
+                    "attn_q" if turned => Some(config.heads),
+                    "attn_k" if turned => Some(config.kv_heads),
+                    _ => None,
+                };
+                let name = |kind: &str| format!("{body}layers.{layer}.{to}.{kind}");
+                add(&format!("blk.{layer}.{from}.weight"), name("weight"), shape, heads)?;
+                if config.qkv_bias && ["attn_q", "attn_k", "attn_v"].contains(&from) {
+                    let bias = shape.get(..1).unwrap_or_default();
+                    add(&format!("blk.{layer}.{from}.bias"), name("bias"), bias, None)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A tensor `from` of a file as `to`.
+    ///
+    /// # Errors
+    /// It is missing or has another shape.
+    pub(super) fn add(
+        &mut self,
+        file: &Arc<Gguf>,
         from: &str,
         to: String,
         shape: &[usize],
         heads: Option<usize>,
+        packs: bool,
     ) -> std::result::Result<(), GgufError> {
-        let Some(entry) = self.file.tensors().get(from) else {
-            return Err(self.file.error(format!("tensor {from}: expected shape {shape:?}, found no such tensor")));
+        let Some(entry) = file.tensors().get(from) else {
+            return Err(file.error(format!("tensor {from}: expected shape {shape:?}, found no such tensor")));
         };
         if entry.shape != shape {
-            return Err(self.file.error(format!("tensor {from}: expected shape {shape:?}, found {:?}", entry.shape)));
+            return Err(file.error(format!("tensor {from}: expected shape {shape:?}, found {:?}", entry.shape)));
         }
-        self.places.insert(to, Place { entry: entry.clone(), heads });
+        self.places.insert(to, Place { file: file.clone(), entry: entry.clone(), heads, packs });
         Ok(())
     }
 
-    /// A tensor that is there packed in just this format: `NAME:FORMAT`.
-    fn packed(&self, name: &str) -> Option<&Place> {
-        let (name, format) = name.rsplit_once(':')?;
-        let place = self.places.get(name)?;
-        let found = Format::of(place.entry.dtype)?;
-        (self.packed && found.name() == format && place.entry.shape.len() == 2).then_some(place)
+    /// All of them, to build a model of.
+    pub(crate) fn var_builder(self: &Arc<Self>, dtype: DType, device: &Device) -> VarBuilder<'static> {
+        let on = On::of(device);
+        let source = Source { tensors: self.clone(), on, packed: packed(dtype, on) };
+        VarBuilder::from_backend(Box::new(source), dtype, device.clone())
     }
 
-    fn load(&self, place: &Place, dtype: DType, device: &Device) -> Result<Tensor> {
-        let entry = &place.entry;
+    /// What lies in the files, by name.
+    pub(crate) fn infos(&self) -> BTreeMap<String, TensorInfo> {
+        let info = |entry: &TensorEntry| TensorInfo {
+            shape: entry.shape.clone(),
+            stored: format!("{:?}", entry.dtype).to_uppercase(),
+            bytes: entry.bytes,
+            start: 0,
+            file: 0,
+        };
+        self.places.iter().map(|(name, place)| (name.clone(), info(&place.entry))).collect()
+    }
+
+    /// Bytes of a tensor that stays packed when it is loaded; nothing for one that does not.
+    pub(crate) fn packed_bytes(&self, name: &str, dtype: DType, on: On) -> Option<usize> {
+        let place = self.places.get(name).filter(|place| packed(dtype, on) && place.format(on).is_some())?;
+        Some(place.entry.bytes)
+    }
+}
+
+/// Whether weights stay packed.
+fn packed(dtype: DType, on: On) -> bool {
+    match on {
+        On::Processor => dtype == DType::F32 && Instructions::best() != Instructions::Scalar,
+        On::Cuda => matches!(dtype, DType::F16 | DType::BF16),
+        On::Metal => false,
+    }
+}
+
+impl Place {
+    /// How its products are computed while it is packed. A card computes with half types anyway.
+    fn format(&self, on: On) -> Option<Format> {
+        let format = Format::of(self.entry.dtype).filter(|_| self.packs && self.entry.shape.len() == 2)?;
+        (on == On::Processor || !matches!(format, Format::F16 | Format::Bf16)).then_some(format)
+    }
+
+    fn load(&self, dtype: DType, device: &Device) -> Result<Tensor> {
+        let entry = &self.entry;
         let packed = qtensor_from_ggml(entry.dtype, self.file.data(entry), entry.shape.clone(), &Device::Cpu)?;
         let mut floats = packed.dequantize(&Device::Cpu)?;
-        if let Some(heads) = place.heads {
+        if let Some(heads) = self.heads {
             floats = halves(&floats, heads)?;
         }
         self.file.give_back(entry);
@@ -118,15 +168,31 @@ impl Source {
     }
 
     /// The bytes of a tensor, row by row: u8 `[rows, bytes of a row]`.
-    fn rows(&self, place: &Place) -> Result<Tensor> {
-        let (entry, bytes) = (&place.entry, self.file.data(&place.entry));
+    fn rows(&self) -> Result<Tensor> {
+        let (entry, bytes) = (&self.entry, self.file.data(&self.entry));
         let rows = entry.shape.first().copied().unwrap_or(0).max(1);
         let mut tensor = Tensor::from_slice(bytes, (rows, bytes.len() / rows), &Device::Cpu)?;
-        if let Some(heads) = place.heads {
+        if let Some(heads) = self.heads {
             tensor = halves(&tensor, heads)?;
         }
         self.file.give_back(entry);
         Ok(tensor)
+    }
+}
+
+struct Source {
+    tensors: Arc<Tensors>,
+    on: On,
+    /// Weights are given packed, where their products are computed so.
+    packed: bool,
+}
+
+impl Source {
+    /// A tensor that is there packed in just this format: `NAME:FORMAT`.
+    fn packed(&self, name: &str) -> Option<&Place> {
+        let (name, format) = name.rsplit_once(':')?;
+        let place = self.tensors.places.get(name)?;
+        (self.packed && place.format(self.on)?.name() == format).then_some(place)
     }
 }
 
@@ -140,18 +206,18 @@ impl SimpleBackend for Source {
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        let broken = |e: candle_core::Error| {
-            candle_core::Error::Msg(format!("{}: tensor {name}: {e}", self.file.path().display()))
+        let of = |place: &Place, found: Result<Tensor>| {
+            found.map_err(|e| candle_core::Error::Msg(format!("{}: tensor {name}: {e}", place.file.path().display())))
         };
-        match (self.places.get(name), self.packed(name)) {
-            (Some(place), _) => self.load(place, dtype, device).map_err(broken),
-            (None, Some(place)) => self.rows(place).map_err(broken),
-            (None, None) => bail!("{}: there is no tensor for `{name}`", self.file.path().display()),
+        match (self.tensors.places.get(name), self.packed(name)) {
+            (Some(place), _) => of(place, place.load(dtype, device)),
+            (None, Some(place)) => of(place, place.rows()),
+            (None, None) => bail!("there is no tensor for `{name}`"),
         }
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.places.contains_key(name) || self.packed(name).is_some()
+        self.tensors.places.contains_key(name) || self.packed(name).is_some()
     }
 }
 

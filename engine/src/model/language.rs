@@ -82,9 +82,7 @@ impl LanguageModel {
         let tokenizer = gguf::tokenizer(&file)?;
         let weights = gguf::decoder_weights(&file, &config, dtype, device)?;
         let decoder = Decoder::new(&config, weights, Mode::Infer)?;
-        let source = file.text("tokenizer.chat_template").ok();
-        let broken = |e: TemplateError| file.error(format!("tokenizer.chat_template: {e}"));
-        let template = source.map(|s| ChatTemplate::new(s, NO_IMAGE)).transpose().map_err(broken)?;
+        let template = gguf::chat_template(&file, NO_IMAGE, None)?;
         Ok(Self { decoder, tokenizer, template, drafted: None, adapter: None })
     }
 

@@ -230,10 +230,13 @@ impl Llava {
     /// Another number of image and video tokens than of visual ones, or an id outside the vocabulary.
     pub fn embed(&self, ids: &[u32], visual: Option<&Tensor>) -> Result<Tensor> {
         let vocab = self.decoder.config().vocab;
-        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+        // A place may have an id that the embedding has no row for.
+        let is_taken = |id: u32| visual.is_some() && self.is_place(id);
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab && !is_taken(**id)) {
             candle_core::bail!("token {id} is outside the model's vocabulary of {vocab}");
         }
-        let text = self.decoder.embed(&Tensor::new(ids, self.decoder.device())?.unsqueeze(0)?)?;
+        let rows: Vec<u32> = ids.iter().map(|id| if is_taken(*id) { 0 } else { *id }).collect();
+        let text = self.decoder.embed(&Tensor::new(rows, self.decoder.device())?.unsqueeze(0)?)?;
         let Some(visual) = visual else { return Ok(text) };
         let places = ids.iter().filter(|id| self.is_place(**id)).count();
         let given = visual.elem_count() / self.decoder.config().width.max(1);

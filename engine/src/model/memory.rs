@@ -3,12 +3,13 @@
 use super::{config::DecoderConfig, llava_config::VisionConfig, plan::Plan};
 use candle_core::{DType, Device};
 use serde::Serialize;
-use spotter_vision::encoder::TensorSpec;
 
 /// The program itself: code, threads, allocator, decoding of video. Measured.
 const PROGRAM: usize = 64 << 20;
 /// A tokenizer in memory takes so many times the bytes of its file. Measured.
 const TOKENIZER: usize = 6;
+/// Bytes of a tokenizer's file for each token or merge, beside its text.
+const ENTRY: usize = 12;
 /// What a large weight takes beside its numbers, in bytes, and from which size on: systems give memory in large pages. Measured.
 const ROUNDING: (usize, usize) = (3 << 18, 1 << 20);
 /// Tensors of a pass that live at the same time, beside its scores: inner activations of an MLP and what is made of them.
@@ -89,7 +90,8 @@ impl Need {
     /// holds no more than the program, the tokenizer and the weight that is on its way.
     pub fn of(plan: &Plan, bounds: Bounds, dtype: DType, place: Place) -> Self {
         let (text, size) = (&plan.config.text, dtype.size_in_bytes());
-        let all: Vec<usize> = plan.parts().all().iter().map(|spec| numbers(spec) * size).collect();
+        let all: Vec<usize> =
+            plan.parts().all().iter().map(|spec| plan.checkpoint.loaded(spec, dtype, place)).collect();
         let weights = all.iter().sum();
         let mut need = Self {
             weights,
@@ -102,8 +104,7 @@ impl Need {
             need.program = CONTEXT + PRODUCTS + all.len() * PIECE / 2;
             need.graphs = if dtype == DType::F32 { 0 } else { graphs(text, bounds, size) };
         } else {
-            let file = std::fs::metadata(crate::weights::file_of(plan.checkpoint.folder(), "tokenizer.json"));
-            need.tokenizer = file.map_or(0, |file| file.len() as usize) * TOKENIZER;
+            need.tokenizer = tokenizer_bytes(plan) * TOKENIZER;
             need.program = PROGRAM + all.iter().filter(|bytes| **bytes > ROUNDING.1).count() * ROUNDING.0;
         }
         need.total = need.weights + need.cache + need.tables + need.work + need.graphs + need.tokenizer + need.program;
@@ -116,8 +117,16 @@ impl Need {
     }
 }
 
-fn numbers(spec: &TensorSpec) -> usize {
-    spec.shape.iter().product()
+/// Bytes of the tokenizer's file; of what one would hold where a GGUF file has its lists.
+fn tokenizer_bytes(plan: &Plan) -> usize {
+    let Some(file) = plan.checkpoint.gguf() else {
+        let file = std::fs::metadata(crate::weights::file_of(plan.checkpoint.folder(), "tokenizer.json"));
+        return file.map_or(0, |file| file.len() as usize);
+    };
+    let bytes = |key: &str| file.texts(key).unwrap_or_default().iter().map(|text| text.len() + ENTRY).sum::<usize>();
+    let (tokens, merges) = (bytes("tokenizer.ggml.tokens"), bytes("tokenizer.ggml.merges"));
+    // Where merges are made of scores, there are about two for each token.
+    tokens + if merges == 0 { 2 * tokens } else { merges }
 }
 
 /// Numbers that one position takes in the cache.

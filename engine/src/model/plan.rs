@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     device::Choice,
+    gguf,
     prompt::ChatTemplate,
     tokenizer::Tokenizer,
     weights::{Checkpoint, WeightsError, file_of},
@@ -81,6 +82,19 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// Of a model of some shape, by the names of its layout.
+    pub(crate) fn of(cfg: &LlavaConfig, vision: &VisionManifest, layout: &Layout) -> Self {
+        let tower = format!("{}.", layout.vision);
+        let (embedding, layers) =
+            decoder_tensors(&cfg.text, &format!("{}.", layout.body), &format!("{}.", layout.head));
+        let hidden = cfg.vision.hidden_size();
+        let mut projector = Connector::tensors(&cfg.connector, vision, hidden, cfg.text.width, &layout.projector);
+        if cfg.tiling.is_some() {
+            projector.push(TensorSpec::new("", &layout.newline, &[cfg.text.width]));
+        }
+        Self { vision: cfg.vision.tensors(cfg.vision_depth, &tower), projector, embedding, layers }
+    }
+
     /// All of them.
     pub fn all(&self) -> Vec<TensorSpec> {
         [&self.vision, &self.projector, &self.embedding, &self.layers].into_iter().flatten().cloned().collect()
@@ -112,15 +126,19 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Reads a folder and checks all of it: configuration, tokenizer, every tensor's name, shape and type.
+    /// Reads a folder and checks all of it: configuration, tokenizer, every tensor's name, shape and type. A model of GGUF files is
+    /// that folder, or the file with the decoder.
     ///
     /// # Errors
     /// The first thing that does not fit: its name, what was expected and what was found.
     pub fn open(folder: &Path) -> Result<Self, WeightsError> {
+        if gguf::is_gguf(folder) {
+            return gguf::plan(folder);
+        }
         if !folder.is_dir() {
             return Err(WeightsError::missing(
                 folder,
-                "a model is a folder with config.json, tokenizer.json and model.safetensors",
+                "a model is a folder with config.json, tokenizer.json and model.safetensors, or with a GGUF file and its mmproj",
             ));
         }
         let (mut config, text) = if live::is_live(folder)? {
@@ -164,21 +182,7 @@ impl Plan {
 
     /// What the model reads, by part.
     pub fn parts(&self) -> Parts {
-        let (cfg, layout) = (&self.config, &self.layout);
-        let vision = format!("{}.", layout.vision);
-        let (embedding, layers) =
-            decoder_tensors(&cfg.text, &format!("{}.", layout.body), &format!("{}.", layout.head));
-        let mut projector = Connector::tensors(
-            &cfg.connector,
-            &self.vision,
-            cfg.vision.hidden_size(),
-            cfg.text.width,
-            &layout.projector,
-        );
-        if cfg.tiling.is_some() {
-            projector.push(TensorSpec::new("", &layout.newline, &[cfg.text.width]));
-        }
-        Parts { vision: cfg.vision.tensors(cfg.vision_depth, &vision), projector, embedding, layers }
+        Parts::of(&self.config, &self.vision, &self.layout)
     }
 
     /// Tokens a frame takes in the language model's context.
@@ -210,7 +214,10 @@ impl Plan {
 
     /// The checkpoint's chat template.
     pub fn template(&self) -> Result<ChatTemplate, WeightsError> {
-        ChatTemplate::load(&template_folder(self.checkpoint.folder()), &self.image_token())
+        match self.checkpoint.gguf() {
+            Some(file) => Ok(gguf::template(file, &self.image_token())?),
+            None => ChatTemplate::load(&template_folder(self.checkpoint.folder()), &self.image_token()),
+        }
     }
 
     /// Loads the weights.
@@ -226,7 +233,7 @@ pub(crate) fn template_folder(folder: &Path) -> PathBuf {
 }
 
 /// Refuses pooling that tower or projector can't do.
-fn check_pooling(vision: &VisionManifest, config: &LlavaConfig) -> Result<(), ConfigError> {
+pub(crate) fn check_pooling(vision: &VisionManifest, config: &LlavaConfig) -> Result<(), ConfigError> {
     vision.pooling.check(config.vision.grid(config.keep_class))?;
     if matches!(config.connector, ConnectorConfig::Mlp { .. }) {
         return Ok(());
@@ -252,7 +259,8 @@ fn find_places(config: &mut LlavaConfig, tokenizer: &Tokenizer) -> Result<(), We
     Ok(())
 }
 
-fn read_vision(folder: &Path, config: &LlavaConfig) -> Result<VisionManifest, WeightsError> {
+/// What a folder's `spotter.toml` says about visual tokens.
+pub(crate) fn read_vision(folder: &Path, config: &LlavaConfig) -> Result<VisionManifest, WeightsError> {
     let path = folder.join("spotter.toml");
     if !path.is_file() {
         let pooling = config.live.as_ref().map_or(Pooling::default(), |live| live.pooling);

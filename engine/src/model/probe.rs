@@ -1,12 +1,12 @@
 //! What a model is and what it would say next: the ground of `spotter models inspect` and `models probe`.
 
-use super::{llava::Llava, plan::Plan};
+use super::{llava::Llava, memory::Place, plan::Plan};
 use crate::{
     prompt::{ChatTemplate, Message, Part, TemplateError},
     tokenizer::TokenizerError,
     weights::WeightsError,
 };
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 use serde::Serialize;
 use spotter_vision::{Frame, encoder::TensorSpec};
 use std::path::Path;
@@ -80,7 +80,7 @@ pub fn probe(
     let visual = if pictures.is_empty() { None } else { Some(Tensor::cat(&pictures, 0)?) };
     let hidden = model.decoder.forward(&model.embed(&prompt_ids, visual.as_ref())?, None)?;
     let last = hidden.narrow(1, hidden.dim(1)?.saturating_sub(1), 1)?;
-    let logits = model.decoder.logits(&last)?.flatten_all()?.to_dtype(candle_core::DType::F32)?;
+    let logits = model.decoder.logits(&last)?.flatten_all()?.to_dtype(DType::F32)?;
     let next = likeliest(&logits, top)?.into_iter().map(|(id, log_prob)| {
         let text = plan.tokenizer.decode(&[id])?;
         Ok(Candidate { id, token: plan.tokenizer.token(id).unwrap_or_default(), text, log_prob })
@@ -165,16 +165,18 @@ pub fn inspect(folder: &Path) -> Result<Inspect, WeightsError> {
     let (embedding, layers) = (count(&parts.embedding), count(&parts.layers));
     let total = vision + projector + embedding + layers;
     let stored: usize = plan.checkpoint.tensors().values().map(|t| t.elements()).sum();
-    let dtype = plan.checkpoint.dtype().unwrap_or(candle_core::DType::F32);
+    let dtype = plan.checkpoint.dtype().unwrap_or(DType::F32);
     let text = &plan.config.text;
     let cache_per_token = 2 * text.layers * text.kv_heads * text.head_dim * dtype.size_in_bytes();
-    let weights = total * dtype.size_in_bytes();
+    // Packed weights stay so on a processor, and what is computed with them is f32.
+    let dtype = if plan.checkpoint.gguf().is_some() { DType::F32 } else { dtype };
+    let weights = parts.all().iter().map(|spec| plan.checkpoint.loaded(spec, dtype, Place::Processor)).sum::<usize>();
     Ok(Inspect {
         architecture: plan.config.family.architecture().into(),
         vision: plan.config.vision.model_type().into(),
         language: text.kind.model_type().into(),
         parameters: Parameters { vision, projector, embedding, layers, total, unused: stored.saturating_sub(total) },
-        dtype: dtype.as_str().into(),
+        dtype: plan.checkpoint.stored(),
         bytes_on_disk: plan.checkpoint.bytes(),
         memory: Memory {
             weights,

@@ -125,6 +125,9 @@ impl CardWeight {
         }
         for part in parts {
             let (size, columns) = part.format.unit();
+            if !Format::CODES.contains(&part.format) {
+                bail!("{}: a card computes with numbers of two bytes as they are, not packed", part.format.name());
+            }
             if !width.is_multiple_of(columns) || part.rows * (width / columns * size) != part.bytes.len() {
                 bail!(
                     "{}: {} rows of {width} numbers do not make {} bytes",

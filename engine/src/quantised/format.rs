@@ -61,12 +61,28 @@ pub enum Format {
     Q4K,
     Q5K,
     Q6K,
+    F16,
+    Bf16,
 }
 
 impl Format {
-    /// All of them.
-    pub const ALL: [Self; 8] =
+    /// Those that are codes with factors.
+    pub const CODES: [Self; 8] =
         [Self::Q4_0, Self::Q4_1, Self::Q5_0, Self::Q5_1, Self::Q8_0, Self::Q4K, Self::Q5K, Self::Q6K];
+
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+        Self::F16,
+        Self::Bf16,
+    ];
 
     /// Of a type of a file; nothing where its products are not computed here.
     pub fn of(dtype: GgmlDType) -> Option<Self> {
@@ -84,6 +100,8 @@ impl Format {
             Self::Q4K => GgmlDType::Q4K,
             Self::Q5K => GgmlDType::Q5K,
             Self::Q6K => GgmlDType::Q6K,
+            Self::F16 => GgmlDType::F16,
+            Self::Bf16 => GgmlDType::BF16,
         }
     }
 
@@ -98,6 +116,8 @@ impl Format {
             Self::Q4K => "q4_k",
             Self::Q5K => "q5_k",
             Self::Q6K => "q6_k",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
         }
     }
 
@@ -106,19 +126,20 @@ impl Format {
         format!("{name}:{}", self.name())
     }
 
-    /// Bits of a code, and lines of a piece.
+    /// Bits of a code, and lines of a piece; of numbers, which have neither, their bits.
     pub(super) fn bits(self) -> usize {
         match self {
             Self::Q4_0 | Self::Q4_1 | Self::Q4K => 4,
             Self::Q5_0 | Self::Q5_1 | Self::Q5K => 5,
             Self::Q6K => 6,
             Self::Q8_0 => 8,
+            Self::F16 | Self::Bf16 => 16,
         }
     }
 
     pub(super) fn factors(self) -> Factors {
         match self {
-            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => Factors::Plain,
+            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 | Self::F16 | Self::Bf16 => Factors::Plain,
             Self::Q4_1 | Self::Q5_1 => Factors::Min,
             Self::Q4K | Self::Q5K => Factors::Super,
             Self::Q6K => Factors::Six,
@@ -214,6 +235,8 @@ impl Unit {
             }
             Format::Q4K | Format::Q5K => unit.read_super(format, bytes),
             Format::Q6K => unit.read_six(bytes),
+            // Numbers have no codes.
+            Format::F16 | Format::Bf16 => (),
         }
         unit
     }

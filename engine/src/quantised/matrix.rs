@@ -1,13 +1,106 @@
 //! A packed weight in memory.
 
-use super::format::{BLOCK, Factors, Format, INNER, LINE, Line, ROWS, Strip, Unit, code, inner, interleave, strips};
+use super::{
+    format::{BLOCK, Factors, Format, INNER, LINE, Line, ROWS, Strip, Unit, code, inner, interleave, strips},
+    halves::Halves,
+};
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 use std::fmt;
 
 /// A weight `[rows, width]` in the format of its file, its rows interleaved.
+#[derive(Clone, Debug)]
+pub struct Matrix(pub(super) Kind);
+
+/// Codes with factors, or numbers.
+#[derive(Clone, Debug)]
+pub(super) enum Kind {
+    Codes(Codes),
+    Halves(Halves),
+}
+
+impl Matrix {
+    /// Packs rows as they lie in a file, one after another.
+    ///
+    /// # Errors
+    /// A width that does not go into whole blocks, or another number of bytes.
+    pub fn pack(format: Format, shape: (usize, usize), bytes: &[u8]) -> Result<Self> {
+        Ok(Self(match format {
+            Format::F16 | Format::Bf16 => Kind::Halves(Halves::pack(format == Format::Bf16, shape, bytes)?),
+            _ => Kind::Codes(Codes::pack(format, shape, bytes)?),
+        }))
+    }
+
+    /// How its numbers are packed.
+    pub fn format(&self) -> Format {
+        match &self.0 {
+            Kind::Codes(codes) => codes.format,
+            Kind::Halves(halves) if halves.is_brain() => Format::Bf16,
+            Kind::Halves(_) => Format::F16,
+        }
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        match &self.0 {
+            Kind::Codes(codes) => codes.rows,
+            Kind::Halves(halves) => halves.rows(),
+        }
+    }
+
+    /// Inputs.
+    pub fn width(&self) -> usize {
+        match &self.0 {
+            Kind::Codes(codes) => codes.width,
+            Kind::Halves(halves) => halves.width(),
+        }
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        match &self.0 {
+            Kind::Codes(codes) => size_of_val(codes.lines.as_slice()) + size_of_val(codes.strips.as_slice()),
+            Kind::Halves(halves) => halves.bytes(),
+        }
+    }
+
+    pub(super) fn groups(&self) -> usize {
+        self.rows().div_ceil(ROWS)
+    }
+
+    /// The numbers of a row, as a file's reader would unpack them, to `numbers`.
+    ///
+    /// # Errors
+    /// A row that it does not have.
+    pub fn read_row(&self, row: usize, numbers: &mut [f32]) -> Result<()> {
+        if row >= self.rows() || numbers.len() != self.width() {
+            bail!("row {row} of a weight [{}, {}] to {} numbers", self.rows(), self.width(), numbers.len());
+        }
+        match &self.0 {
+            Kind::Codes(codes) => codes.read_row(row, numbers),
+            Kind::Halves(halves) => halves.read_row(row, numbers),
+        }
+        Ok(())
+    }
+
+    /// A weight of some of its rows.
+    ///
+    /// # Errors
+    /// A row that it does not have.
+    pub fn pick(&self, rows: &[u32]) -> Result<Self> {
+        if let Some(row) = rows.iter().find(|row| **row as usize >= self.rows()) {
+            bail!("row {row} of a weight of {} rows", self.rows());
+        }
+        Ok(Self(match &self.0 {
+            Kind::Codes(codes) => Kind::Codes(codes.pick(rows)),
+            Kind::Halves(halves) => Kind::Halves(halves.pick(rows)),
+        }))
+    }
+}
+
+/// A weight of codes and factors.
 #[derive(Clone)]
-pub struct Matrix {
+pub(super) struct Codes {
     format: Format,
     rows: usize,
     width: usize,
@@ -15,7 +108,7 @@ pub struct Matrix {
     strips: Vec<Strip>,
 }
 
-impl fmt::Debug for Matrix {
+impl fmt::Debug for Codes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} [{}, {}]", self.format.name(), self.rows, self.width)
     }
@@ -29,12 +122,8 @@ pub(super) struct Group<'a> {
     pub(super) strips: &'a [Strip],
 }
 
-impl Matrix {
-    /// Packs rows as they lie in a file, one after another. `source` gives for each row the one of the file that it is.
-    ///
-    /// # Errors
-    /// A width that does not go into whole blocks, or another number of bytes.
-    pub fn pack(format: Format, (rows, width): (usize, usize), bytes: &[u8]) -> Result<Self> {
+impl Codes {
+    fn pack(format: Format, (rows, width): (usize, usize), bytes: &[u8]) -> Result<Self> {
         let (size, columns) = format.unit();
         let row_bytes = width / columns * size;
         if width == 0 || !width.is_multiple_of(columns) || rows.checked_mul(row_bytes) != Some(bytes.len()) {
@@ -73,30 +162,6 @@ impl Matrix {
         }
     }
 
-    /// How its numbers are packed.
-    pub fn format(&self) -> Format {
-        self.format
-    }
-
-    /// Outputs.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Inputs.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
-        size_of_val(self.lines.as_slice()) + size_of_val(self.strips.as_slice())
-    }
-
-    pub(super) fn groups(&self) -> usize {
-        self.rows.div_ceil(ROWS)
-    }
-
     /// Sixteen rows; none beyond the last.
     pub(super) fn group(&self, g: usize) -> Group<'_> {
         let blocks = self.width / BLOCK;
@@ -108,14 +173,7 @@ impl Matrix {
         }
     }
 
-    /// The numbers of a row, as a file's reader would unpack them, to `numbers`.
-    ///
-    /// # Errors
-    /// A row that it does not have.
-    pub fn read_row(&self, row: usize, numbers: &mut [f32]) -> Result<()> {
-        if row >= self.rows || numbers.len() != self.width {
-            bail!("row {row} of a weight [{}, {}] to {} numbers", self.rows, self.width, numbers.len());
-        }
+    fn read_row(&self, row: usize, numbers: &mut [f32]) {
         let (group, row, factors) = (self.group(row / ROWS), row % ROWS, self.format.factors());
         let (inner, many, offset) = (inner(factors as u8), strips(factors as u8), self.format.offset());
         let pieces = group.lines.chunks_exact(self.format.bits()).zip(numbers.as_chunks_mut::<BLOCK>().0);
@@ -133,17 +191,9 @@ impl Matrix {
                 };
             }
         }
-        Ok(())
     }
 
-    /// A weight of some of its rows.
-    ///
-    /// # Errors
-    /// A row that it does not have.
-    pub fn pick(&self, rows: &[u32]) -> Result<Self> {
-        if let Some(row) = rows.iter().find(|row| **row as usize >= self.rows) {
-            bail!("row {row} of a weight of {} rows", self.rows);
-        }
+    fn pick(&self, rows: &[u32]) -> Self {
         let mut picked = Self::zeros(self.format, rows.len(), self.width);
         let blocks = self.width / BLOCK;
         let factors = self.format.factors();
@@ -165,7 +215,7 @@ impl Matrix {
                 }
             }
         }
-        Ok(picked)
+        picked
     }
 }
 

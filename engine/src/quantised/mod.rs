@@ -4,7 +4,7 @@
 //! of thirty-two with a scale (`inputs`). Codes are multiplied and added as integers, which is exact, and each block's sum is
 //! scaled and added to those before it. There is one order of these additions, whatever the processor and however many rows are
 //! multiplied at once: `scalar` is what the others (`avx512`, `avx2`) must give bit for bit, and a draft is checked with the very
-//! numbers of plain decoding.
+//! numbers of plain decoding. Weights of two bytes (`halves`) are multiplied as the numbers they are, in the same spirit.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -13,6 +13,9 @@ mod avx512;
 #[cfg(feature = "cuda")]
 pub(crate) mod card;
 mod format;
+mod halves;
+#[cfg(target_arch = "x86_64")]
+mod halves_x86;
 mod inputs;
 mod matrix;
 mod product;

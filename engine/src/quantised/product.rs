@@ -2,9 +2,10 @@
 
 use super::{
     Matrix,
-    format::{BLOCK, Factors, ROWS},
+    format::{BLOCK, Factors, ROWS, Strip},
+    halves::{self, GROUPS, Halves, MOST, Numbers, Sums},
     inputs::{Inputs, TILES, Tile},
-    matrix::Group,
+    matrix::{Codes, Group, Kind},
     scalar,
 };
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
@@ -59,6 +60,21 @@ impl Instructions {
             _ => scalar::sums(group, x, out),
         }
     }
+
+    /// Sums of a tile with groups of a weight of two bytes.
+    #[inline]
+    fn half_sums(self, brain: bool, strips: &[Strip], x: halves::Tile<'_>, out: &mut Sums) {
+        match self {
+            Self::Scalar => halves::sums(brain, strips, x, out),
+            // SAFETY: `multiply` asks for none that the processor does not have.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { super::halves_x86::sums_avx2(brain, strips, x, out) },
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { super::halves_x86::sums_avx512(brain, strips, x, out) },
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => halves::sums(brain, strips, x, out),
+        }
+    }
 }
 
 /// One weight, or several of the same width whose outputs lie side by side.
@@ -99,10 +115,26 @@ impl Outputs {
 /// Groups of one part that a thread takes at once.
 struct Piece<'a> {
     matrix: &'a Matrix,
-    inputs: &'a Inputs,
+    inputs: &'a Prepared,
     groups: std::ops::Range<usize>,
     /// Outputs before those of this part.
     column: usize,
+}
+
+/// Inputs as a kind of weight takes them.
+enum Prepared {
+    Codes((i32, bool), Inputs),
+    Numbers(Numbers),
+}
+
+impl Prepared {
+    fn fits(&self, matrix: &Matrix) -> bool {
+        match (self, &matrix.0) {
+            (Self::Codes(known, _), Kind::Codes(_)) => *known == kind(matrix),
+            (Self::Numbers(_), Kind::Halves(_)) => true,
+            _ => false,
+        }
+    }
 }
 
 impl Packed {
@@ -180,22 +212,13 @@ impl Packed {
         if x.len() != rows * self.width || y.len() != rows * self.rows {
             bail!("{} inputs and {} outputs of a weight [{}, {}]", x.len(), y.len(), self.rows, self.width);
         }
-        let kinds: Vec<(i32, bool)> = self.parts.iter().map(kind).collect();
-        let mut inputs: Vec<((i32, bool), Inputs)> = Vec::with_capacity(1);
-        let plain = Inputs::new(x, self.width);
-        for kind in &kinds {
-            if !inputs.iter().any(|(known, _)| known == kind) {
-                let mut shifted = plain.clone();
-                shifted.begin(kind.0, kind.1);
-                inputs.push((*kind, shifted));
-            }
-        }
+        let prepared = self.prepare(x);
         let outputs = Outputs { data: y.as_mut_ptr(), rows, columns: self.rows };
         let threads = rayon::current_num_threads();
         let share = (self.bytes() / (2 * threads)).max(PIECE);
         let (mut pieces, mut column) = (Vec::new(), 0);
-        for (matrix, kind) in self.parts.iter().zip(&kinds) {
-            let Some((_, inputs)) = inputs.iter().find(|(known, _)| known == kind) else { continue };
+        for matrix in self.parts.iter() {
+            let Some(inputs) = prepared.iter().find(|inputs| inputs.fits(matrix)) else { continue };
             let groups = matrix.groups();
             let step = (groups * share).div_ceil(matrix.bytes().max(1)).max(1);
             let piece = |first| Piece { matrix, inputs, groups: first..(first + step).min(groups), column };
@@ -210,6 +233,29 @@ impl Packed {
     }
 }
 
+impl Packed {
+    /// Inputs for each kind of weight among its parts, once.
+    fn prepare(&self, x: &[f32]) -> Vec<Prepared> {
+        let mut plain: Option<Inputs> = None;
+        let mut all: Vec<Prepared> = Vec::with_capacity(1);
+        for matrix in self.parts.iter() {
+            if all.iter().any(|known| known.fits(matrix)) {
+                continue;
+            }
+            all.push(match &matrix.0 {
+                Kind::Halves(_) => Prepared::Numbers(Numbers::new(x, self.width)),
+                Kind::Codes(_) => {
+                    let kind = kind(matrix);
+                    let mut shifted = plain.get_or_insert_with(|| Inputs::new(x, self.width)).clone();
+                    shifted.begin(kind.0, kind.1);
+                    Prepared::Codes(kind, shifted)
+                }
+            });
+        }
+        all
+    }
+}
+
 /// What is taken off each code, and whether halves of a block have factors of their own.
 fn kind(matrix: &Matrix) -> (i32, bool) {
     (matrix.format().offset(), matrix.format().factors() == Factors::Six)
@@ -217,18 +263,50 @@ fn kind(matrix: &Matrix) -> (i32, bool) {
 
 impl Piece<'_> {
     fn run(&self, outputs: Outputs, with: Instructions) {
+        match (&self.matrix.0, self.inputs) {
+            (Kind::Codes(codes), Prepared::Codes(_, inputs)) => self.run_codes(codes, inputs, outputs, with),
+            (Kind::Halves(halves), Prepared::Numbers(numbers)) => self.run_halves(halves, numbers, outputs, with),
+            // Inputs are looked for by what fits.
+            _ => (),
+        }
+    }
+
+    fn run_codes(&self, codes: &Codes, inputs: &Inputs, outputs: Outputs, with: Instructions) {
         let mut sums = [[0f32; ROWS]; TILES[0]];
-        let tiles: Vec<Tile<'_>> = self.inputs.tiles().collect();
-        let tile_bytes = TILES[0] * self.inputs.blocks * (BLOCK + 16);
+        let tiles: Vec<Tile<'_>> = inputs.tiles().collect();
+        let tile_bytes = TILES[0] * inputs.blocks * (BLOCK + 16);
         for tiles in tiles.chunks((PASS / tile_bytes.max(1)).max(1)) {
             for g in self.groups.clone() {
-                let (group, first) = (self.matrix.group(g), g * ROWS);
+                let (group, first) = (codes.group(g), g * ROWS);
                 let many = ROWS.min(self.matrix.rows() - first);
                 for tile in tiles {
                     with.sums(group, *tile, &mut sums[..tile.rows]);
                     for (m, sums) in sums.iter().take(tile.rows).enumerate() {
                         // SAFETY: pieces are of different groups or parts, so columns differ.
                         unsafe { outputs.put(tile.first + m, self.column + first, &sums[..many]) };
+                    }
+                }
+            }
+        }
+    }
+
+    fn run_halves(&self, halves: &Halves, numbers: &Numbers, outputs: Outputs, with: Instructions) {
+        let mut sums: Sums = [[[0f32; ROWS]; MOST]; GROUPS];
+        let (tiles, brain) = (numbers.tiles(), halves.is_brain());
+        let tile_bytes = MOST * self.matrix.width() * size_of::<f32>();
+        for tiles in tiles.chunks((PASS / tile_bytes.max(1)).max(1)) {
+            for g in self.groups.clone().step_by(GROUPS) {
+                let together = GROUPS.min(self.groups.end - g);
+                let strips = halves.groups(g, together);
+                for tile in tiles {
+                    with.half_sums(brain, strips, *tile, &mut sums);
+                    for (i, sums) in sums.iter().take(together).enumerate() {
+                        let first = (g + i) * ROWS;
+                        let many = ROWS.min(self.matrix.rows() - first);
+                        for (m, sums) in sums.iter().take(tile.rows).enumerate() {
+                            // SAFETY: pieces are of different groups or parts, so columns differ.
+                            unsafe { outputs.put(tile.first + m, self.column + first, &sums[..many]) };
+                        }
                     }
                 }
             }

@@ -12,6 +12,10 @@ pub use adapter::{BASE, file_of};
 pub use error::WeightsError;
 pub use header::{TensorInfo, read_header};
 
+use crate::{
+    gguf::{self, Gguf},
+    model::memory::Place,
+};
 use adapter::Adapter;
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
@@ -21,6 +25,7 @@ use spotter_vision::encoder::TensorSpec;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Selectors, and the tower that was trained with them, beside the weights of a checkpoint.
@@ -38,6 +43,22 @@ pub struct Checkpoint {
     files: Vec<PathBuf>,
     tensors: BTreeMap<String, TensorInfo>,
     adapter: Option<Adapter>,
+    gguf: Option<Packed>,
+}
+
+/// Tensors of GGUF files, and the one with the decoder.
+#[derive(Clone, Debug)]
+struct Packed {
+    decoder: Arc<Gguf>,
+    tensors: Arc<gguf::Tensors>,
+}
+
+/// The folder of a model: itself, or that of its file.
+pub fn home(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if path.is_file() => parent,
+        _ => path,
+    }
 }
 
 /// The part of `model.safetensors.index.json` that is read.
@@ -81,7 +102,34 @@ impl Checkpoint {
             let added = adapter.added.iter().map(|(name, info)| (name.clone(), info.clone()));
             tensors.extend(added.map(|(name, info)| (name, TensorInfo { file: files.len(), ..info })));
         }
-        Ok(Self { folder: folder.to_path_buf(), files, tensors, adapter })
+        Ok(Self { folder: folder.to_path_buf(), files, tensors, adapter, gguf: None })
+    }
+
+    /// Of GGUF files, whose tensors have the names of a published checkpoint. `path` is what was asked for.
+    pub(crate) fn of_gguf(path: &Path, decoder: Arc<Gguf>, packed: Arc<gguf::Tensors>) -> Self {
+        let tensors = packed.infos();
+        let gguf = Some(Packed { decoder, tensors: packed });
+        Self { folder: path.to_path_buf(), files: Vec::new(), tensors, adapter: None, gguf }
+    }
+
+    /// The GGUF file with the decoder, where it is made of such files.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        self.gguf.as_ref().map(|packed| packed.decoder.as_ref())
+    }
+
+    /// Bytes that a tensor takes in memory when it is loaded in a type where it is computed with.
+    pub fn loaded(&self, spec: &TensorSpec, dtype: DType, place: Place) -> usize {
+        let packed = self.gguf.as_ref().and_then(|packed| packed.tensors.packed_bytes(&spec.name, dtype, place));
+        packed.unwrap_or_else(|| spec.shape.iter().product::<usize>() * dtype.size_in_bytes())
+    }
+
+    /// The type most of its parameters have, as its files write it.
+    pub fn stored(&self) -> String {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for info in self.tensors.values() {
+            *counts.entry(&info.stored).or_default() += info.elements();
+        }
+        counts.into_iter().max_by_key(|(_, n)| *n).map_or(String::new(), |(name, _)| name.to_lowercase())
     }
 
     /// Where it lies.
@@ -132,7 +180,7 @@ impl Checkpoint {
                     found: info.shape.clone(),
                 });
             }
-            if info.dtype().is_none() {
+            if info.dtype().is_none() && self.gguf.is_none() {
                 return Err(WeightsError::Dtype { name: spec.name.clone(), found: info.stored.clone() });
             }
         }
@@ -144,6 +192,9 @@ impl Checkpoint {
     /// # Errors
     /// A file that can't be mapped.
     pub fn var_builder(&self, dtype: DType, device: &Device) -> Result<VarBuilder<'static>, WeightsError> {
+        if let Some(packed) = &self.gguf {
+            return Ok(packed.tensors.var_builder(dtype, device));
+        }
         let base = Mapped::open(&self.files, self.tensors.clone())?;
         let adapter = match &self.adapter {
             Some(adapter) => {

@@ -10,7 +10,7 @@ mod tower;
 mod trunk;
 pub mod vit;
 
-pub use tower::{TensorSpec, TowerConfig};
+pub use tower::{Activation, TensorSpec, TowerConfig};
 pub use trunk::{Prepare, Trunk};
 
 use crate::Frame;

@@ -70,7 +70,7 @@ pub trait Trunk: Send + Sync {
 }
 
 /// From frames to what a tower takes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Prepare {
     /// Spotter's own tower: pictures cut into patches, `[b, patches, patch * patch * 3]`, values 0 to 1.
     Patches(VitConfig),

@@ -51,7 +51,8 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct InspectArgs {
-    /// Folder with config.json, tokenizer.json and safetensors, or the name of a model that was pulled.
+    /// Folder with config.json, tokenizer.json and safetensors, a GGUF file with its mmproj beside it, or the name of a model that was
+    /// pulled.
     model: PathBuf,
     /// auto, cpu, cuda or metal.
     #[arg(long, default_value = "auto")]
@@ -78,7 +79,8 @@ struct Described {
 
 #[derive(Args, Debug)]
 struct ProbeArgs {
-    /// Folder with config.json, tokenizer.json and safetensors, or the name of a model that was pulled.
+    /// Folder with config.json, tokenizer.json and safetensors, a GGUF file with its mmproj beside it, or the name of a model that was
+    /// pulled.
     model: PathBuf,
     /// What the person says.
     #[arg(long)]

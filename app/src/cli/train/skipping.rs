@@ -100,7 +100,11 @@ fn open(args: &TrainArgs) -> Result<Plan> {
         folder::check(model, to)?;
     }
     std::fs::create_dir_all(&args.out).with_context(|| format!("{}: can't be made", args.out.display()))?;
-    Ok(Plan::open(model)?)
+    let plan = Plan::open(model)?;
+    if plan.checkpoint.gguf().is_some() {
+        bail!("--model {}: selectors are trained for a folder with safetensors, not for GGUF files", model.display());
+    }
+    Ok(plan)
 }
 
 /// The options of the selectors that a run trained, or those of the model folder itself.

@@ -6,7 +6,7 @@ use super::{
 };
 use candle_core::D;
 
-const FORMATS: [Format; 8] = Format::ALL;
+const FORMATS: [Format; 8] = Format::CODES;
 
 fn noise(rows: usize, width: usize) -> Tensor {
     (Tensor::randn(0f32, 1.0, (rows, width), &Device::Cpu).unwrap() * 0.1).unwrap()
