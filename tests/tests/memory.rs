@@ -114,7 +114,7 @@ fn the_prediction_holds_within_5_percent() {
     assert!(peak < need("weights") * 13 / 10);
 }
 
-/// What a card holds of a model of 600 million parameters, as its driver counts, while it is streamed.
+/// What a card holds of a model of 2.4 billion parameters, as its driver counts, while it is streamed.
 #[test]
 #[ignore = "needs an NVIDIA card, a build with the feature cuda, and nvidia-smi"]
 fn the_prediction_for_a_card_holds_within_5_percent() {
