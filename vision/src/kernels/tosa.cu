@@ -132,6 +132,168 @@ __device__ void column_sums(const T* scores, const float* weight1, const float* 
   }
 }
 
+// A number of 10 bits, as tensor cores read it, and what it leaves of `x`.
+__device__ uint2 in_two(float x) {
+  uint32_t high, low;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(high) : "f"(x));
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(low) : "f"(x - __uint_as_float(high)));
+  return make_uint2(high, low);
+}
+
+// acc [16, 8] += a [16, 8] times b [8, 8], a thread's parts.
+__device__ void multiply(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+constexpr int SIXTEEN = 16;
+
+// The same for sixteen heads in half types, with both convolutions on the tensor cores: tiles of sixteen keys by sixteen heads, of
+// which a thread has keys g and g + 8 and heads 2t, 2t + 1, 8 + 2t, 9 + 2t, in the scores as in both results, so that nothing
+// is exchanged between them. Numbers that do not go into 10 bits are multiplied in two parts. A warp has TILES tiles.
+template <typename T, int TILES>
+__device__ void column_sums_of_16(const T* scores, const float* weight1, const float* bias1, const float* weight2,
+                                  const float* bias2, float* parts, int n) {
+  __shared__ float tops[WARPS][SIXTEEN], totals[WARPS][SIXTEEN];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  // For each convolution, half of its inputs and half of its outputs: two weights in two parts.
+  uint2 weight[2][2][2][2];
+  float bias[2][2][2];
+#pragma unroll
+  for (int c = 0; c < 2; ++c) {
+    const float* w = c ? weight2 : weight1;
+    const float* b = c ? bias2 : bias1;
+#pragma unroll
+    for (int out = 0; out < 2; ++out) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        bias[c][out][i] = b[out * 8 + 2 * t + i];
+#pragma unroll
+        for (int in = 0; in < 2; ++in) weight[c][in][out][i] = in_two(w[(out * 8 + g) * SIXTEEN + in * 8 + 2 * t + i]);
+      }
+    }
+  }
+  const T* picture = scores + static_cast<int64_t>(blockIdx.y) * SIXTEEN * n * n;
+  const int first = blockIdx.x * GROUP, last = min(first + GROUP, n);
+  float sums[TILES][2] = {};
+  for (int q = first; q < last; ++q) {
+    // By tile, half of the heads, and place in the tile: key g, g, g + 8, g + 8 of heads 2t, 2t + 1, 2t, 2t + 1.
+    float x[TILES][2][4];
+#pragma unroll
+    for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int key = (tile * WARPS + warp) * 16 + i % 4 / 2 * 8 + g, head = i / 4 * 8 + 2 * t + i % 2;
+        x[tile][i / 4][i % 4] = key < n ? number(picture[(static_cast<int64_t>(head) * n + q) * n + key]) : 0.f;
+      }
+    }
+#pragma unroll
+    for (int tile = 0; tile < TILES; ++tile) {
+      float hidden[2][4], mixed[2][4];
+#pragma unroll
+      for (int out = 0; out < 2; ++out) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          hidden[out][i] = bias[0][out][i % 2];
+          mixed[out][i] = bias[1][out][i % 2];
+        }
+      }
+#pragma unroll
+      for (int in = 0; in < 2; ++in) {
+        // Half types go into 10 bits.
+        const float(&v)[4] = x[tile][in];
+        const uint32_t a[4] = {__float_as_uint(v[0]), __float_as_uint(v[2]), __float_as_uint(v[1]), __float_as_uint(v[3])};
+#pragma unroll
+        for (int out = 0; out < 2; ++out) {
+          const uint2 w0 = weight[0][in][out][0], w1 = weight[0][in][out][1];
+          multiply(hidden[out], a, w0.x, w1.x);
+          multiply(hidden[out], a, w0.y, w1.y);
+        }
+      }
+#pragma unroll
+      for (int in = 0; in < 2; ++in) {
+        uint32_t high[4], low[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const uint2 two = in_two(fmaxf(hidden[in][i / 2 + i % 2 * 2], 0.f));
+          high[i] = two.x;
+          low[i] = two.y;
+        }
+#pragma unroll
+        for (int out = 0; out < 2; ++out) {
+          const uint2 w0 = weight[1][in][out][0], w1 = weight[1][in][out][1];
+          multiply(mixed[out], high, w0.x, w1.x);
+          multiply(mixed[out], high, w0.y, w1.y);
+          multiply(mixed[out], low, w0.x, w1.x);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x[tile][i / 4][i % 4] = mixed[i / 4][i % 4];
+    }
+    const auto there = [&](int tile, int i) { return (tile * WARPS + warp) * 16 + i / 2 * 8 + g < n; };
+    float total[2][2];
+#pragma unroll
+    for (int h = 0; h < 4; ++h) {
+      float most = -INFINITY;
+#pragma unroll
+      for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+        for (int i = h % 2; i < 4; i += 2)
+          if (there(tile, i)) most = fmaxf(most, x[tile][h / 2][i]);
+      }
+#pragma unroll
+      for (int away = 4; away < 32; away *= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffff, most, away));
+      if (g == 0) tops[warp][h / 2 * 8 + 2 * t + h % 2] = most;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int h = 0; h < 4; ++h) {
+      const int head = h / 2 * 8 + 2 * t + h % 2;
+      float most = tops[0][head], sum = 0.f;
+#pragma unroll
+      for (int w = 1; w < WARPS; ++w) most = fmaxf(most, tops[w][head]);
+#pragma unroll
+      for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+        for (int i = h % 2; i < 4; i += 2) {
+          float& v = x[tile][h / 2][i];
+          v = there(tile, i) ? __expf(v - most) : 0.f;
+          sum += v;
+        }
+      }
+#pragma unroll
+      for (int away = 4; away < 32; away *= 2) sum += __shfl_xor_sync(0xffffffff, sum, away);
+      if (g == 0) totals[warp][head] = sum;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int h = 0; h < 4; ++h) {
+      float sum = 0.f;
+#pragma unroll
+      for (int w = 0; w < WARPS; ++w) sum += totals[w][h / 2 * 8 + 2 * t + h % 2];
+      total[h / 2][h % 2] = 1.f / (sum * SIXTEEN);
+    }
+#pragma unroll
+    for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+        sums[tile][i % 4 / 2] = fmaf(x[tile][i / 4][i % 4], total[i / 4][i % 2], sums[tile][i % 4 / 2]);
+    }
+  }
+#pragma unroll
+  for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float sum = sums[tile][i];
+      sum += __shfl_xor_sync(0xffffffff, sum, 1);
+      sum += __shfl_xor_sync(0xffffffff, sum, 2);
+      const int key = (tile * WARPS + warp) * 16 + i * 8 + g;
+      if (t == 0 && key < n) parts[(static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * n + key] = sum;
+    }
+  }
+}
+
 }  // namespace
 
 #define COLUMN_SUMS(NAME, T, HEADS, KEYS)                                                                        \
@@ -152,12 +314,26 @@ COLUMN_SUMS_OF(f32, float)
 COLUMN_SUMS_OF(f16, __half)
 COLUMN_SUMS_OF(bf16, __nv_bfloat16)
 
+#define SUMS_OF_16(NAME, T, TILES)                                                                               \
+  extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                       \
+      sums_of_16_##NAME##_##TILES(const T* scores, const float* weight1, const float* bias1,                     \
+                                  const float* weight2, const float* bias2, float* parts, int n) {               \
+    column_sums_of_16<T, TILES>(scores, weight1, bias1, weight2, bias2, parts, n);                               \
+  }
+#define ALL_SUMS_OF_16(NAME, T) \
+  SUMS_OF_16(NAME, T, 2)        \
+  SUMS_OF_16(NAME, T, 5)        \
+  SUMS_OF_16(NAME, T, 6)
+ALL_SUMS_OF_16(f16, __half)
+ALL_SUMS_OF_16(bf16, __nv_bfloat16)
+
 // parts [b, groups, n] to sums [b, n].
 extern "C" __global__ void add_parts(const float* parts, float* sums, int groups, int n) {
   const int key = blockIdx.x * blockDim.x + threadIdx.x;
   if (key >= n) return;
   const float* from = parts + static_cast<int64_t>(blockIdx.y) * groups * n + key;
   float sum = 0.f;
+#pragma unroll 8
   for (int g = 0; g < groups; ++g) sum += from[static_cast<int64_t>(g) * n];
   sums[static_cast<int64_t>(blockIdx.y) * n + key] = sum;
 }

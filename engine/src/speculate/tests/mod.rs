@@ -3,6 +3,7 @@
 mod cached;
 mod decoder;
 mod exact;
+mod long;
 mod seeing;
 mod statistics;
 

@@ -26,6 +26,18 @@ fn keys(heads: usize, n: usize) -> Option<usize> {
     keys.iter().copied().find(|keys| keys * THREADS >= n)
 }
 
+/// Tiles of sixteen keys a warp may have, that kernels on the tensor cores are made for: for sixteen heads in half types.
+const TILES: [usize; 3] = [2, 5, 6];
+
+/// The kernel for `heads` heads over `n` tokens.
+fn sums_kernel(heads: usize, n: usize, name: &str) -> Option<String> {
+    let tiles = TILES.into_iter().find(|tiles| tiles * THREADS / 2 >= n);
+    match tiles.filter(|_| heads == 16 && name != "f32") {
+        Some(tiles) => Some(format!("sums_of_16_{name}_{tiles}")),
+        None => keys(heads, n).map(|keys| format!("column_sums_{name}_{heads}_{keys}")),
+    }
+}
+
 /// Whether products of this shape can be added up by [`ColumnSums`].
 pub(super) fn fits(scores: &Tensor) -> bool {
     let half = matches!(scores.dtype(), DType::F32 | DType::F16 | DType::BF16);
@@ -42,7 +54,7 @@ pub(super) struct ColumnSums<'a> {
 impl ColumnSums<'_> {
     fn run<T: CudaDType + DeviceRepr>(&self, name: &str, x: &CudaStorage, layout: &Layout) -> Result<CudaStorage> {
         let (b, heads, n, _) = layout.shape().dims4()?;
-        let Some(keys) = keys(heads, n) else { bail!("no kernel for {heads} heads over {n} tokens") };
+        let Some(kernel) = sums_kernel(heads, n, name) else { bail!("no kernel for {heads} heads over {n} tokens") };
         let (dev, groups) = (&x.device, n.div_ceil(GROUP));
         let scores = numbers::<T>(x, layout)?;
         // SAFETY: both are filled by the kernels below.
@@ -53,7 +65,7 @@ impl ColumnSums<'_> {
             let Storage::Cuda(storage) = &**storage else { bail!("a selector's weights are not on the card") };
             weights.push(numbers::<f32>(storage, layout)?);
         }
-        let function = Module::Tosa.kernel(&format!("column_sums_{name}_{heads}_{keys}"), dev)?;
+        let function = Module::Tosa.kernel(&kernel, dev)?;
         let (count, width) = (groups as i32, n as i32);
         let mut call = function.call();
         call.arg(&scores);
