@@ -107,11 +107,11 @@ impl Stats {
         self.draft_time + self.verify_time + self.plain_time
     }
 
-    /// How many times faster than plain steps alone, by the estimate of a plain step; `None` before there is one.
+    /// How many times faster than plain steps alone, by the estimate of a plain step; `None` before there is one, and a round.
     pub fn gain(&self) -> Option<f64> {
         let time = self.time().as_secs_f64();
         let plain = self.plain_step_seconds * self.tokens() as f64;
-        (time > 0.0 && plain > 0.0).then(|| plain / time)
+        (self.rounds > 0 && time > 0.0 && plain > 0.0).then(|| plain / time)
     }
 
     /// Adds another's sums.
