@@ -3,7 +3,10 @@
 //! A strip holds one column of sixteen rows, so that a register widens it and a product needs one number of the input. A row is summed
 //! column by column, [`SPAN`] columns by themselves and then to those before them; nothing else decides the last bits.
 
-use super::format::{ROWS, Strip};
+use super::{
+    format::{ROWS, Strip},
+    tiles::{self, TILES},
+};
 use candle_core::{Result, bail};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -11,9 +14,7 @@ use std::fmt;
 
 /// Columns that are summed by themselves: sums of many small numbers lose less so.
 pub(super) const SPAN: usize = 256;
-/// Rows that are multiplied side by side, largest first.
-const TILES: [usize; 4] = [8, 4, 2, 1];
-/// The most of them.
+/// The most rows that are multiplied side by side.
 pub(super) const MOST: usize = TILES[0];
 /// Groups that share a read of the input.
 pub(super) const GROUPS: usize = 2;
@@ -109,24 +110,13 @@ pub(super) struct Numbers {
 }
 
 /// Rows of a tile and its numbers.
-#[derive(Clone, Copy)]
-pub(super) struct Tile<'a> {
-    /// The first of its rows.
-    pub(super) first: usize,
-    pub(super) rows: usize,
-    pub(super) data: &'a [f32],
-}
+pub(super) type Tile<'a> = tiles::Tile<'a, f32>;
 
 impl Numbers {
     /// Of `x [rows, width]`, the width not 0.
     pub(super) fn new(x: &[f32], width: usize) -> Self {
         let mut all = Self { width, rows: x.len() / width, data: vec![0f32; x.len()] };
-        let (mut pieces, mut from, mut to) = (Vec::new(), x, all.data.as_mut_slice());
-        for size in sizes(all.rows) {
-            let ((x, more), (tile, behind)) = (from.split_at(size * width), to.split_at_mut(size * width));
-            pieces.push((x, tile));
-            (from, to) = (more, behind);
-        }
+        let pieces = tiles::places((x, width), (&mut all.data, width));
         let turn = |(x, tile): (&[f32], &mut [f32])| {
             let rows = x.len() / width;
             for (r, x) in x.chunks_exact(width).enumerate() {
@@ -142,25 +132,8 @@ impl Numbers {
 
     /// All tiles.
     pub(super) fn tiles(&self) -> Vec<Tile<'_>> {
-        let (mut first, mut rest) = (0, self.data.as_slice());
-        let tile = |rows: usize| {
-            let (data, more) = rest.split_at(rows * self.width);
-            rest = more;
-            first += rows;
-            Tile { first: first - rows, rows, data }
-        };
-        sizes(self.rows).map(tile).collect()
+        tiles::tiles(self.rows, self.width, &self.data).collect()
     }
-}
-
-/// Sizes of the tiles of so many rows, one after another.
-fn sizes(rows: usize) -> impl Iterator<Item = usize> {
-    let mut left = rows;
-    std::iter::from_fn(move || {
-        let size = TILES.into_iter().find(|size| *size <= left)?;
-        left -= size;
-        Some(size)
-    })
 }
 
 /// Sums of a tile with at most [`GROUPS`] groups of a weight: for each group, sixteen for each row of the tile.

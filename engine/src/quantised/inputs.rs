@@ -1,10 +1,7 @@
 //! Inputs of a product in eight bits: blocks of thirty-two numbers with a scale and their sum.
 
-use super::format::BLOCK;
+use super::{format::BLOCK, tiles};
 use rayon::prelude::*;
-
-/// Rows that are multiplied side by side, largest first. Whatever is left takes smaller ones.
-pub(super) const TILES: [usize; 4] = [8, 4, 2, 1];
 
 /// Rows from which on they are made by all threads.
 const MANY: usize = 16;
@@ -32,13 +29,7 @@ pub(super) struct Inputs {
 }
 
 /// Rows of a tile and its blocks.
-#[derive(Clone, Copy)]
-pub(super) struct Tile<'a> {
-    /// The first of its rows.
-    pub(super) first: usize,
-    pub(super) rows: usize,
-    pub(super) data: &'a [Block],
-}
+pub(super) type Tile<'a> = tiles::Tile<'a, Block>;
 
 impl Block {
     const ZERO: Self = Self { codes: [0; BLOCK], scale: 0.0, sum: 0.0, starts: [0; 2] };
@@ -93,28 +84,12 @@ fn best_tile(x: &[f32], width: usize, blocks: &mut [Block]) {
     tile(x, width, blocks);
 }
 
-/// Sizes of the tiles of so many rows, one after another.
-fn tiles(rows: usize) -> impl Iterator<Item = usize> {
-    let mut left = rows;
-    std::iter::from_fn(move || {
-        let size = TILES.into_iter().find(|size| *size <= left)?;
-        left -= size;
-        Some(size)
-    })
-}
-
 impl Inputs {
     /// Of `x [rows, width]`, the width a multiple of 32 and not 0.
     pub(super) fn new(x: &[f32], width: usize) -> Self {
         let (rows, blocks) = (x.len() / width, width / BLOCK);
         let mut data = vec![Block::ZERO; rows * blocks];
-        let (mut pieces, mut x, mut rest) = (Vec::new(), x, data.as_mut_slice());
-        for size in tiles(rows) {
-            let (numbers, more) = x.split_at(size * width);
-            let (tile, behind) = rest.split_at_mut(size * blocks);
-            pieces.push((numbers, tile));
-            (x, rest) = (more, behind);
-        }
+        let pieces = tiles::places((x, width), (&mut data, blocks));
         if rows >= MANY {
             pieces.into_par_iter().for_each(|(numbers, tile)| best_tile(numbers, width, tile));
         } else {
@@ -132,12 +107,6 @@ impl Inputs {
 
     /// All tiles.
     pub(super) fn tiles(&self) -> impl Iterator<Item = Tile<'_>> {
-        let (mut first, mut rest) = (0, self.data.as_slice());
-        tiles(self.rows).map(move |rows| {
-            let (data, more) = rest.split_at(rows * self.blocks);
-            rest = more;
-            first += rows;
-            Tile { first: first - rows, rows, data }
-        })
+        tiles::tiles(self.rows, self.blocks, &self.data)
     }
 }

@@ -25,6 +25,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod tiles;
 
 pub use format::Format;
 pub use matrix::Matrix;

@@ -4,9 +4,10 @@ use super::{
     Matrix,
     format::{BLOCK, Factors, ROWS, Strip},
     halves::{self, GROUPS, Halves, MOST, Numbers, Sums},
-    inputs::{Inputs, TILES, Tile},
+    inputs::{Inputs, Tile},
     matrix::{Codes, Group, Kind},
     scalar,
+    tiles::TILES,
 };
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
