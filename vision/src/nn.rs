@@ -6,8 +6,10 @@
 #[cfg(feature = "cuda")]
 pub mod card;
 mod pick;
+mod repeated;
 
 pub use pick::{pick_rows, put_rows};
+pub use repeated::Repeated;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;

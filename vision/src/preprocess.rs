@@ -1,7 +1,7 @@
 //! From a frame to the normalised input tensor of a vision tower, as the checkpoint's own image processor does it.
 
 use crate::Frame;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image, images::ImageRef};
 use serde::{Deserialize, Serialize};
 
@@ -249,6 +249,10 @@ impl Preprocess {
     /// Packed RGB of the final size to `[b, 3, height, width]`.
     fn normalise(&self, pictures: &[Vec<u8>], device: &Device) -> Result<Tensor, PreprocessError> {
         let (height, width) = self.size;
+        let run = |e: candle_core::Error| PreprocessError::Run(e.to_string());
+        if !device.is_cpu() {
+            return self.normalised_there(pictures, device).map_err(run);
+        }
         let mut data = Vec::with_capacity(pictures.len() * 3 * height * width);
         for rgb in pictures {
             for channel in 0..3 {
@@ -258,10 +262,17 @@ impl Preprocess {
                 data.extend(rgb.iter().skip(channel).step_by(3).map(|v| table[usize::from(*v)]));
             }
         }
-        let run = |e: candle_core::Error| PreprocessError::Run(e.to_string());
-        Tensor::from_vec(data, (pictures.len(), 3, height, width), &Device::Cpu)
-            .and_then(|t| t.to_device(device))
-            .map_err(run)
+        Tensor::from_vec(data, (pictures.len(), 3, height, width), device).map_err(run)
+    }
+
+    /// The same on another device, which is sent bytes.
+    fn normalised_there(&self, pictures: &[Vec<u8>], device: &Device) -> candle_core::Result<Tensor> {
+        let (height, width) = self.size;
+        let bytes = Tensor::from_vec(pictures.concat(), (pictures.len(), height, width, 3), device)?;
+        let planes = bytes.permute((0, 3, 1, 2))?.contiguous()?.to_dtype(DType::F32)?;
+        let colour = |values: [f32; 3]| Tensor::new(&values, device)?.reshape((1, 3, 1, 1));
+        let scaled = (planes * f64::from(self.rescale))?;
+        scaled.broadcast_sub(&colour(self.mean)?)?.broadcast_div(&colour(self.std)?)
     }
 
     /// Packed RGB of the final size.
@@ -300,8 +311,11 @@ impl Preprocess {
                 }
                 let rgb = scale(&frame.rgb, frame.width, frame.height, w, h, self.filter)?;
                 let (left, top) = ((w - width) / 2, (h - height) / 2);
+                if (w, h) == (width, height) {
+                    return Ok(rgb);
+                }
                 let rows = rgb.chunks_exact(w * 3).skip(top).take(height);
-                Ok(rows.flat_map(|row| row.iter().skip(left * 3).take(width * 3)).copied().collect())
+                Ok(rows.flat_map(|row| row.get(left * 3..(left + width) * 3)).flatten().copied().collect())
             }
         }
     }

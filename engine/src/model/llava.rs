@@ -19,6 +19,7 @@ use spotter_vision::{
         Encoder, Prepare, Trunk,
         tosa::{Memory, Tosa},
     },
+    nn::Repeated,
     preprocess::{Fit, Preprocess},
 };
 
@@ -26,6 +27,8 @@ use spotter_vision::{
 pub struct LlavaEncoder {
     prepare: Prepare,
     tower: Box<dyn Trunk>,
+    /// Of the tower, where no token is skipped.
+    seeing: Repeated,
     grid: TokenGrid,
     /// Share of a picture's side that whole patches cover.
     whole: f32,
@@ -48,7 +51,11 @@ impl LlavaEncoder {
 
     /// The tower's tokens after pooling, `[b, tokens, hidden]`.
     fn pool(&self, pixels: &Tensor, memory: Option<&mut Memory>) -> Result<Tensor> {
-        let tokens = self.tower.follow(&pixels.to_dtype(self.dtype)?, memory)?;
+        let pixels = pixels.to_dtype(self.dtype)?;
+        let tokens = match self.tower.tosa() {
+            Some(_) => self.tower.follow(&pixels, memory)?,
+            None => self.seeing.run(&pixels, |pixels| self.tower.forward(pixels))?,
+        };
         self.connector.read(&tokens, self.vision.pooling, self.grid)
     }
 
@@ -195,6 +202,7 @@ impl Llava {
         let encoder = LlavaEncoder {
             prepare: plan.prepare.clone(),
             tower: cfg.vision.build(cfg.vision_depth, vb.pp(&layout.vision))?,
+            seeing: Repeated::default(),
             grid: plan.grid(),
             whole: cfg.vision.whole(),
             vision: plan.vision.clone(),
