@@ -2,6 +2,7 @@
 
 use super::{
     KvCache, LayerCache, Positions,
+    moves::MoveRows,
     queries::Queries,
     scorer::Entries,
     select::{Keep, select},
@@ -31,8 +32,8 @@ impl KvCache {
         let begun = Instant::now();
         let kept = self.choose()?;
         let len = kept.first().and_then(|layer| layer.first()).map_or(0, Vec::len);
-        for (layer, kept) in self.layers.iter_mut().zip(&kept) {
-            layer.compact(kept, self.len)?;
+        self.compact(&kept)?;
+        for layer in &mut self.layers {
             // A stream that is bounded will be long: from here on nothing grows.
             layer.reserve(self.capacity, len, self.capacity)?;
         }
@@ -41,6 +42,27 @@ impl KvCache {
         self.close_up()?;
         self.wait()?;
         self.evicting += begun.elapsed();
+        Ok(())
+    }
+
+    /// Keeps the entries `kept` of each layer and head. A card is told of all layers at once.
+    fn compact(&mut self, kept: &[Vec<Vec<u32>>]) -> Result<()> {
+        let (len, Some(device)) = (self.len, self.layers.first().map(|layer| layer.device().clone())) else {
+            return Ok(());
+        };
+        let first = kept.iter().filter_map(|kept| MoveRows::first_moved(kept)).min();
+        let (false, Some(first)) = (device.is_cpu(), first) else {
+            return self.layers.iter_mut().zip(kept).try_for_each(|(layer, kept)| layer.compact(kept, len));
+        };
+        let rows = self.layers.first().map_or(0, LayerCache::rows);
+        let moves = |kept| MoveRows { kept, first, len };
+        let index: Vec<u32> =
+            kept.par_iter().flat_map_iter(|kept| moves(kept).index(rows).collect::<Vec<_>>()).collect();
+        let index = Tensor::from_vec(index, (self.layers.len(), ()), &device)?;
+        for (i, (layer, kept)) in self.layers.iter().zip(kept).enumerate() {
+            layer.gather(&moves(kept), &index.get(i)?)?;
+        }
+        self.layers.par_iter_mut().zip(kept).for_each(|(layer, kept)| layer.place(kept));
         Ok(())
     }
 

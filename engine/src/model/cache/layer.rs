@@ -306,15 +306,29 @@ impl LayerCache {
             self.truncate(kept.first().map_or(0, Vec::len));
             return Ok(());
         };
-        let buffers = [Some(&self.keys), Some(&self.values), self.mass.as_ref()];
-        MoveRows { kept, first, len }.apply_all(&buffers.into_iter().flatten().collect::<Vec<_>>())?;
+        MoveRows { kept, first, len }.apply_all(&self.entry_buffers())?;
+        self.place(kept);
+        Ok(())
+    }
+
+    /// What has a row for each entry.
+    fn entry_buffers(&self) -> Vec<&Tensor> {
+        [Some(&self.keys), Some(&self.values), self.mass.as_ref()].into_iter().flatten().collect()
+    }
+
+    /// Moves the rows of a card's buffers that `moves` keeps, to which `index` is [`MoveRows::index`].
+    pub(crate) fn gather(&self, moves: &MoveRows<'_>, index: &Tensor) -> Result<()> {
+        self.entry_buffers().into_iter().try_for_each(|buffer| moves.gather(buffer, index))
+    }
+
+    /// Keeps the positions and flags of the entries `kept`.
+    pub(crate) fn place(&mut self, kept: &[Vec<u32>]) {
         for (kept, positions) in kept.iter().zip(&mut self.positions) {
             place(positions, kept);
         }
         for (kept, said) in kept.iter().zip(self.said.iter_mut().flatten()) {
             place(said, kept);
         }
-        Ok(())
     }
 
     /// Closes up the positions of every head to 0, 1, 2, ...: rotates the keys that move by the difference of the

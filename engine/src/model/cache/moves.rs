@@ -1,6 +1,6 @@
 //! Moving the entries that stay to the front, in place.
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
 
 /// Keeps rows of a buffer `[heads, rows, dim]`.
 pub(crate) struct MoveRows<'a> {
@@ -41,16 +41,14 @@ impl MoveRows<'_> {
         if first.device().is_cpu() {
             return buffers.iter().try_for_each(|buffer| buffer.inplace_op1(self));
         }
-        let index = self.index(rows, first.device())?;
+        let index = Tensor::from_iter(self.index(rows), first.device())?;
         buffers.iter().try_for_each(|buffer| self.gather(buffer, &index))
     }
 
-    /// The rows that stay and may move, over all heads: sent to the device once for all buffers.
-    pub(crate) fn index(&self, rows: usize, device: &Device) -> Result<Tensor> {
+    /// The rows that stay and may move, over all heads of a buffer of `rows` rows.
+    pub(crate) fn index(&self, rows: usize) -> impl Iterator<Item = u32> + use<'_> {
         let heads = self.kept.iter().enumerate();
-        let index =
-            heads.flat_map(|(head, kept)| kept.iter().skip(self.first).map(move |row| (head * rows) as u32 + row));
-        Tensor::from_iter(index, device)
+        heads.flat_map(move |(head, kept)| kept.iter().skip(self.first).map(move |row| (head * rows) as u32 + row))
     }
 
     /// The same on any device: one gather over all heads, which returns rows that lie elsewhere, so that writing them

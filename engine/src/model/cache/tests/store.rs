@@ -222,7 +222,7 @@ fn rows_move_the_same_in_every_type_and_by_a_gather() {
         assert_eq!(op.first, 1);
         let gathered = buffer.copy().unwrap();
         op.apply_all(&[&buffer]).unwrap();
-        op.gather(&gathered, &op.index(13, &device()).unwrap()).unwrap();
+        op.gather(&gathered, &Tensor::from_iter(op.index(13), &device()).unwrap()).unwrap();
         for moved in [buffer, gathered] {
             let front = floats(&moved.narrow(1, 0, 5).unwrap());
             let same = front.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= b / 128.0);
