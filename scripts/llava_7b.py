@@ -69,7 +69,7 @@ def config():
 def with_words(tokenizer):
     """The same tokenizer with a token for each word of the streamed texts: a question is as long as it would be."""
     first = 1 + max(tokenizer["model"]["vocab"].values())
-    words = sorted(set(re.findall(r" ?[A-Za-z]+", " ".join(re.findall(r'"([^"]*)"', STREAMED)))))
+    words = sorted(set(re.findall(r" ?[A-Za-z]+", "\n".join(re.findall(r'"([^"]*)"', STREAMED)))))
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
     tokenizer["added_tokens"] += [{"id": first + i, "content": word} | flags for i, word in enumerate(words)]
     return tokenizer

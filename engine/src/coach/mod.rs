@@ -9,6 +9,7 @@ pub mod need;
 mod run;
 pub mod session;
 mod standard;
+mod wish;
 
 use crate::{
     model::{

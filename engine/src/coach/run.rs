@@ -3,7 +3,8 @@
 use super::{
     Step,
     gate::{Gate, Wish},
-    session::{CoachSession, logit},
+    session::CoachSession,
+    wish::logit,
 };
 use crate::model::Commit;
 use candle_core::{DType, Result, Tensor};
@@ -59,7 +60,7 @@ impl CoachSession {
         let frames: Vec<&Tensor> = run.iter().map(|(_, seen)| seen).collect();
         let x = Tensor::cat(&frames, 1)?;
         let (_, n, width) = x.dims3()?;
-        let hidden = self.model.decoder.forward(&x, Some(&mut self.cache))?;
+        let hidden = self.model.decoder.read(&x, Some(&mut self.cache))?;
         let last = hidden.reshape((run.len(), n / run.len(), width))?.narrow(1, n / run.len() - 1, 1)?;
         let logits = self.model.decoder.logits(&last.transpose(0, 1)?.contiguous()?)?.squeeze(0)?;
         let rows: Vec<Vec<f32>> = logits.to_dtype(DType::F32)?.to_vec2()?;

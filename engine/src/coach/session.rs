@@ -20,7 +20,7 @@ use crate::{
         governor::{COLUMN_COST, PASS_COST},
     },
 };
-use candle_core::{D, DType, Error, Result, Tensor, bail};
+use candle_core::{DType, Error, Result, Tensor, bail};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use spotter_vision::{
@@ -82,11 +82,6 @@ fn speculator(model: &mut StreamModel, options: &CoachOptions) -> Result<Option<
     Ok(Some(speculator.with_clock(Clock::Counted { column: COLUMN_COST, pass: cost + PASS_COST })))
 }
 
-/// What a model says of a token.
-pub(super) fn logit(logits: &[f32], id: u32) -> f32 {
-    logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY)
-}
-
 /// A stream with its context.
 pub struct CoachSession {
     pub(super) model: StreamModel,
@@ -108,7 +103,7 @@ pub struct CoachSession {
     /// Tokens that are never said.
     never: Vec<u32>,
     /// Tokens that the next frame comes behind.
-    before: Vec<u32>,
+    pub(super) before: Vec<u32>,
 }
 
 /// Ids and embeddings `[1, k, d]` of the prompt.
@@ -196,7 +191,7 @@ impl CoachSession {
         self.rng = ChaCha8Rng::seed_from_u64(self.options.seed);
         self.model.eye.reset();
         self.cache.clear()?;
-        self.model.decoder.forward(&self.prompt, Some(&mut self.cache))?;
+        self.model.decoder.read(&self.prompt, Some(&mut self.cache))?;
         if let Some(speculator) = &mut self.speculator {
             speculator.clear()?;
             speculator.read(&self.told)?;
@@ -256,8 +251,7 @@ impl CoachSession {
         view: View,
         emit: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Step> {
-        let hidden = self.append_picture(seen.clone())?;
-        let wish = self.wish(&hidden)?;
+        let wish = self.look(seen)?;
         self.decide(wish, t, view, emit)
     }
 
@@ -295,98 +289,45 @@ impl CoachSession {
         let missing = (t.saturating_sub(before).as_secs_f64() * rate).round() - 1.0;
         for _ in 0..missing.clamp(0.0, rate) as usize {
             let Some(again) = self.model.eye.again()? else { return Ok(()) };
-            self.append_picture(again.to_dtype(self.model.decoder.dtype())?)?;
+            self.append_picture(&again.to_dtype(self.model.decoder.dtype())?)?;
         }
         Ok(())
     }
 
-    /// Appends the visual tokens of a frame `[1, k, d]`, behind what stands between it and what was before.
-    fn append_picture(&mut self, x: Tensor) -> Result<Tensor> {
-        if let Some(speculator) = &mut self.speculator {
-            speculator.see(&x)?;
-        }
-        if self.before.is_empty() {
-            return self.append(x);
-        }
-        let between = self.embed(&self.before)?;
-        self.append(Tensor::cat(&[&between, &x], 1)?)
+    /// Appends the visual tokens of a frame `[1, k, d]`.
+    pub(super) fn append_picture(&mut self, picture: &Tensor) -> Result<Tensor> {
+        let x = self.entering(picture)?;
+        self.append(&x)
     }
 
-    /// Appends embeddings to the context; the last hidden state `[1, 1, d]` comes back.
-    fn append(&mut self, x: Tensor) -> Result<Tensor> {
-        let hidden = self.model.decoder.forward(&x, Some(&mut self.cache))?;
+    /// The visual tokens of a frame behind what stands between it and what was before; the drafter is told of them.
+    pub(super) fn entering(&mut self, picture: &Tensor) -> Result<Tensor> {
+        if let Some(speculator) = &mut self.speculator {
+            speculator.see(picture)?;
+        }
+        if self.before.is_empty() {
+            return Ok(picture.clone());
+        }
+        Tensor::cat(&[&self.embed(&self.before)?, picture], 1)
+    }
+
+    /// Appends embeddings that were not drafted to the context; the last hidden state `[1, 1, d]` comes back.
+    pub(super) fn append(&mut self, x: &Tensor) -> Result<Tensor> {
+        let hidden = self.model.decoder.read(x, Some(&mut self.cache))?;
         hidden.narrow(1, x.dim(1)? - 1, 1)
     }
 
     fn append_token(&mut self, id: u32) -> Result<Tensor> {
         let x = self.embed(&[id])?;
-        self.append(x)
+        self.append(&x)
     }
 
-    fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+    pub(super) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         self.model.decoder.embed(&Tensor::new(ids, self.model.decoder.device())?.unsqueeze(0)?)
     }
 
-    fn logits(&self, hidden: &Tensor) -> Result<Vec<f32>> {
+    pub(super) fn logits(&self, hidden: &Tensor) -> Result<Vec<f32>> {
         self.model.decoder.logits(hidden)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()
-    }
-
-    /// How much it wishes to speak after a frame.
-    fn wish(&mut self, hidden: &Tensor) -> Result<Wish> {
-        match &self.gate {
-            Gate::Actions { next, feedback, .. } => {
-                let (next, feedback) = (*next, *feedback);
-                let logits = self.logits(hidden)?;
-                Ok(Wish::odds(logit(&logits, feedback) - logit(&logits, next)))
-            }
-            Gate::Separator { silent, threshold, .. } => Ok(Wish::unless(&self.logits(hidden)?, *silent, *threshold)),
-            Gate::Verbalisers { question, speak, silent, .. } => {
-                let (question, speak, silent) = (question.clone(), speak.clone(), silent.clone());
-                self.cache.begin()?;
-                let scored = self.likeliest(&question, [&speak, &silent]);
-                self.cache.rollback()?;
-                let [speak, silent] = scored?;
-                Ok(Wish::odds(speak - silent))
-            }
-        }
-    }
-
-    /// The log-probability of the likeliest answer of each list behind a question. The context then holds the question.
-    fn likeliest(&mut self, question: &[u32], lists: [&[Vec<u32>]; 2]) -> Result<[f32; 2]> {
-        let question = self.embed(question)?;
-        let asked = self.append(question)?;
-        let first = self.log_probabilities(&asked)?;
-        let mut best = [f32::NEG_INFINITY; 2];
-        for (best, answers) in best.iter_mut().zip(lists) {
-            for answer in answers {
-                *best = best.max(self.answered(&first, answer)?);
-            }
-        }
-        Ok(best)
-    }
-
-    /// The log-probability of an answer, given that of its first token; the context is left as it was.
-    fn answered(&mut self, first: &Tensor, answer: &[u32]) -> Result<f32> {
-        let Some((last, before)) = answer.split_last() else { return Ok(f32::NEG_INFINITY) };
-        let mut rows = vec![first.clone()];
-        if !before.is_empty() {
-            self.cache.begin()?;
-            let x = self.embed(before)?;
-            let hidden = self.model.decoder.forward(&x, Some(&mut self.cache));
-            self.cache.rollback()?;
-            let hidden = hidden?;
-            for i in 0..before.len() {
-                rows.push(self.log_probabilities(&hidden.narrow(1, i, 1)?)?);
-            }
-        }
-        let ids = before.iter().chain([last]);
-        rows.iter().zip(ids).map(|(row, id)| row.get(*id as usize)?.to_scalar::<f32>()).sum()
-    }
-
-    /// Log-probabilities `[vocabulary]` of what follows a hidden state, in f32.
-    fn log_probabilities(&self, hidden: &Tensor) -> Result<Tensor> {
-        let logits = self.model.decoder.logits(hidden)?.flatten_all()?.to_dtype(DType::F32)?;
-        candle_nn::ops::log_softmax(&logits, D::Minus1)
     }
 
     /// Generates an utterance; `None` when it was cancelled or has no words, and then the context is as before.
@@ -466,7 +407,7 @@ impl CoachSession {
     /// The first token behind the lead.
     fn first(&mut self, lead: &[u32], never: &[u32]) -> Result<u32> {
         let x = self.embed(lead)?;
-        let hidden = self.append(x)?;
+        let hidden = self.append(&x)?;
         let id = self.choose(&hidden, never)?;
         if let Some(speculator) = &mut self.speculator {
             speculator.read(lead)?;

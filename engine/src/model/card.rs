@@ -3,17 +3,19 @@
 //! where it is, so the same graph serves a whole session, through evictions and rollbacks, until the cache grows.
 //!
 //! Each number is summed in one order however many tokens a pass has, so a draft that is checked gets the very logits that
-//! plain decoding would have had.
+//! plain decoding would have had. Where nothing is checked, a pass over more tokens goes through [`wide`] instead.
+
+mod maps;
+mod wide;
 
 use super::{
     cache::{KvCache, scorer::Watch},
     config::DecoderConfig,
-    decoder::Layer,
-    layers::{Rope, Weight},
+    decoder::{Layer, Products},
+    layers::Rope,
 };
-use crate::quantised::card;
 use candle_core::{
-    CpuStorage, CudaDevice, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor,
+    CpuStorage, CudaDevice, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Tensor,
     backend::BackendStorage as _,
     bail,
     cuda_backend::{
@@ -25,8 +27,10 @@ use candle_core::{
     },
 };
 use half::{bf16, f16};
-use spotter_vision::nn::card::{Argument, FEW, Kernel, Module, blocks, half_name, tall, tiles};
+use maps::{Kernels, Kind, LayerAt, MapAt, PartAt, Product, address, layer};
+use spotter_vision::nn::card::{Argument, FEW, blocks, half_name, tall};
 use std::sync::{Mutex, PoisonError};
+use wide::{WIDE, Wide};
 
 /// Slots of a block of the attention kernel.
 const CHUNK: usize = 64;
@@ -34,56 +38,10 @@ const CHUNK: usize = 64;
 const SHARE: usize = 32;
 /// Rows of queries of a key head from which on a kernel of their own puts their parts together; for fewer the last block does.
 const APART: usize = 16;
+/// Numbers of [`Held::state`].
+const STATE: usize = 1 + if WIDE > 3 * FEW { WIDE } else { 3 * FEW };
 /// Graphs that are kept; the one that was used longest ago makes room.
 const GRAPHS: usize = 48;
-
-/// Addresses of what makes some outputs of a linear map.
-#[derive(Clone, Copy, Debug)]
-struct PartAt {
-    /// How they are packed; nothing for numbers.
-    kind: Option<card::Kind>,
-    /// Numbers or codes, and factors.
-    weight: u64,
-    factors: u64,
-    /// Where the bias begins; 0 for none.
-    bias: u64,
-    first: usize,
-    outputs: usize,
-}
-
-/// A linear map.
-#[derive(Clone, Debug)]
-struct MapAt {
-    parts: Vec<PartAt>,
-    outputs: usize,
-}
-
-/// Addresses of a layer's weights.
-#[derive(Clone, Debug)]
-struct LayerAt {
-    attention_gain: u64,
-    qkv: MapAt,
-    out: MapAt,
-    mlp_gain: u64,
-    up: MapAt,
-    down: MapAt,
-}
-
-/// Address of a tensor's first number.
-fn address(tensor: &Tensor) -> Result<u64> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cuda(storage) = &*storage else { bail!("a tensor is not on the card") };
-    if !layout.is_contiguous() {
-        bail!("a kernel expects a contiguous tensor");
-    }
-    let stream = storage.device.cuda_stream();
-    let start = match storage.dtype() {
-        DType::F16 => storage.as_cuda_slice::<f16>()?.device_ptr(&stream).0,
-        DType::BF16 => storage.as_cuda_slice::<bf16>()?.device_ptr(&stream).0,
-        other => bail!("a step on a card computes in f16 or bf16, not {other:?}"),
-    };
-    Ok(start + (layout.start_offset() * storage.dtype().size_in_bytes()) as u64)
-}
 
 fn at<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> u64 {
     slice.device_ptr(stream).0
@@ -112,28 +70,33 @@ pub(super) struct Express {
     /// Addresses of cosines and sines.
     rope: (u64, u64),
     dtype: DType,
+    /// What passes over more tokens need.
+    wide: Wide,
     held: Mutex<Held>,
 }
 
 /// Memory that stays where it is.
 struct Held {
-    /// What enters the layers and what leaves them, `[FEW, width]`.
+    /// What enters the layers and what leaves them, `[WIDE, width]`.
     x: CudaSlice<u16>,
     qkv: CudaSlice<u16>,
     mixed: CudaSlice<u16>,
     inner: CudaSlice<u16>,
-    /// Entries held; positions of the new columns; what of the new columns each of them sees.
+    /// Entries held; positions of the new columns; what of the new columns each of them sees, where they are few.
     state: CudaSlice<u32>,
     tickets: CudaSlice<u32>,
     /// What blocks of the attention kernel leave each other.
     parts: CudaSlice<f32>,
     graphs: Vec<Captured>,
     used: u64,
+    /// Columns of wide passes so far.
+    met: Vec<usize>,
 }
 
 /// A graph and what it was made for.
 struct Captured {
     columns: usize,
+    wide: bool,
     /// Of the cache, layer by layer.
     keys: Vec<(u64, u64)>,
     rows: usize,
@@ -148,9 +111,11 @@ unsafe impl Send for Launch {}
 
 /// A pass: what the card is told of it.
 pub(super) struct Step<'a> {
+    /// It goes through [`wide`].
+    wide: bool,
     /// Position of each new column.
     positions: &'a [u32],
-    /// The new columns that each of them sees, as bits.
+    /// The new columns that each of them sees, as bits; nothing where they are a chain of many.
     sees: Vec<u64>,
     len: usize,
     /// Addresses of keys and values, layer by layer.
@@ -178,18 +143,20 @@ impl Express {
         let Some(layers) = layers.iter().map(|l| layer(l, dtype, dev)).collect::<Result<Option<Vec<_>>>>()? else {
             return Ok(None);
         };
+        let wide = Wide::new(cfg, &layers, dev)?;
         let (cos, sin) = rope.tables();
         let root = 1.0 / (cfg.head_dim as f64).sqrt();
         let held = Held {
-            x: dev.alloc_zeros(FEW * cfg.width)?,
-            qkv: dev.alloc_zeros(FEW * qkv)?,
-            mixed: dev.alloc_zeros(FEW * inner)?,
-            inner: dev.alloc_zeros(FEW * cfg.mlp_width)?,
-            state: dev.alloc_zeros(1 + 3 * FEW)?,
+            x: dev.alloc_zeros(WIDE * cfg.width)?,
+            qkv: dev.alloc_zeros(WIDE * qkv)?,
+            mixed: dev.alloc_zeros(WIDE * inner)?,
+            inner: dev.alloc_zeros(WIDE * cfg.mlp_width)?,
+            state: dev.alloc_zeros(STATE)?,
             tickets: dev.alloc_zeros(cfg.kv_heads)?,
             parts: dev.alloc_zeros(1)?,
             graphs: Vec::new(),
             used: 0,
+            met: Vec::new(),
         };
         Ok(Some(Self {
             layers,
@@ -207,6 +174,7 @@ impl Express {
             },
             rope: (address(cos)?, address(sin)?),
             dtype,
+            wide,
             held: Mutex::new(held),
         }))
     }
@@ -217,16 +185,26 @@ impl Express {
     ///
     /// # Errors
     /// Those of the device.
-    pub(super) fn pass(&self, x: &Tensor, positions: &[u32], cache: &mut KvCache) -> Result<Option<Tensor>> {
+    pub(super) fn pass(
+        &self,
+        x: &Tensor,
+        positions: &[u32],
+        cache: &mut KvCache,
+        products: Products,
+    ) -> Result<Option<Tensor>> {
         let (n, len) = (positions.len(), cache.len());
-        let fits = n <= FEW
+        let wide = products == Products::Fastest && n > self.wide.narrow();
+        let fits = n <= if wide { WIDE } else { FEW }
             && x.dtype() == self.dtype
             && positions.iter().all(|p| (*p as usize) < self.sizes.positions)
             && self.sizes.window.is_none_or(|w| cache.is_contiguous() && len + n <= w);
         if !fits {
             return Ok(None);
         }
-        let Some(sees) = cache.fresh_seen(n) else { return Ok(None) };
+        let Some(mut sees) = cache.fresh_seen(n) else { return Ok(None) };
+        if n > FEW {
+            sees.clear();
+        }
         let mut keys = Vec::with_capacity(self.layers.len());
         let mut rows = 0;
         for layer in cache.layers_mut() {
@@ -237,12 +215,20 @@ impl Express {
             keys.push((address(k)?, address(v)?));
             rows = layer.rows();
         }
-        let step = Step { positions, sees, len, keys, rows };
+        let step = Step { wide, positions, sees, len, keys, rows };
         x.contiguous()?.apply_op1_no_bwd(&Pass { express: self, step: &step }).map(Some)
+    }
+
+    /// The longest pass over what was not drafted.
+    pub(super) fn widest(&self) -> usize {
+        WIDE
     }
 
     /// Queues all layers over what lies in `held`.
     fn enqueue(&self, held: &Held, step: &Step<'_>, kernels: &Kernels<'_>, stream: &CudaStream) -> Result<()> {
+        if step.wide {
+            return self.enqueue_wide(&self.wide, held, step, kernels, stream);
+        }
         let Sizes { width, mlp, heads, dim, residual, .. } = self.sizes;
         let n = step.positions.len();
         let [x, qkv, mixed, inner] = [&held.x, &held.qkv, &held.mixed, &held.inner].map(|s| at(s, stream));
@@ -325,7 +311,7 @@ impl Express {
         let inside = at(&held.x, &stream);
         // SAFETY: both have `n` rows.
         unsafe { result::memcpy_dtod_async(inside, x, bytes, stream.cu_stream()) }.w()?;
-        let mut state = vec![0u32; 1 + 3 * FEW];
+        let mut state = vec![0u32; STATE];
         let len = [step.len as u32];
         let (low, high): (Vec<_>, Vec<_>) = step.sees.iter().map(|bits| (*bits as u32, (bits >> 32) as u32)).unzip();
         let told = [(0, len.as_slice()), (1, step.positions), (1 + FEW, &low), (1 + 2 * FEW, &high)];
@@ -334,26 +320,39 @@ impl Express {
         }
         stream.memcpy_htod(&state, &mut held.state).w()?;
         held.used += 1;
-        let known = held.graphs.iter_mut().find(|g| g.columns == n && g.rows == step.rows && g.keys == step.keys);
+        let known = held
+            .graphs
+            .iter_mut()
+            .find(|g| g.columns == n && g.wide == step.wide && g.rows == step.rows && g.keys == step.keys);
         if let Some(known) = known {
             known.used = held.used;
             known.graph.0.launch().w()?;
             return Ok(inside);
         }
         let Sizes { heads, kv, dim, .. } = self.sizes;
-        let parts = heads * n * step.rows.div_ceil(CHUNK) * (dim + 2);
+        let shares = if step.wide { self.wide.shares(&self.sizes, n, step.rows) } else { step.rows.div_ceil(CHUNK) };
+        let parts = heads * n * shares * (dim + 2);
         if held.parts.len() < parts {
             // Graphs know the old place.
             held.graphs.clear();
             held.parts = dev.alloc_zeros(parts)?;
         }
         let kernels = Kernels::new(self.dtype, n, (dim, heads / kv), dev)?;
+        if step.wide && !held.met.contains(&n) {
+            // Prompts come once: the first pass of a length is no graph.
+            held.met.push(n);
+            self.enqueue(held, step, &kernels, &stream)?;
+            return Ok(inside);
+        }
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w()?;
         let queued = self.enqueue(held, step, &kernels, &stream);
         let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        let graph = stream.end_capture(flags).w();
-        queued?;
-        let Some(graph) = graph? else { bail!("the driver gave no graph of a step") };
+        let (Ok(Some(graph)), Ok(())) = (stream.end_capture(flags), queued) else {
+            // Another thread may have done what no capture outlives: this step goes without a graph, the next tries again.
+            let _ = stream.context().check_err();
+            self.enqueue(held, step, &kernels, &stream)?;
+            return Ok(inside);
+        };
         graph.launch().w()?;
         if held.graphs.len() >= GRAPHS
             && let Some(oldest) = held.graphs.iter().enumerate().min_by_key(|(_, g)| g.used).map(|(i, _)| i)
@@ -361,93 +360,8 @@ impl Express {
             held.graphs.swap_remove(oldest);
         }
         let (keys, rows, used) = (step.keys.clone(), step.rows, held.used);
-        held.graphs.push(Captured { columns: n, keys, rows, graph: Launch(graph), used });
+        held.graphs.push(Captured { columns: n, wide: step.wide, keys, rows, graph: Launch(graph), used });
         Ok(inside)
-    }
-}
-
-/// Of one layer, where kernels are made for it.
-fn layer(layer: &Layer, dtype: DType, dev: &CudaDevice) -> Result<Option<LayerAt>> {
-    let Some(parts) = layer.parts() else { return Ok(None) };
-    let same = |t: &Tensor| t.dtype() == dtype;
-    let map = |(weight, bias): (&Weight, Option<&Tensor>), gated: bool| -> Result<Option<MapAt>> {
-        if weight.dtype() != dtype || !bias.is_none_or(same) {
-            return Ok(None);
-        }
-        let bias = bias.map_or(Ok(0), address)?;
-        let bias_from = |first: usize| if bias == 0 { 0 } else { bias + (first * dtype.size_in_bytes()) as u64 };
-        let parts = match weight {
-            Weight::Dense(weight) => {
-                let outputs = weight.dim(0)? / if gated { 2 } else { 1 };
-                vec![PartAt { kind: None, weight: address(weight)?, factors: 0, bias, first: 0, outputs }]
-            }
-            Weight::Card(weight) if weight.is_gated() == gated => {
-                let part = |part: &card::Part| {
-                    let ([weight, factors], first) = (part.addresses(dev), part.first);
-                    let (kind, outputs) = (Some(part.kind), part.outputs(gated));
-                    PartAt { kind, weight, factors, bias: bias_from(first), first, outputs }
-                };
-                weight.parts().iter().map(part).collect()
-            }
-            Weight::Card(_) | Weight::Packed(_) => return Ok(None),
-        };
-        let outputs = parts.iter().map(|part| part.outputs).sum();
-        Ok(Some(MapAt { parts, outputs }))
-    };
-    let maps = (map(parts.qkv, false)?, map(parts.out, false)?, map(parts.up, true)?, map(parts.down, false)?);
-    let (Some(qkv), Some(out), Some(up), Some(down)) = maps else { return Ok(None) };
-    if !same(parts.attention_gain) || !same(parts.mlp_gain) {
-        return Ok(None);
-    }
-    let (attention_gain, mlp_gain) = (address(parts.attention_gain)?, address(parts.mlp_gain)?);
-    Ok(Some(LayerAt { attention_gain, qkv, out, mlp_gain, up, down }))
-}
-
-/// What a map does with its outputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Plain,
-    /// The first half gates the second.
-    Gated,
-}
-
-/// `y = add + scale * (norm(x) W + b)`, as addresses; 0 for none.
-#[derive(Clone, Copy)]
-struct Product {
-    x: u64,
-    gain: u64,
-    add: u64,
-    y: u64,
-    width: usize,
-    scale: f32,
-}
-
-/// The kernels of a pass.
-struct Kernels<'a> {
-    name: &'static str,
-    tiles: usize,
-    dev: &'a CudaDevice,
-    attend: Kernel,
-    combine: Kernel,
-}
-
-impl<'a> Kernels<'a> {
-    fn new(dtype: DType, n: usize, (dim, group): (usize, usize), dev: &'a CudaDevice) -> Result<Self> {
-        let Some(name) = half_name(dtype) else { bail!("a step on a card computes in f16 or bf16, not {dtype:?}") };
-        let kernel = |text: String| Module::Attend.kernel(&text, dev);
-        Ok(Self {
-            name,
-            tiles: tiles(n),
-            dev,
-            attend: kernel(format!("attend_{name}_{dim}_{}", tiles(n * group).min(SHARE / 8)))?,
-            combine: kernel(format!("combine_{name}_{dim}"))?,
-        })
-    }
-
-    fn map(&self, kind: Kind, packed: Option<card::Kind>) -> Result<Kernel> {
-        let map = if kind == Kind::Plain { "linear" } else { "gated" };
-        let packed = packed.map_or_else(String::new, |packed| format!("{}_", packed.name()));
-        Module::Map.kernel(&format!("{map}_{packed}{}_{}", self.name, self.tiles), self.dev)
     }
 }
 

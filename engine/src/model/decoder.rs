@@ -90,6 +90,15 @@ pub(super) struct Parts<'a> {
     pub(super) down: (&'a Weight, Option<&'a Tensor>),
 }
 
+/// How a pass may multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Products {
+    /// Each number is summed in one order however many positions a pass of a few has.
+    Alike,
+    /// As is fastest.
+    Fastest,
+}
+
 /// `x` times a factor; untouched where it is 1, as in most models.
 fn scaled(x: Tensor, factor: f64) -> Result<Tensor> {
     if factor == 1.0 { Ok(x) } else { x * factor }
@@ -227,21 +236,39 @@ impl Decoder {
     ///
     /// Without a cache this is one causal pass from position 0 over a batch. With one, `x` (a batch of one) is appended to
     /// what the cache holds, in passes no longer than its block, between which a bounded cache evicts. A pass that
-    /// fails leaves the cache as it was before it.
+    /// fails leaves the cache as it was before it. A position's numbers are the same in a pass over a few (see
+    /// `speculate`) as in one over it alone.
     pub fn forward(&self, x: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor> {
+        self.passes(x, cache, Products::Alike)
+    }
+
+    /// The same for what is read and was never drafted (frames, prompts, questions): by whatever is fastest, so that its numbers
+    /// may differ in their last bits from those of a pass over each position by itself.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn read(&self, x: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor> {
+        self.passes(x, cache, Products::Fastest)
+    }
+
+    fn passes(&self, x: &Tensor, cache: Option<&mut KvCache>, products: Products) -> Result<Tensor> {
         let (_, n, _) = x.dims3()?;
         if n == 0 {
             candle_core::bail!("a pass needs at least one position");
         }
         let Some(cache) = cache else { return self.on_threads(|| self.at_once(x)) };
         cache.check(n, Columns::Chain)?;
-        let passes = cache.passes(n);
+        #[cfg(feature = "cuda")]
+        let most = self.express.as_ref().filter(|_| products == Products::Fastest).map(super::card::Express::widest);
+        #[cfg(not(feature = "cuda"))]
+        let most = None;
+        let passes = cache.passes(n, most.unwrap_or(usize::MAX));
         if passes.len() == 1 {
-            return self.pass(x, Columns::Chain, cache);
+            return self.pass(x, Columns::Chain, cache, products);
         }
         let (mut start, mut hidden) = (0, Vec::with_capacity(passes.len()));
         for n in passes {
-            hidden.push(self.pass(&x.narrow(1, start, n)?, Columns::Chain, cache)?);
+            hidden.push(self.pass(&x.narrow(1, start, n)?, Columns::Chain, cache, products)?);
             start += n;
         }
         Tensor::cat(&hidden, 1)
@@ -253,7 +280,7 @@ impl Decoder {
     /// # Errors
     /// No step is open, or the tree does not hold together.
     pub fn forward_tree(&self, x: &Tensor, parents: &[Option<usize>], cache: &mut KvCache) -> Result<Tensor> {
-        self.pass(x, Columns::Tree(parents), cache)
+        self.pass(x, Columns::Tree(parents), cache, Products::Alike)
     }
 
     /// The same for sequences that grow together: `x [b, n, width]` is appended to each of those that `cache` holds.
@@ -297,7 +324,7 @@ impl Decoder {
     }
 
     /// One pass over a cache.
-    fn pass(&self, x: &Tensor, columns: Columns, cache: &mut KvCache) -> Result<Tensor> {
+    fn pass(&self, x: &Tensor, columns: Columns, cache: &mut KvCache, products: Products) -> Result<Tensor> {
         let (b, n, _) = x.dims3()?;
         if b != 1 {
             candle_core::bail!("a cache holds one sequence, but the batch is {b}");
@@ -310,7 +337,7 @@ impl Decoder {
             );
         }
         let positions = cache.prepare(n, columns)?;
-        match self.on_threads(|| self.through_layers(x, &positions, cache)) {
+        match self.on_threads(|| self.through_layers(x, &positions, cache, products)) {
             Ok(hidden) => {
                 cache.advance(&positions)?;
                 Ok(hidden)
@@ -322,11 +349,13 @@ impl Decoder {
         }
     }
 
-    fn through_layers(&self, x: &Tensor, positions: &[u32], cache: &mut KvCache) -> Result<Tensor> {
+    fn through_layers(&self, x: &Tensor, positions: &[u32], cache: &mut KvCache, products: Products) -> Result<Tensor> {
+        // The processor multiplies in one way.
+        let _ = products;
         let n = positions.len();
         #[cfg(feature = "cuda")]
         if let Some(express) = self.express.as_ref().filter(|_| self.graphs)
-            && let Some(hidden) = express.pass(&self.enter(x)?, positions, cache)?
+            && let Some(hidden) = express.pass(&self.enter(x)?, positions, cache, products)?
         {
             return self.norm.forward(&hidden);
         }

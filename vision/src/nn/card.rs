@@ -23,6 +23,8 @@ mod ptx {
 pub enum Module {
     /// Attention of a decoder's step.
     Attend,
+    /// Attention of a pass over many tokens.
+    Flash,
     /// Scores of a cache's entries.
     KeyDiff,
     /// Products of few rows.
@@ -33,6 +35,8 @@ pub enum Module {
     Tosa,
     /// Between the products of a tower.
     Tower,
+    /// Between those of a decoder's pass over many tokens.
+    Wide,
 }
 
 impl Module {
@@ -43,11 +47,13 @@ impl Module {
     pub fn kernel(self, name: &str, dev: &CudaDevice) -> Result<Kernel> {
         let (module, ptx) = match self {
             Self::Attend => ("spotter-attend", ptx::ATTEND),
+            Self::Flash => ("spotter-flash", ptx::FLASH),
             Self::KeyDiff => ("spotter-keydiff", ptx::KEYDIFF),
             Self::Map => ("spotter-map", ptx::MAP),
             Self::Softmax => ("spotter-softmax", ptx::SOFTMAX),
             Self::Tosa => ("spotter-tosa", ptx::TOSA),
             Self::Tower => ("spotter-tower", ptx::TOWER),
+            Self::Wide => ("spotter-wide", ptx::WIDE),
         };
         let function = dev.get_or_load_custom_func(name, module, ptx)?.into_cuda_function();
         let stream = dev.cuda_stream();
@@ -111,6 +117,18 @@ impl Kernel {
         }
         .result()
         .w()
+    }
+
+    /// Puts it into the queue behind the kernel before. `arguments` are in its own order.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    ///
+    /// # Safety
+    /// As of [`Self::launch_early`].
+    pub unsafe fn launch(&self, config: LaunchConfig, arguments: &[&dyn Argument]) -> Result<()> {
+        // SAFETY: by the promise above.
+        unsafe { Self { early: false, ..self.clone() }.launch_early(config, arguments) }
     }
 
     /// A launch, to be given its arguments in their order.

@@ -264,9 +264,9 @@ impl KvCache {
         self.layers.iter_mut().try_for_each(LayerCache::clear)
     }
 
-    /// Where to cut a run of `n` positions: lengths of the passes.
-    pub(crate) fn passes(&self, n: usize) -> Vec<usize> {
-        let whole = if self.steps.is_empty() { self.block } else { usize::MAX };
+    /// Where to cut a run of `n` positions: lengths of the passes, none of which is longer than `most`.
+    pub(crate) fn passes(&self, n: usize, most: usize) -> Vec<usize> {
+        let whole = if self.steps.is_empty() { self.block.min(most) } else { most };
         let mut rest = n;
         std::iter::from_fn(|| {
             let next = rest.min(whole);
@@ -334,13 +334,16 @@ impl KvCache {
         Tensor::from_vec(mask, (n, self.len + n), device).map(Some)
     }
 
-    /// For each of the newest `n` columns those of them that it sees, as bits; `None` where one of them does not see all that
-    /// came before them.
+    /// For each of the newest `n` columns those of them that it sees, as bits (in a chain of more than 64 of the first 64 only);
+    /// `None` where one of them does not see all that came before them, or where a tree has more.
     #[cfg(feature = "cuda")]
     pub(crate) fn fresh_seen(&self, n: usize) -> Option<Vec<u64>> {
         let Some(step) = self.steps.last().filter(|step| !step.is_chain()) else {
             return Some((0..n).map(|i| u64::MAX >> (63 - i.min(63))).collect());
         };
+        if n > 64 {
+            return None;
+        }
         let bits = |row: Vec<bool>| {
             let (before, fresh) = row.split_at(row.len().checked_sub(n)?);
             let bit = |(i, seen): (usize, &bool)| u64::from(*seen) << i;

@@ -221,6 +221,13 @@ impl KvCache {
         }
     }
 
+    /// Whether a step of `n` positions would hold, in one pass that is no longer than a block.
+    pub fn takes_step(&self, n: usize) -> bool {
+        let slots = (self.capacity - self.tail).saturating_sub(self.len);
+        let limit = self.bound.as_ref().map_or(usize::MAX, |bound| bound.limit);
+        n <= self.block.min(slots) && self.position + n <= limit
+    }
+
     /// Columns that a round may have in all.
     pub fn width(&self) -> usize {
         self.capacity - self.len

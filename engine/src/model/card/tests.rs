@@ -10,9 +10,14 @@ use candle_core::Device;
 use candle_nn::{VarBuilder, VarMap};
 
 fn config(kv_heads: usize, bias: bool) -> DecoderConfig {
+    shaped(4, kv_heads, bias)
+}
+
+/// Of width 256.
+fn shaped(heads: usize, kv_heads: usize, bias: bool) -> DecoderConfig {
     let hf = serde_json::json!({
         "model_type": if bias { "qwen2" } else { "llama" }, "vocab_size": 320, "hidden_size": 256,
-        "intermediate_size": 736, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": kv_heads,
+        "intermediate_size": 736, "num_hidden_layers": 3, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
         "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "tie_word_embeddings": false,
         "hidden_act": "silu",
     });
@@ -35,6 +40,48 @@ fn decoders(cfg: &DecoderConfig, card: &Device) -> [Decoder; 2] {
         Decoder::new(cfg, VarBuilder::from_tensors(there, DType::BF16, card), Mode::Infer).unwrap(),
         Decoder::new(cfg, VarBuilder::from_tensors(here, DType::F32, &Device::Cpu), Mode::Infer).unwrap(),
     ]
+}
+
+/// Reads `lengths` of ids one after another with both: what `ours` makes of them on the card is what `theirs` makes on the processor, and
+/// where they are few the same bits as one by one.
+fn beside(name: &str, [ours, theirs]: [&Decoder; 2], capacity: usize, lengths: &[usize]) {
+    assert!(ours.express().is_some(), "{name}");
+    let cache = |d: &Decoder| KvCache::new(d.config(), capacity, d.dtype(), d.device()).unwrap();
+    let (mut a, mut b, mut one) = (cache(ours), cache(theirs), cache(ours));
+    for (round, &n) in lengths.iter().enumerate() {
+        let ids = ids(n, round);
+        let (got, expected) = (logits(ours, &ids, None, &mut a), logits(theirs, &ids, None, &mut b));
+        let apart = off(&got, &expected);
+        assert!(apart < 0.03, "{name}, round {round} of {n}: {apart}");
+        if n > FEW {
+            logits(ours, &ids, None, &mut one);
+        } else {
+            let single: Vec<_> = ids.iter().flat_map(|id| logits(ours, &[*id], None, &mut one)).collect();
+            assert!(single == got, "{name}, round {round}: bits of {n} tokens and of one");
+        }
+    }
+}
+
+/// The same for what is read, in passes that sum as is fastest. Lengths that come again are graphs; in between a question is taken back.
+fn reads_beside(name: &str, [ours, theirs]: [&Decoder; 2], capacity: usize, lengths: &[usize]) {
+    let cache = |d: &Decoder| KvCache::new(d.config(), capacity, d.dtype(), d.device()).unwrap();
+    let (mut a, mut b) = (cache(ours), cache(theirs));
+    let read = |decoder: &Decoder, cache: &mut KvCache, ids: &[u32]| {
+        let x = decoder.embed(&Tensor::new(ids, decoder.device()).unwrap().unsqueeze(0).unwrap()).unwrap();
+        let hidden = decoder.read(&x, Some(cache)).unwrap();
+        let logits = decoder.logits(&hidden).unwrap().squeeze(0).unwrap().to_dtype(DType::F32).unwrap();
+        logits.to_vec2::<f32>().unwrap()
+    };
+    for (round, &n) in lengths.iter().enumerate() {
+        let text = ids(n, round);
+        let apart = off(&read(ours, &mut a, &text), &read(theirs, &mut b, &text));
+        assert!(apart < 0.03, "{name}, round {round} of {n}: {apart}");
+        let asked = ids(20, 90);
+        (a.begin().unwrap(), b.begin().unwrap());
+        let apart = off(&read(ours, &mut a, &asked), &read(theirs, &mut b, &asked));
+        assert!(apart < 0.03, "{name}, question {round}: {apart}");
+        (a.rollback().unwrap(), b.rollback().unwrap());
+    }
 }
 
 fn logits(decoder: &Decoder, ids: &[u32], parents: Option<&[Option<usize>]>, cache: &mut KvCache) -> Vec<Vec<f32>> {
@@ -65,22 +112,9 @@ fn a_graph_gives_what_the_processor_gives_and_the_same_bits_for_one_token_as_for
     for (kv_heads, bias) in [(4, false), (2, false), (1, true)] {
         let cfg = config(kv_heads, bias);
         let [ours, theirs] = decoders(&cfg, &card);
-        assert!(ours.express().is_some());
-        let cache = |d: &Decoder| KvCache::new(&cfg, 1500, d.dtype(), d.device()).unwrap();
-        let (mut a, mut b, mut one) = (cache(&ours), cache(&theirs), cache(&ours));
         // Prompts of many tokens are matrix products; across their end a cache grows.
-        for (round, n) in [200, 1, 5, 8, 9, 32, 33, 64, 65, 40, 1, 17, 3, 700, 2, 1].into_iter().enumerate() {
-            let ids = ids(n, round);
-            let (got, expected) = (logits(&ours, &ids, None, &mut a), logits(&theirs, &ids, None, &mut b));
-            let apart = off(&got, &expected);
-            assert!(apart < 0.03, "{kv_heads} key heads, round {round} of {n}: {apart}");
-            if n > FEW {
-                logits(&ours, &ids, None, &mut one);
-            } else {
-                let single: Vec<_> = ids.iter().flat_map(|id| logits(&ours, &[*id], None, &mut one)).collect();
-                assert!(single == got, "{kv_heads} key heads, round {round}: bits of {n} tokens and of one");
-            }
-        }
+        let lengths = [200, 1, 5, 8, 9, 32, 33, 64, 65, 40, 1, 17, 3, 700, 2, 1];
+        beside(&format!("{kv_heads} key heads"), [&ours, &theirs], 1500, &lengths);
     }
 }
 
@@ -98,21 +132,20 @@ fn packed_weights_give_what_they_give_unpacked_and_the_same_bits_for_one_token_a
             held.iter().map(|(name, v)| (name.clone(), spread(v.as_tensor()).detach())).collect();
         let theirs = Decoder::new(&cfg, unpacked(&tensors, format), Mode::Infer).unwrap();
         let ours = Decoder::new(&cfg, packed_for(tensors, format, DType::BF16, &card), Mode::Infer).unwrap();
-        assert!(ours.express().is_some(), "{format:?}");
-        let cache = |d: &Decoder| KvCache::new(&cfg, 600, d.dtype(), d.device()).unwrap();
-        let (mut a, mut b, mut one) = (cache(&ours), cache(&theirs), cache(&ours));
-        for (round, n) in [100, 1, 5, 8, 9, 32, 64, 65, 1, 17, 2].into_iter().enumerate() {
-            let ids = ids(n, round);
-            let (got, expected) = (logits(&ours, &ids, None, &mut a), logits(&theirs, &ids, None, &mut b));
-            let apart = off(&got, &expected);
-            assert!(apart < 0.03, "{format:?}, round {round} of {n}: {apart}");
-            if n > FEW {
-                logits(&ours, &ids, None, &mut one);
-            } else {
-                let single: Vec<_> = ids.iter().flat_map(|id| logits(&ours, &[*id], None, &mut one)).collect();
-                assert!(single == got, "{format:?}, round {round}: bits of {n} tokens and of one");
-            }
-        }
+        beside(&format!("{format:?}"), [&ours, &theirs], 600, &[100, 1, 5, 8, 9, 32, 64, 65, 1, 17, 2]);
+        reads_beside(&format!("{format:?}"), [&ours, &theirs], 600, &[100, 64, 49, 65, 100, 48, 65, 49]);
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA card"]
+fn what_is_read_in_wide_passes_is_what_the_processor_reads() {
+    let card = Device::new_cuda(0).unwrap();
+    for (heads, kv_heads, bias) in [(4, 4, false), (4, 2, false), (4, 1, true), (2, 2, false), (2, 1, true)] {
+        let cfg = shaped(heads, kv_heads, bias);
+        let [ours, theirs] = decoders(&cfg, &card);
+        let lengths = [100, 17, 64, 65, 100, 16, 100, 256, 65, 257, 650, 65, 129, 100];
+        reads_beside(&format!("{kv_heads} of {heads} heads"), [&ours, &theirs], 2040, &lengths);
     }
 }
 

@@ -88,7 +88,7 @@ pub(super) struct SpeculateArgs {
     #[arg(long, value_enum, value_name = "SIZE")]
     verify_cost: Option<verify::Size>,
     /// With --verify-cost: tokens of a pass
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,3,4,5,6,7,8,9,10,12,14,16,20,24,28,32", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,3,4,5,6,7,8,9,10,12,14,16,20,24,28,32", value_parser = clap::value_parser!(u16).range(1..=1024))]
     columns: Vec<u16>,
     /// With --verify-cost: entries in the cache before a pass
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "512", value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -98,7 +98,7 @@ pub(super) struct SpeculateArgs {
     repeats: u16,
     /// One JSON object a row: target, drafter, method, temperature, budget, tokens, rounds, plain_steps, proposed, accepted,
     /// wasted, by_depth (drafted and accepted), tau, tau_low, tau_high, tokens_per_pass, acceptance, cost, mbsu, draft_ms, verify_ms (of a round), ms_per_token, plain_ms_per_token, ratio, ratio_low, ratio_high, switched_off, differing;
-    /// with --verify-cost: size, type, context, columns, ms, ratio
+    /// with --verify-cost: size, type, context, columns, ms, ratio, gigabytes_a_second, and on a card launched_ms and read_ms (what was not drafted)
     #[arg(long)]
     json: bool,
 }

@@ -42,6 +42,9 @@ struct Row {
     /// Median with every kernel launched by itself, in the same run; on a card only.
     #[serde(skip_serializing_if = "Option::is_none")]
     launched_ms: Option<f64>,
+    /// Median of reading as many tokens that were not drafted, logits of the last; on a card only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_ms: Option<f64>,
     /// Weights read a second, if each is read once.
     gigabytes_a_second: f64,
 }
@@ -79,25 +82,29 @@ pub(super) fn run(args: &SpeculateArgs, size: Size, device: &Device) -> Result<(
         let context = *context as usize;
         let mut cache = KvCache::new(&config, context + most, dtype, device)?;
         decoder.forward(&embedded(&decoder, context)?, Some(&mut cache))?;
-        let mut times = vec![[Vec::new(), Vec::new()]; columns.len()];
+        let mut times = vec![[Vec::new(), Vec::new(), Vec::new()]; columns.len()];
         // The first round of all warms up.
         for repeat in 0..=args.repeats {
             for (n, times) in columns.iter().zip(&mut times) {
-                for (graphs, times) in [true, false].into_iter().zip(times) {
-                    if !graphs && device.is_cpu() {
+                for (way, times) in [Way::Checked, Way::Launched, Way::Read].into_iter().zip(times) {
+                    if way != Way::Checked && device.is_cpu() {
                         continue;
                     }
-                    decoder.use_graphs(graphs);
-                    let ms = pass(&decoder, &mut cache, *n)?;
+                    decoder.use_graphs(way != Way::Launched);
+                    let ms = pass(&decoder, &mut cache, *n, way)?;
+                    // A length that is read becomes a graph when it comes again.
+                    if way == Way::Read && repeat == 0 {
+                        pass(&decoder, &mut cache, *n, way)?;
+                    }
                     if repeat > 0 {
                         times.push(ms);
                     }
                 }
             }
         }
-        let medians: Vec<[f64; 2]> = times.iter_mut().map(|t| t.each_mut().map(|t| quantile(t, 0.5))).collect();
+        let medians: Vec<[f64; 3]> = times.iter_mut().map(|t| t.each_mut().map(|t| quantile(t, 0.5))).collect();
         let one = medians.first().map_or(f64::NAN, |m| m[0]);
-        for (columns, [ms, launched]) in columns.iter().zip(medians) {
+        for (columns, [ms, launched, read_ms]) in columns.iter().zip(medians) {
             let row = Row {
                 size: name.clone(),
                 r#type: dtype.as_str(),
@@ -106,6 +113,7 @@ pub(super) fn run(args: &SpeculateArgs, size: Size, device: &Device) -> Result<(
                 ms,
                 ratio: ms / one,
                 launched_ms: (!device.is_cpu()).then_some(launched),
+                read_ms: (!device.is_cpu()).then_some(read_ms),
                 gigabytes_a_second: read as f64 / ms / 1e6,
             };
             if args.json { print_json(&row)? } else { print(&row)? }
@@ -121,12 +129,25 @@ fn embedded(decoder: &Decoder, n: usize) -> Result<Tensor> {
     Ok(decoder.embed(&Tensor::new(ids, decoder.device())?.unsqueeze(0)?)?)
 }
 
+/// How a pass is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// As a draft is checked.
+    Checked,
+    /// The same, every kernel launched by itself.
+    Launched,
+    /// As a frame is read.
+    Read,
+}
+
 /// Milliseconds of a pass over `n` tokens and of fetching its logits, as a round does it; the cache is as before.
-fn pass(decoder: &Decoder, cache: &mut KvCache, n: usize) -> Result<f64> {
+fn pass(decoder: &Decoder, cache: &mut KvCache, n: usize, way: Way) -> Result<f64> {
     let begun = Instant::now();
     cache.begin()?;
     let x = embedded(decoder, n)?;
-    let hidden = if n == 1 {
+    let hidden = if way == Way::Read {
+        decoder.read(&x, Some(cache))?.narrow(1, n - 1, 1)?
+    } else if n == 1 {
         decoder.forward(&x, Some(cache))?
     } else {
         let parents: Vec<Option<usize>> = (0..n).map(|i| i.checked_sub(1)).collect();
@@ -142,7 +163,7 @@ fn print(row: &Row) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{:<13} {:<5} context {:>6}  {:>3} tokens  {:>9.3} ms  x {:.3} of one  {:>6.0} GB/s of weights{}",
+        "{:<13} {:<5} context {:>6}  {:>3} tokens  {:>9.3} ms  x {:.3} of one  {:>6.0} GB/s of weights{}{}",
         row.size,
         row.r#type,
         row.context,
@@ -150,7 +171,8 @@ fn print(row: &Row) -> Result<()> {
         row.ms,
         row.ratio,
         row.gigabytes_a_second,
-        row.launched_ms.map_or_else(String::new, |ms| format!("  {ms:>9.3} ms launched one by one"))
+        row.launched_ms.map_or_else(String::new, |ms| format!("  {ms:>9.3} ms launched one by one")),
+        row.read_ms.map_or_else(String::new, |ms| format!("  {ms:>9.3} ms read"))
     )
     .context("writing to standard output")
 }
