@@ -7,7 +7,7 @@ LENS := $(if $(filter $(DEMO),$(CLIP)),--lens none)
 SPOTTER := target/release/spotter
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test live bench camera-test lint
+.PHONY: help setup build run test test-arm live bench camera-test lint
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -24,6 +24,9 @@ run: build ## coach the demo clip, in a window where there is a display; CLIP=FI
 
 test: setup ## run every test
 	cargo test --release --workspace
+
+test-arm: ## the tests of packed weights for 64-bit ARM, emulated (Debian and Ubuntu; builds the engine once more)
+	scripts/test_arm.sh
 
 live: build ## coach through the camera, with a voice
 	$(SPOTTER) live

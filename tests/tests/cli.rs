@@ -147,6 +147,7 @@ fn doctor_gives_one_json_object() {
         "version",
         "features",
         "cpu",
+        "packed_weights",
         "threads",
         "devices",
         "device_choice",
@@ -167,6 +168,7 @@ fn doctor_tells_what_a_model_takes_and_where_it_would_compute() {
     let text = stdout(&out);
     assert!(out.status.success(), "{}", stderr(&out));
     for said in [
+        "packed        weights of GGUF files are multiplied with ",
         "computes on   cpu, asked for; f32, which a processor computes fastest",
         "frames a second, 1 token each)",
         "memory        it takes ",

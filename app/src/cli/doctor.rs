@@ -17,6 +17,7 @@ use spotter_engine::{
     },
     device::{self, DeviceRequest},
     model::memory::Place,
+    quantised::Instructions,
 };
 use spotter_vision::source::video::abilities;
 use std::{
@@ -33,8 +34,8 @@ pub(crate) struct DoctorArgs {
     /// auto, cpu, cuda or metal
     #[arg(long, default_value = "auto")]
     device: DeviceRequest,
-    /// One JSON object with the fields version, features, cpu, threads, devices, device_choice, recordings, pose_runtime, model,
-    /// memory, fits, display
+    /// One JSON object with the fields version, features, cpu, packed_weights, threads, devices, device_choice, recordings,
+    /// pose_runtime, model, memory, fits, display
     #[arg(long)]
     json: bool,
 }
@@ -45,6 +46,8 @@ struct Report {
     features: Vec<&'static str>,
     /// Instruction sets that the processor has.
     cpu: Vec<&'static str>,
+    /// Those that packed weights are multiplied with.
+    packed_weights: String,
     threads: usize,
     devices: Vec<String>,
     /// Which one computes, in which type, and why.
@@ -100,9 +103,21 @@ fn cpu() -> Vec<&'static str> {
     all.into_iter().filter_map(|(name, on)| on.then_some(name)).collect()
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
 fn cpu() -> Vec<&'static str> {
-    if cfg!(target_arch = "aarch64") { vec!["neon"] } else { Vec::new() }
+    let all = [
+        ("neon", std::arch::is_aarch64_feature_detected!("neon")),
+        ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
+        ("i8mm", std::arch::is_aarch64_feature_detected!("i8mm")),
+        ("fp16", std::arch::is_aarch64_feature_detected!("fp16")),
+        ("bf16", std::arch::is_aarch64_feature_detected!("bf16")),
+    ];
+    all.into_iter().filter_map(|(name, on)| on.then_some(name)).collect()
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn cpu() -> Vec<&'static str> {
+    Vec::new()
 }
 
 fn devices(found: &Device) -> Vec<String> {
@@ -187,6 +202,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         version: env!("CARGO_PKG_VERSION"),
         features: features(),
         cpu: cpu(),
+        packed_weights: Instructions::best().to_string(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         devices: devices(&device),
         device_choice: format!("{found}{why}"),
@@ -205,6 +221,7 @@ fn print(report: &Report) -> anyhow::Result<()> {
     writeln!(out, "spotter       {}", report.version)?;
     writeln!(out, "features      {}", report.features.join(" "))?;
     writeln!(out, "processor     {} threads, {}", report.threads, report.cpu.join(" "))?;
+    writeln!(out, "packed        weights of GGUF files are multiplied with {}", report.packed_weights)?;
     writeln!(out, "devices       {}", report.devices.join(" "))?;
     writeln!(out, "computes on   {}", report.device_choice)?;
     let findings = [

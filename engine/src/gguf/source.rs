@@ -27,7 +27,7 @@ pub(crate) struct Tensors {
     places: BTreeMap<String, Place>,
 }
 
-/// All weights of the decoder, named as in a published checkpoint (`model.*`, `lm_head.weight`). For f32 on a processor with AVX2, and for
+/// All weights of the decoder, named as in a published checkpoint (`model.*`, `lm_head.weight`). For f32 on a processor with AVX2 or NEON, and for
 /// half types on a card, those whose products [`crate::quantised`] computes are there packed as well; without, unpacked weights are faster.
 ///
 /// # Errors

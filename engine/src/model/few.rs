@@ -180,7 +180,7 @@ fn add_products(x: &[f32; LANES], w: &[f32; LANES], mut sums: [f32; LANES]) -> [
 /// Fused where the processor has it; a call for each number would be slower than the sum.
 #[inline(always)]
 fn add_product(a: f32, b: f32, sum: f32) -> f32 {
-    if cfg!(target_feature = "fma") { a.mul_add(b, sum) } else { a * b + sum }
+    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, sum) } else { a * b + sum }
 }
 
 /// Sums pairs, then pairs of these.

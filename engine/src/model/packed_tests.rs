@@ -128,3 +128,41 @@ fn a_trimmed_head_gives_the_logits_of_its_tokens() {
         }
     }
 }
+
+/// What a packed decoder computes is in one order everywhere, so all processors give the same logits to the last bit. The angles of
+/// positions come from the system's sines and powers, which may differ where the library is another.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn logits_have_the_same_bits_on_every_processor() {
+    let config = config(DecoderKind::Llama, None);
+    let weights = weights(&config);
+    let found = Format::ALL.map(|format| {
+        let decoder = Decoder::new(&config, packed(weights.clone(), format), Mode::Infer).unwrap();
+        let x = decoder.embed(&ids(20)).unwrap();
+        let mut cache = KvCache::new(&config, 64, DType::F32, &Device::Cpu).unwrap();
+        let mut sum = 0xcbf2_9ce4_8422_2325u64;
+        for (from, n) in [(0, 17), (17, 2), (19, 1)] {
+            let hidden = decoder.forward(&x.narrow(1, from, n).unwrap(), Some(&mut cache)).unwrap();
+            for byte in numbers(&decoder.logits(&hidden).unwrap()).into_iter().flat_map(f32::to_le_bytes) {
+                sum = (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+        (format.name(), format!("{sum:016x}"))
+    });
+    assert_eq!(found.each_ref().map(|(name, sum)| (*name, sum.as_str())), SUMS);
+}
+
+/// FNV-1a over the logits, as an x86-64 processor with AVX-512 gave them.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const SUMS: [(&str, &str); 10] = [
+    ("q4_0", "22872422473ed89c"),
+    ("q4_1", "2befc0e5cd4b9565"),
+    ("q5_0", "4f93c07002942711"),
+    ("q5_1", "0a0bc2be7816e475"),
+    ("q8_0", "9c5f7d45eef1103c"),
+    ("q4_k", "ab346fbf825e2cf5"),
+    ("q5_k", "3c9c3db19ccb3c5d"),
+    ("q6_k", "63aece566c9cc10d"),
+    ("f16", "a15eea5ebbd93ad4"),
+    ("bf16", "86170d03edb29889"),
+];

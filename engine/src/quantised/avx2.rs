@@ -4,7 +4,7 @@
 //! several such pairs, whole bytes for one, and that only with their sign.
 
 use super::{
-    format::{Line, MIN, PLAIN, ROWS, SIX, SUPER, Strip, inner, strips},
+    format::{Line, MIN, PLAIN, ROWS, SIX, SUPER, Strip, inner, of_each_format, strips},
     inputs::{Block, Tile},
     matrix::Group,
 };
@@ -20,25 +20,14 @@ pub(super) fn here() -> bool {
 /// # Safety
 /// The processor must have the instructions: see [`here`].
 pub(super) unsafe fn sums(group: Group<'_>, x: Tile<'_>, out: &mut [[f32; ROWS]]) {
-    let (bits, factors) = (group.format.bits(), group.format.factors() as u8);
-    macro_rules! formats {
-        ($m:literal) => {
-            match (bits, factors) {
-                (4, PLAIN) => tile::<4, PLAIN, $m>(group, x, out),
-                (4, MIN) => tile::<4, MIN, $m>(group, x, out),
-                (4, SUPER) => tile::<4, SUPER, $m>(group, x, out),
-                (5, PLAIN) => tile::<5, PLAIN, $m>(group, x, out),
-                (5, MIN) => tile::<5, MIN, $m>(group, x, out),
-                (5, SUPER) => tile::<5, SUPER, $m>(group, x, out),
-                (6, SIX) => tile::<6, SIX, $m>(group, x, out),
-                (8, PLAIN) => tile::<8, PLAIN, $m>(group, x, out),
-                _ => super::scalar::sums(group, x, out),
-            }
-        };
-    }
     // More rows at a time than two do not fit sixteen registers.
     // SAFETY: the caller's.
-    unsafe { if x.rows.is_multiple_of(2) { formats!(2) } else { formats!(1) } }
+    unsafe {
+        match x.rows.is_multiple_of(2) {
+            true => of_each_format!(tile, (group, x, out), [2], (group, x, out)),
+            false => of_each_format!(tile, (group, x, out), [1], (group, x, out)),
+        }
+    }
 }
 
 /// Rows of the input `M` at a time, halves of the group one after the other.

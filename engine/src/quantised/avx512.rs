@@ -1,7 +1,7 @@
 //! Sums of a tile with AVX-512 and its products of bytes (VNNI): sixteen rows of the weight in a register.
 
 use super::{
-    format::{Line, MIN, PLAIN, ROWS, SIX, SUPER, Strip, inner, strips},
+    format::{Line, MIN, PLAIN, ROWS, SIX, SUPER, Strip, inner, of_each_format, strips},
     inputs::{Block, Tile},
     matrix::Group,
 };
@@ -21,29 +21,13 @@ pub(super) fn here() -> bool {
 /// # Safety
 /// The processor must have the instructions: see [`here`].
 pub(super) unsafe fn sums(group: Group<'_>, x: Tile<'_>, out: &mut [[f32; ROWS]]) {
-    let (bits, factors) = (group.format.bits(), group.format.factors() as u8);
-    macro_rules! formats {
-        ($m:literal) => {
-            match (bits, factors) {
-                (4, PLAIN) => tile::<4, PLAIN, $m>(group, x.data, out),
-                (4, MIN) => tile::<4, MIN, $m>(group, x.data, out),
-                (4, SUPER) => tile::<4, SUPER, $m>(group, x.data, out),
-                (5, PLAIN) => tile::<5, PLAIN, $m>(group, x.data, out),
-                (5, MIN) => tile::<5, MIN, $m>(group, x.data, out),
-                (5, SUPER) => tile::<5, SUPER, $m>(group, x.data, out),
-                (6, SIX) => tile::<6, SIX, $m>(group, x.data, out),
-                (8, PLAIN) => tile::<8, PLAIN, $m>(group, x.data, out),
-                _ => super::scalar::sums(group, x, out),
-            }
-        };
-    }
     // SAFETY: the caller's.
     unsafe {
         match x.rows {
-            8 => formats!(8),
-            4 => formats!(4),
-            2 => formats!(2),
-            1 => formats!(1),
+            8 => of_each_format!(tile, (group, x, out), [8], (group, x.data, out)),
+            4 => of_each_format!(tile, (group, x, out), [4], (group, x.data, out)),
+            2 => of_each_format!(tile, (group, x, out), [2], (group, x.data, out)),
+            1 => of_each_format!(tile, (group, x, out), [1], (group, x.data, out)),
             _ => super::scalar::sums(group, x, out),
         }
     }

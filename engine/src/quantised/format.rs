@@ -49,6 +49,25 @@ pub(super) const MIN: u8 = Factors::Min as u8;
 pub(super) const SUPER: u8 = Factors::Super as u8;
 pub(super) const SIX: u8 = Factors::Six as u8;
 
+/// Calls a function that is made for bits and factors with those of a group's format, and with some parameters behind them. What
+/// cannot be, a format without codes, is left to the plain version.
+macro_rules! of_each_format {
+    ($name:ident, ($group:expr, $x:expr, $out:expr), [$($more:literal),+], $args:tt) => {
+        match ($group.format.bits(), $group.format.factors() as u8) {
+            (4, PLAIN) => $name::<4, PLAIN, $($more),+>$args,
+            (4, MIN) => $name::<4, MIN, $($more),+>$args,
+            (4, SUPER) => $name::<4, SUPER, $($more),+>$args,
+            (5, PLAIN) => $name::<5, PLAIN, $($more),+>$args,
+            (5, MIN) => $name::<5, MIN, $($more),+>$args,
+            (5, SUPER) => $name::<5, SUPER, $($more),+>$args,
+            (6, SIX) => $name::<6, SIX, $($more),+>$args,
+            (8, PLAIN) => $name::<8, PLAIN, $($more),+>$args,
+            _ => super::scalar::sums($group, $x, $out),
+        }
+    };
+}
+pub(super) use of_each_format;
+
 /// A packed type of a file whose products are computed here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names of the file format")]

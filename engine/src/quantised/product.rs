@@ -11,22 +11,33 @@ use super::{
 };
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
-use std::sync::{Arc, OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 /// Bytes of inputs that stay in the cache of a core while weights run past.
 const PASS: usize = 256 << 10;
 /// Bytes of weights for which a thread is worth its while.
 const PIECE: usize = 16 << 10;
 
-/// What a processor multiplies with.
+/// What a processor multiplies with: of its kind, the best last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Instructions {
     /// None in particular.
     Scalar,
     /// AVX2.
+    #[cfg(target_arch = "x86_64")]
     Avx2,
     /// AVX-512 with VNNI.
+    #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// NEON with products of bytes.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
 }
 
 impl Instructions {
@@ -37,6 +48,11 @@ impl Instructions {
         {
             all.extend(super::avx2::here().then_some(Self::Avx2));
             all.extend(super::avx512::here().then_some(Self::Avx512));
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            all.extend(super::neon::here().then_some(Self::Neon));
+            all.extend(super::neon::has_dot().then_some(Self::NeonDot));
         }
         all
     }
@@ -57,8 +73,11 @@ impl Instructions {
             Self::Avx2 => unsafe { super::avx2::sums(group, x, out) },
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => unsafe { super::avx512::sums(group, x, out) },
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => scalar::sums(group, x, out),
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => unsafe { super::neon::sums(group, x, out) },
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => unsafe { super::neon::sums_dot(group, x, out) },
         }
     }
 
@@ -72,9 +91,26 @@ impl Instructions {
             Self::Avx2 => unsafe { super::halves_x86::sums_avx2(brain, strips, x, out) },
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => unsafe { super::halves_x86::sums_avx512(brain, strips, x, out) },
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => halves::sums(brain, strips, x, out),
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon | Self::NeonDot => unsafe { super::halves_neon::sums(brain, strips, x, out) },
         }
+    }
+}
+
+impl fmt::Display for Instructions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Scalar => "no vector instructions",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "AVX2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "AVX-512 (VNNI)",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "NEON",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => "NEON (dotprod)",
+        })
     }
 }
 
