@@ -2,7 +2,7 @@
 
     python3 scripts/llava_7b.py make DIR      writes 13.5 GiB in bf16; tokenizer and template are those of tests/parity, to which
                                               the words that are streamed are added, as a real vocabulary has them
-    python3 scripts/llava_7b.py time DIR      one JSON line for each way of decoding, batch 1
+    python3 scripts/llava_7b.py time DIR      one JSON line for a frame's decision and for each way of decoding, batch 1
 
 Needs torch and transformers and an NVIDIA card.
 """
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import CLIPVisionConfig, DynamicCache, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 SMALL = Path(__file__).parent.parent / "tests" / "parity" / "goldens" / "clip-llama"
 # What a streamed session reads of a frame: 576 tokens averaged to 8 x 8, twice a second, in a cache that KeyDiff bounds.
@@ -108,8 +108,32 @@ def decode(model, prompt, tokens, **how):
     return sorted(times)[1]
 
 
+@torch.inference_mode()
+def decide(model, context, question):
+    """Milliseconds from a picture on the card to the logits behind a question: median of 20."""
+    body, times = model.model, []
+    cache = DynamicCache()
+    read = lambda x: body.language_model(inputs_embeds=x, past_key_values=cache, use_cache=True).last_hidden_state
+    embed = body.get_input_embeddings()
+    read(embed(torch.arange(context, device="cuda")[None] % 200 + 10))
+    asked = embed(torch.arange(question, device="cuda")[None] % 200 + 10)
+    picture = torch.rand(1, 3, 336, 336, device="cuda", dtype=torch.bfloat16)
+    for _ in range(25):
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        patches = body.vision_tower(picture, output_hidden_states=True).hidden_states[-2][:, 1:]
+        plane = patches.transpose(1, 2).unflatten(2, (24, 24))
+        tokens = body.multi_modal_projector(torch.nn.functional.avg_pool2d(plane, 3).flatten(2).transpose(1, 2))
+        model.lm_head(read(torch.cat([tokens, asked], 1))[:, -1]).float().cpu()
+        times.append((time.perf_counter() - begun) * 1e3)
+        cache.crop(context)
+    return sorted(times[5:])[10]
+
+
 def measure(folder):
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16, device_map="cuda")
+    ms = decide(model, 1120, 20)
+    print(json.dumps({"engine": "transformers", "way": "decision, eager", "context": 1120, "ms": round(ms, 3)}), flush=True)
     ways = [("eager", {}), ("static cache, CUDA graph", {"cache_implementation": "static"})]
     for name, how in ways:
         ms = decode(model, 512, 64, **how)

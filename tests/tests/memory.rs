@@ -191,7 +191,7 @@ fn a_card_is_predicted_where_there_is_none() {
         need(&there, "graphs") > 1 << 20
             && there["device"].as_str().unwrap().ends_with("; bf16, which its weights are stored in")
     );
-    let parts = ["weights", "cache", "tables", "work", "graphs", "tokenizer", "program"];
+    let parts = ["weights", "cache", "tables", "work", "graphs", "tokenizer", "program", "lost"];
     assert_eq!(parts.iter().map(|part| need(&there, part)).sum::<u64>(), need(&there, "total"));
 }
 

@@ -114,15 +114,24 @@ impl Gate {
         never
     }
 
-    /// Positions of the longest step that may be undone: an utterance, or the question with an answer.
+    /// Positions of the longest step that may be undone: an utterance, or the question with its answers.
     pub(super) fn scratch(&self, max_tokens: usize) -> usize {
         match self {
             Self::Actions { .. } => max_tokens + 2,
-            Self::Verbalisers { question, speak, silent, lead, .. } => {
-                let answer = speak.iter().chain(silent).map(Vec::len).max().unwrap_or(0);
-                (question.len() + answer).max(lead.len() + max_tokens + 1)
+            Self::Verbalisers { question, lead, .. } => {
+                (question.len() + self.answering()).max(lead.len() + max_tokens + 1)
             }
             Self::Separator { lead, .. } => lead.len() + max_tokens + 1,
+        }
+    }
+
+    /// Positions of the tree in which all answers to a question are tried: all of their tokens but the last ones.
+    pub(super) fn answering(&self) -> usize {
+        match self {
+            Self::Verbalisers { speak, silent, .. } => {
+                speak.iter().chain(silent).map(|answer| answer.len().saturating_sub(1)).sum()
+            }
+            _ => 0,
         }
     }
 
@@ -226,6 +235,7 @@ mod tests {
         assert_eq!((speak, silent), (vec![vec![1, 3], vec![1]], vec![vec![2]]));
         assert_eq!(ends, [7, 8], "the configuration's end first");
         assert_eq!(verbalisers(&["yes please"], &["no"]).unwrap().scratch(2), 3);
+        assert_eq!(verbalisers(&["yes please", "please please"], &["no no no"]).unwrap().scratch(2), 1 + 1 + 1 + 2);
     }
 
     fn separator(separator: Option<&str>, lead: &str) -> Result<Gate> {

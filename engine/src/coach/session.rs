@@ -149,6 +149,12 @@ impl CoachSession {
         Ok(session)
     }
 
+    /// Embeddings of the prompt, `[1, k, d]`.
+    #[cfg(test)]
+    pub(super) fn prompt(&self) -> &Tensor {
+        &self.prompt
+    }
+
     /// The manifest it runs under.
     pub fn manifest(&self) -> &Manifest {
         &self.model.manifest
@@ -251,8 +257,11 @@ impl CoachSession {
         view: View,
         emit: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Step> {
-        let wish = self.look(seen)?;
-        self.decide(wish, t, view, emit)
+        // Who is asked waits for the words, not for an eviction. Coaches that were trained to speak saw it before.
+        self.cache.hold(matches!(self.gate, Gate::Verbalisers { .. }))?;
+        let step = self.look(seen).and_then(|wish| self.decide(wish, t, view, emit));
+        self.cache.hold(false)?;
+        step
     }
 
     /// Whether it would speak at `t`.
@@ -334,6 +343,9 @@ impl CoachSession {
     fn speak(&mut self, emit: &mut dyn FnMut(&str) -> bool) -> Result<Option<String>> {
         if let Some(speculator) = &mut self.speculator {
             speculator.open()?;
+        }
+        if !self.cache.takes_step(0, self.gate.scratch(self.options.max_tokens.min(self.longest))) {
+            self.cache.hold(false)?;
         }
         self.cache.begin()?;
         self.cache.set_saying(true);

@@ -15,12 +15,10 @@ pub(super) fn logit(logits: &[f32], id: u32) -> f32 {
 impl CoachSession {
     /// Appends the visual tokens of a frame `[1, k, d]`; how much the model wishes to speak after it.
     pub(super) fn look(&mut self, picture: &Tensor) -> Result<Wish> {
-        let asked = match &self.gate {
-            Gate::Verbalisers { question, .. } => question.len(),
-            _ => 0,
-        };
         let k = self.before.len() + picture.dim(1)?;
-        if asked > 0 && self.cache.takes_step(k + asked) {
+        if let Gate::Verbalisers { question, .. } = &self.gate
+            && self.cache.takes_step(k + question.len(), self.gate.answering())
+        {
             return self.look_asked(picture, k);
         }
         let hidden = self.append_picture(picture)?;
@@ -68,34 +66,41 @@ impl CoachSession {
         }
     }
 
-    /// The log-probability of the likeliest answer of each list behind a question, of which the last hidden state is given.
+    /// The log-probability of the likeliest answer of each list behind a question, of which the last hidden state is given. Answers of
+    /// several tokens are the branches of a tree, which one pass goes through; the context is left as it was.
     fn likeliest(&mut self, asked: &Tensor, lists: [&[Vec<u32>]; 2]) -> Result<[f32; 2]> {
         let first = self.log_probabilities(asked)?;
-        let mut best = [f32::NEG_INFINITY; 2];
+        let (mut tokens, mut parents) = (Vec::new(), Vec::new());
+        for before in lists.iter().flat_map(|list| list.iter()).filter_map(|answer| Some(answer.split_last()?.1)) {
+            parents.extend((0..before.len()).map(|i| i.checked_sub(1).map(|i| tokens.len() + i)));
+            tokens.extend_from_slice(before);
+        }
+        let then = if tokens.is_empty() { None } else { Some(self.branches(&tokens, &parents)?) };
+        let (mut best, mut column) = ([f32::NEG_INFINITY; 2], 0);
         for (best, answers) in best.iter_mut().zip(lists) {
             for answer in answers {
-                *best = best.max(self.answered(&first, answer)?);
+                let Some((start, rest)) = answer.split_first() else { continue };
+                let mut sum: f32 = first.get(*start as usize)?.to_scalar()?;
+                for id in rest {
+                    if let Some(then) = &then {
+                        sum += then.get(column)?.get(*id as usize)?.to_scalar::<f32>()?;
+                    }
+                    column += 1;
+                }
+                *best = best.max(sum);
             }
         }
         Ok(best)
     }
 
-    /// The log-probability of an answer, given that of its first token; the context is left as it was.
-    fn answered(&mut self, first: &Tensor, answer: &[u32]) -> Result<f32> {
-        let Some((last, before)) = answer.split_last() else { return Ok(f32::NEG_INFINITY) };
-        let mut rows = vec![first.clone()];
-        if !before.is_empty() {
-            self.cache.begin()?;
-            let x = self.embed(before)?;
-            let hidden = self.model.decoder.read(&x, Some(&mut self.cache));
-            self.cache.rollback()?;
-            let hidden = hidden?;
-            for i in 0..before.len() {
-                rows.push(self.log_probabilities(&hidden.narrow(1, i, 1)?)?);
-            }
-        }
-        let ids = before.iter().chain([last]);
-        rows.iter().zip(ids).map(|(row, id)| row.get(*id as usize)?.to_scalar::<f32>()).sum()
+    /// Log-probabilities `[n, vocabulary]` of what follows each of `n` tokens that form a tree behind the context.
+    fn branches(&mut self, tokens: &[u32], parents: &[Option<usize>]) -> Result<Tensor> {
+        let x = self.embed(tokens)?;
+        self.cache.begin()?;
+        let hidden = self.model.decoder.forward_tree(&x, parents, &mut self.cache);
+        self.cache.rollback()?;
+        let logits = self.model.decoder.logits(&hidden?)?.squeeze(0)?.to_dtype(DType::F32)?;
+        candle_nn::ops::log_softmax(&logits, D::Minus1)
     }
 
     /// Log-probabilities `[vocabulary]` of what follows a hidden state, in f32.
@@ -147,6 +152,22 @@ ko_unnamed = "K."
         CoachSession::new(load(folder, &Device::Cpu).unwrap(), options).unwrap()
     }
 
+    /// Log-odds of speaking after a first frame by passes over everything, without a cache.
+    fn plainly(session: &CoachSession, seen: &Tensor) -> f32 {
+        let Gate::Verbalisers { question, speak, silent, .. } = &session.gate else { panic!("verbalisers") };
+        let before = Tensor::cat(&[session.prompt(), seen, &session.embed(question).unwrap()], 1).unwrap();
+        let score = |answer: &Vec<u32>| -> f32 {
+            let all = Tensor::cat(&[&before, &session.embed(answer).unwrap()], 1).unwrap();
+            let hidden = session.model.decoder.forward(&all, None).unwrap();
+            let first = before.dim(1).unwrap() - 1;
+            let row = |i: usize| session.log_probabilities(&hidden.narrow(1, first + i, 1).unwrap()).unwrap();
+            let of = |(i, id): (usize, &u32)| row(i).get(*id as usize).unwrap().to_scalar::<f32>().unwrap();
+            answer.iter().enumerate().map(of).sum()
+        };
+        let best = |answers: &[Vec<u32>]| answers.iter().map(score).fold(f32::NEG_INFINITY, f32::max);
+        best(speak) - best(silent)
+    }
+
     /// A frame and its question in one pass leave the context, and give the wish, of two passes.
     #[test]
     fn a_question_in_the_pass_of_its_frame_changes_nothing() {
@@ -172,10 +193,14 @@ ko_unnamed = "K."
             for i in 0..40u64 {
                 let rgb = (0..48 * 32 * 3).map(|p| ((p as u64 * (i + 3)) % 251) as u8).collect();
                 let seen = one.see(&Frame::from_rgb(i, Duration::from_millis(500 * i), 48, 32, rgb).unwrap()).unwrap();
-                together += usize::from(one.cache.takes_step(seen.dim(1).unwrap() + asked));
+                together += usize::from(one.cache.takes_step(seen.dim(1).unwrap() + asked, one.gate.answering()));
+                let expected = (i == 0).then(|| plainly(&one, &seen));
                 let before = two.cache.evictions();
                 let (Ok(wish), Ok(hidden)) = (one.look(&seen), two.append_picture(&seen)) else { break };
                 let apart = two.wish(&hidden).unwrap();
+                if let Some(expected) = expected {
+                    assert!((wish.margin - expected).abs() < 1e-3, "{cache:?}: {wish:?} {expected}");
+                }
                 // Where the frame made an eviction, one pass had seen what was dropped.
                 if two.cache.evictions() == before {
                     assert!((wish.margin - apart.margin).abs() < 1e-3, "{cache:?}, frame {i}: {wish:?} {apart:?}");

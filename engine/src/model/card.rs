@@ -13,6 +13,7 @@ use super::{
     config::DecoderConfig,
     decoder::{Layer, Products},
     layers::Rope,
+    memory::WIDE,
 };
 use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Tensor,
@@ -30,7 +31,7 @@ use half::{bf16, f16};
 use maps::{Kernels, Kind, LayerAt, MapAt, PartAt, Product, address, layer};
 use spotter_vision::nn::card::{Argument, FEW, blocks, half_name, tall};
 use std::sync::{Mutex, PoisonError};
-use wide::{WIDE, Wide};
+use wide::Wide;
 
 /// Slots of a block of the attention kernel.
 const CHUNK: usize = 64;

@@ -258,11 +258,7 @@ impl Decoder {
         }
         let Some(cache) = cache else { return self.on_threads(|| self.at_once(x)) };
         cache.check(n, Columns::Chain)?;
-        #[cfg(feature = "cuda")]
-        let most = self.express.as_ref().filter(|_| products == Products::Fastest).map(super::card::Express::widest);
-        #[cfg(not(feature = "cuda"))]
-        let most = None;
-        let passes = cache.passes(n, most.unwrap_or(usize::MAX));
+        let passes = cache.passes(n, self.longest_pass(products));
         if passes.len() == 1 {
             return self.pass(x, Columns::Chain, cache, products);
         }
@@ -272,6 +268,16 @@ impl Decoder {
             start += n;
         }
         Tensor::cat(&hidden, 1)
+    }
+
+    /// Positions of the longest pass.
+    fn longest_pass(&self, products: Products) -> usize {
+        #[cfg(feature = "cuda")]
+        if let (Some(express), Products::Fastest) = (&self.express, products) {
+            return express.widest();
+        }
+        let _ = products;
+        usize::MAX
     }
 
     /// The same for positions that form a tree in the open step of `cache`: each sees what was there before the step

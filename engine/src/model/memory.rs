@@ -1,6 +1,11 @@
 //! What a model takes of memory while it is streamed, told before it is loaded.
 
-use super::{config::DecoderConfig, llava_config::VisionConfig, plan::Plan};
+use super::{
+    config::DecoderConfig,
+    llava_config::VisionConfig,
+    plan::Plan,
+    pool::{Pool, joined},
+};
 use candle_core::{DType, Device};
 use serde::Serialize;
 
@@ -18,19 +23,21 @@ const ALIVE: usize = 4;
 const SCORES: usize = 3;
 
 /// The context that CUDA makes on a card, with the kernels of candle and of Spotter: what a driver takes before a tensor is there.
-const CONTEXT: usize = 512 << 20;
+/// Measured on an H100, where it is 595 MiB before the first kernel and up to 610 behind the last.
+const CONTEXT: usize = 610 << 20;
 /// cuBLAS on a card: 32 MiB of workspace, which it takes from compute capability 9.0 on (4 MiB before), and its kernels.
 const PRODUCTS: usize = (32 + 48) << 20;
-/// Columns of a pass that is one graph, slots of a block of its attention, kernels of a layer, and the graphs that are kept
-/// (`model::card`); what a driver keeps of a kernel in a graph, in bytes.
+/// Columns of the widest pass that is one graph on a card: a frame of LLaVA 1.5 as it comes from the tower, and a question.
+pub(in crate::model) const WIDE: usize = 640;
+/// Columns of a pass over a few, slots of a block of its attention, kernels of a layer, and the
+/// graphs that are kept (`model::card`); what a driver keeps of a kernel in a graph, in bytes.
 const COLUMNS: usize = 64;
 const SLOTS: usize = 64;
 const KERNELS: usize = 6;
 const GRAPHS: usize = 48;
 const NODE: usize = 2 << 10;
-/// A card gives memory in pieces of so many bytes.
-const PIECE: usize = 512;
-
+/// Of packed weights on a card, this share are factors: four bytes of each twenty, or of each thirty-six.
+const FACTORS: usize = 5;
 /// Where a model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -79,8 +86,10 @@ pub struct Need {
     pub graphs: usize,
     /// The tokenizer; with a card it lies in the machine's memory and is not counted.
     pub tokenizer: usize,
-    /// The program itself, and what is lost between large pages; on a card its context, and cuBLAS.
+    /// The program itself; on a card its context, and cuBLAS.
     pub program: usize,
+    /// What is lost between large pages.
+    pub lost: usize,
     /// All of it.
     pub total: usize,
 }
@@ -90,9 +99,10 @@ impl Need {
     /// holds no more than the program, the tokenizer and the weight that is on its way.
     pub fn of(plan: &Plan, bounds: Bounds, dtype: DType, place: Place) -> Self {
         let (text, size) = (&plan.config.text, dtype.size_in_bytes());
-        let all: Vec<usize> =
-            plan.parts().all().iter().map(|spec| plan.checkpoint.loaded(spec, dtype, place)).collect();
-        let weights = all.iter().sum();
+        let specs = plan.parts().all();
+        let all: Vec<(&str, usize)> =
+            specs.iter().map(|spec| (spec.name.as_str(), plan.checkpoint.loaded(spec, dtype, place))).collect();
+        let weights = all.iter().map(|(_, bytes)| bytes).sum();
         let mut need = Self {
             weights,
             cache: cache_entry(text) * size * bounds.capacity,
@@ -101,14 +111,38 @@ impl Need {
             ..Self::default()
         };
         if place == Place::Cuda {
-            need.program = CONTEXT + PRODUCTS + all.len() * PIECE / 2;
-            need.graphs = if dtype == DType::F32 { 0 } else { graphs(text, bounds, size) };
+            let packed = plan.checkpoint.gguf().is_some();
+            need.program = CONTEXT + PRODUCTS;
+            need.graphs = if dtype == DType::F32 { 0 } else { graphs(text, bounds, size, packed) };
+            need.lost = need.lost_in_pieces(&all, text, packed);
         } else {
             need.tokenizer = tokenizer_bytes(plan) * TOKENIZER;
-            need.program = PROGRAM + all.iter().filter(|bytes| **bytes > ROUNDING.1).count() * ROUNDING.0;
+            need.program = PROGRAM;
+            need.lost = all.iter().filter(|(_, bytes)| *bytes > ROUNDING.1).count() * ROUNDING.0;
         }
-        need.total = need.weights + need.cache + need.tables + need.work + need.graphs + need.tokenizer + need.program;
+        need.total = need.of_tensors() + need.tokenizer + need.program + need.lost;
         need
+    }
+
+    /// What lies in tensors.
+    fn of_tensors(&self) -> usize {
+        self.weights + self.cache + self.tables + self.work + self.graphs
+    }
+
+    /// What a card's pool takes beside its tensors: weights, what graphs read and write, keys and values of each layer, one large pass.
+    fn lost_in_pieces(&self, weights: &[(&str, usize)], text: &DecoderConfig, packed: bool) -> usize {
+        let mut pool = Pool::default();
+        for bytes in joined(weights.iter().copied()) {
+            // Codes, and a factor of four bytes for thirty-two of them.
+            let factors = if packed && bytes > ROUNDING.1 { bytes / FACTORS } else { 0 };
+            pool.take(bytes - factors);
+            pool.take(factors);
+        }
+        pool.take(self.graphs);
+        let layers = 2 * text.layers;
+        (0..layers).for_each(|_| pool.take(self.cache / layers.max(1)));
+        [self.tables, self.work].into_iter().for_each(|bytes| pool.take(bytes));
+        pool.total().saturating_sub(self.of_tensors())
     }
 
     /// The same without the cache: what no budget changes.
@@ -139,13 +173,22 @@ fn tables(text: &DecoderConfig, bounds: Bounds, size: usize) -> usize {
     text.max_positions * text.head_dim * (size + if bounds.bounded { 4 } else { 0 })
 }
 
-/// Of the passes over a few tokens that are one graph: rows that stay where they are, what blocks of attention leave each other
-/// in f32 (a sum and a mean for each slice of the cache), and what the driver keeps of the kernels.
-fn graphs(text: &DecoderConfig, bounds: Bounds, size: usize) -> usize {
-    let qkv = (text.heads + 2 * text.kv_heads) * text.head_dim;
-    let rows = text.width + qkv + text.heads * text.head_dim + text.mlp_width;
+/// Of the passes that are one graph: rows that stay where they are (the residual and what a norm makes of it; q, k and v; the mixture;
+/// gates, ups and what they make), what blocks of attention leave each other in f32 (a sum and a mean for each slice of the cache),
+/// what the driver keeps of the kernels, and where weights are packed the largest map of a layer as numbers.
+fn graphs(text: &DecoderConfig, bounds: Bounds, size: usize, packed: bool) -> usize {
+    let inner = text.heads * text.head_dim;
+    let qkv = inner + 2 * text.kv_heads * text.head_dim;
+    let rows = 2 * text.width + qkv + inner + 3 * text.mlp_width;
     let parts = text.heads * bounds.capacity.div_ceil(SLOTS) * (text.head_dim + 2) * 4;
-    COLUMNS * (rows * size + parts) + text.layers * KERNELS * GRAPHS * NODE
+    let unpacked = if packed { largest_map(text) * size } else { 0 };
+    WIDE * rows * size + COLUMNS * parts + text.layers * KERNELS * GRAPHS * NODE + unpacked
+}
+
+/// Numbers of the largest map of a layer, which is as large as a pass with packed weights unpacks at a time.
+pub(in crate::model) fn largest_map(text: &DecoderConfig) -> usize {
+    let qkv = (text.heads + 2 * text.kv_heads) * text.head_dim;
+    (2 * text.mlp_width).max(qkv) * text.width
 }
 
 /// Bytes of the largest pass: a frame through the tower, a block of positions through the decoder, or logits.
@@ -182,9 +225,11 @@ mod tests {
         .unwrap();
         let text = DecoderConfig::from_hf(&hf, "").unwrap();
         let bounds = Bounds { capacity: 1024, block: 64, bounded: true };
-        let rows = 64 * (4096 + 3 * 4096 + 4096 + 11_008) * 2;
+        let rows = 640 * (2 * 4096 + 3 * 4096 + 4096 + 3 * 11_008) * 2;
         let parts = 64 * 32 * 16 * 130 * 4;
-        assert_eq!(graphs(&text, bounds, 2), rows + parts + 32 * 6 * 48 * 2048);
+        let dense = rows + parts + 32 * 6 * 48 * 2048;
+        assert_eq!(graphs(&text, bounds, 2, false), dense);
+        assert_eq!(graphs(&text, bounds, 2, true), dense + 2 * 11_008 * 4096 * 2);
         assert_eq!(cache_entry(&text) * 2 * 1024, 536_870_912, "512 KiB an entry");
         // Cosines and sines in bf16, and in f32 for keys that are turned when entries are dropped.
         assert_eq!(tables(&text, bounds, 2), 4096 * 128 * (2 + 4));

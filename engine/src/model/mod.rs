@@ -24,6 +24,7 @@ pub mod mlp;
 #[cfg(test)]
 mod packed_tests;
 pub mod plan;
+mod pool;
 pub mod probe;
 pub mod projector;
 pub mod seed;

@@ -11,6 +11,8 @@ __device__ float number(__half x) { return __half2float(x); }
 __device__ float number(__nv_bfloat16 x) { return __bfloat162float(x); }
 
 constexpr int WARPS = 16;
+// Keys that a warp reads at a time.
+constexpr int BATCH = 4;
 // Keys shorter than this have no direction.
 constexpr float SHORTEST = 1e-12f;
 
@@ -19,8 +21,8 @@ __device__ float whole(float x) {
   return x;
 }
 
-// scores [heads, n] of keys [heads, n, 32 PARTS], whose heads lie `stride` numbers apart. A block has a head, a warp one key at
-// a time; sums have the same order in every run. RAW: the mean is of the keys as they are, else of the keys at length 1.
+// scores [heads, n] of keys [heads, n, 32 PARTS], whose heads lie `stride` numbers apart. A block has a head, a warp one key after
+// the other; sums have the same order in every run. RAW: the mean is of the keys as they are, else of the keys at length 1.
 template <typename T, int PARTS>
 __device__ void keydiff(const T* keys, float* scores, int n, int64_t stride, bool raw) {
   __shared__ float sums[WARPS][32 * PARTS];
@@ -28,19 +30,29 @@ __device__ void keydiff(const T* keys, float* scores, int n, int64_t stride, boo
   const T* head = keys + blockIdx.x * stride;
   float* to = scores + static_cast<int64_t>(blockIdx.x) * n;
   float mean[PARTS] = {};
-  for (int i = warp; i < n; i += WARPS) {
-    float key[PARTS], square = 0.f;
+  const auto read = [&](float(&key)[BATCH][PARTS], int first) {
 #pragma unroll
-    for (int p = 0; p < PARTS; ++p) {
-      key[p] = number(head[static_cast<int64_t>(i) * 32 * PARTS + p * 32 + lane]);
-      square = fmaf(key[p], key[p], square);
+    for (int j = 0; j < BATCH; ++j) {
+      const int64_t i = first + j * WARPS;
+#pragma unroll
+      for (int p = 0; p < PARTS; ++p) key[j][p] = i < n ? number(head[i * 32 * PARTS + p * 32 + lane]) : 0.f;
     }
-    const float length = sqrtf(whole(square));
-    // No number is not shorter than anything: it shows in the score.
-    const float inverse = length <= SHORTEST ? 0.f : 1.f / length, weight = raw ? 1.f : inverse;
+  };
+  for (int first = warp; first < n; first += WARPS * BATCH) {
+    float key[BATCH][PARTS];
+    read(key, first);
 #pragma unroll
-    for (int p = 0; p < PARTS; ++p) mean[p] = fmaf(key[p], weight, mean[p]);
-    if (lane == 0) to[i] = inverse;
+    for (int j = 0; j < BATCH; ++j) {
+      float square = 0.f;
+#pragma unroll
+      for (int p = 0; p < PARTS; ++p) square = fmaf(key[j][p], key[j][p], square);
+      const float length = sqrtf(whole(square));
+      // No number is not shorter than anything: it shows in the score.
+      const float inverse = length <= SHORTEST ? 0.f : 1.f / length, weight = raw ? 1.f : inverse;
+#pragma unroll
+      for (int p = 0; p < PARTS; ++p) mean[p] = fmaf(key[j][p], weight, mean[p]);
+      if (lane == 0 && first + j * WARPS < n) to[first + j * WARPS] = inverse;
+    }
   }
 #pragma unroll
   for (int p = 0; p < PARTS; ++p) sums[warp][p * 32 + lane] = mean[p];
@@ -54,13 +66,17 @@ __device__ void keydiff(const T* keys, float* scores, int n, int64_t stride, boo
   }
   // Every warp has the same sums in the same order.
   const float length = fmaxf(sqrtf(whole(square)), SHORTEST);
-  for (int i = warp; i < n; i += WARPS) {
-    float dot = 0.f;
+  for (int first = warp; first < n; first += WARPS * BATCH) {
+    float key[BATCH][PARTS];
+    read(key, first);
 #pragma unroll
-    for (int p = 0; p < PARTS; ++p)
-      dot = fmaf(number(head[static_cast<int64_t>(i) * 32 * PARTS + p * 32 + lane]), mean[p], dot);
-    dot = whole(dot);
-    if (lane == 0) to[i] *= -dot / length;
+    for (int j = 0; j < BATCH; ++j) {
+      float dot = 0.f;
+#pragma unroll
+      for (int p = 0; p < PARTS; ++p) dot = fmaf(key[j][p], mean[p], dot);
+      dot = whole(dot);
+      if (lane == 0 && first + j * WARPS < n) to[first + j * WARPS] *= -dot / length;
+    }
   }
 }
 

@@ -399,8 +399,10 @@ __device__ void unpack(const uint8_t* codes, const uint32_t* factors, const uint
     CALL;                                                                                                                   \
   }
 #define COMMA ,
+// Of rows that are not gated there are fewer blocks: with few tokens two on a multiprocessor are faster than three with fewer registers.
 #define LINEAR(NAME, T, TILES, TALL, BLOCKS)                                                                                \
-  MAP(NAME, linear, T, TILES, BLOCKS, false, const T* weight, (linear<T, TILES, TALL, false>(x, gain, weight, to)))         \
+  MAP(NAME, linear, T, TILES, (TILES == 1 ? 2 : BLOCKS), false, const T* weight,                                            \
+      (linear<T, TILES, TALL, false>(x, gain, weight, to)))                                                                 \
   MAP(NAME, gated, T, TILES, BLOCKS, true, const T* weight, (linear<T, TILES, TALL, true>(x, gain, weight, to)))            \
   PACKED(NAME, four, FOUR, T, TILES, TALL, BLOCKS)                                                                          \
   PACKED(NAME, eight, EIGHT, T, TILES, TALL, BLOCKS)                                                                        \

@@ -199,7 +199,7 @@ fn describe(described: &Described) -> String {
         ("  positions", mebibytes(need.tables)),
         ("  a pass", mebibytes(need.work)),
         ("  graphs", mebibytes(need.graphs)),
-        ("  the rest", mebibytes(need.tokenizer + need.program)),
+        ("  the rest", mebibytes(need.tokenizer + need.program + need.lost)),
     ];
     rows.map(|(name, value)| format!("{name:<16}{value}")).join("\n")
 }

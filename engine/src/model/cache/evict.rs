@@ -31,6 +31,7 @@ impl KvCache {
         self.wait()?;
         let begun = Instant::now();
         let kept = self.choose()?;
+        let chosen = begun.elapsed();
         let len = kept.first().and_then(|layer| layer.first()).map_or(0, Vec::len);
         self.compact(&kept)?;
         for layer in &mut self.layers {
@@ -41,7 +42,9 @@ impl KvCache {
         self.evictions += 1;
         self.close_up()?;
         self.wait()?;
-        self.evicting += begun.elapsed();
+        let evicting = begun.elapsed();
+        tracing::trace!(?chosen, ?evicting, entries = self.len, "evicted");
+        self.evicting += evicting;
         Ok(())
     }
 

@@ -62,6 +62,8 @@ pub struct KvCache {
     evicting: Duration,
     /// What comes was said, not seen.
     saying: bool,
+    /// Evictions wait.
+    held: bool,
 }
 
 /// What bounds a cache.
@@ -104,6 +106,7 @@ impl KvCache {
             closings: 0,
             evicting: Duration::ZERO,
             saying: false,
+            held: false,
         })
     }
 
@@ -384,6 +387,16 @@ impl KvCache {
     /// What is held is committed: it counts for the scorer, and may be evicted.
     fn settle(&mut self) -> Result<()> {
         self.layers.iter_mut().try_for_each(LayerCache::settle)?;
-        if self.room() == Some(0) { self.evict() } else { Ok(()) }
+        if self.room() == Some(0) && !self.held { self.evict() } else { Ok(()) }
+    }
+
+    /// Lets an eviction that becomes due wait, so that what is urgent comes first, or makes up for it. One that a pass needs room for does
+    /// not wait.
+    ///
+    /// # Errors
+    /// Those of the eviction.
+    pub fn hold(&mut self, held: bool) -> Result<()> {
+        self.held = held;
+        if self.steps.is_empty() { self.settle() } else { Ok(()) }
     }
 }

@@ -221,11 +221,11 @@ impl KvCache {
         }
     }
 
-    /// Whether a step of `n` positions would hold, in one pass that is no longer than a block.
-    pub fn takes_step(&self, n: usize) -> bool {
+    /// Whether a step would hold a pass over `n` positions, no longer than a block, and `more` behind it.
+    pub fn takes_step(&self, n: usize, more: usize) -> bool {
         let slots = (self.capacity - self.tail).saturating_sub(self.len);
         let limit = self.bound.as_ref().map_or(usize::MAX, |bound| bound.limit);
-        n <= self.block.min(slots) && self.position + n <= limit
+        n <= self.block && n + more <= slots && self.position + n + more <= limit
     }
 
     /// Columns that a round may have in all.

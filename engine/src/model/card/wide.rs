@@ -8,7 +8,10 @@ use super::{
     Express, Held, MapAt, Sizes, Step, at,
     maps::{Kernels, LayerAt},
 };
-use crate::model::config::DecoderConfig;
+use crate::model::{
+    config::DecoderConfig,
+    memory::{WIDE, largest_map},
+};
 use candle_core::{
     CudaDevice, Error, Result, bail,
     cuda_backend::{
@@ -25,8 +28,6 @@ use std::{ffi::c_void, sync::Arc};
 /// Up to so many tokens a pass over a few is no slower, with weights as they are and with packed ones.
 const NARROW: usize = 16;
 const NARROW_PACKED: usize = 48;
-/// The most tokens of a pass: a frame of LLaVA 1.5 as it comes from the tower, and a question.
-pub(in crate::model) const WIDE: usize = 640;
 /// Rows of queries of a block of the attention kernel, and slots that it takes at a time, as in `kernels/flash.cu`.
 const ROWS: usize = 64;
 const SLOTS: usize = 64;
@@ -154,12 +155,6 @@ impl Wide {
         }
         .map_err(Error::wrap)
     }
-}
-
-/// Numbers of the largest map of a layer.
-pub(in crate::model) fn largest_map(cfg: &DecoderConfig) -> usize {
-    let inner = cfg.heads * cfg.head_dim;
-    (2 * cfg.mlp_width * cfg.width).max((inner + 2 * cfg.kv_heads * cfg.head_dim) * cfg.width)
 }
 
 impl Express {
