@@ -26,6 +26,7 @@ mod packed_tests;
 pub mod plan;
 pub mod probe;
 pub mod projector;
+pub mod rope;
 pub mod seed;
 pub mod tiling;
 
