@@ -22,6 +22,9 @@ rustup toolchain list | grep -q '^nightly' || rustup toolchain install nightly -
 export PATH="$PWD/.deps/cargo-fuzz/bin:$PATH"
 command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --version 0.13.2 --locked --root .deps/cargo-fuzz
 
+# The versions that the program is built with.
+[ -f fuzz/Cargo.lock ] || cp Cargo.lock fuzz/Cargo.lock
+
 # Loaders check lengths in debug builds too. Sixteen units compile side by side; one would take the longest crate's time.
 say "building (some minutes when it is the first time)"
 cargo +nightly fuzz build --fuzz-dir fuzz --sanitizer "$sanitizer" --codegen-units 16 --target-dir "$target"

@@ -4,7 +4,8 @@
     read_gguf.py FOLDER OUT.gguf        # and mmproj-OUT.gguf beside it; types f32 or f16
 
 Names come from that package's table (those of the projector from llama.cpp's clip.cpp: `mm.0` and `mm.2`), numbers from the folder's safetensors, sizes from its config.json, factors
-of rotations from transformers' formula. Prints how many tensors and keys were compared; exits with 1 at the first difference. With --llama, llama.cpp itself (llama-cpp-python 0.3.36) loads both files as well,
+of rotations from transformers' formula. Prints how many tensors and keys were compared; exits with 1 at the first difference. With --next PROBE.json, what `spotter models probe OUT.gguf --prompt TEXT --json` printed,
+llama.cpp must find the same tokens likely. With --llama, llama.cpp itself (llama-cpp-python 0.3.36) loads both files as well,
 and must cut texts as transformers does.
 """
 import argparse
@@ -185,11 +186,28 @@ def llama(decoder, mmproj, folder):
             print(f"llama.cpp sees {mtmd_cpp.mtmd_input_chunk_get_n_tokens(chunk)} tokens of a picture")
 
 
+def following(decoder, probe):
+    """What llama.cpp finds likely behind the ids of a probe, beside what the probe found."""
+    import llama_cpp
+
+    ids, exact = probe["prompt_ids"], llama_cpp.GGML_TYPE_F32
+    model = llama_cpp.Llama(str(decoder), n_ctx=512, verbose=False, logits_all=True, type_k=exact, type_v=exact)
+    model.eval(ids)
+    scores = numpy.array(model.scores[len(ids) - 1], dtype=numpy.float64)
+    scores -= scores.max()
+    scores -= numpy.log(numpy.exp(scores).sum())
+    off = max(abs(scores[found["id"]] - found["log_prob"]) for found in probe["next"])
+    if off > 1e-4:
+        fail(f"log-probabilities of the next token: by {off}")
+    print(f"llama.cpp's log-probabilities of the next token differ by {off:.1e} at most")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("decoder", type=pathlib.Path)
     parser.add_argument("--llama", action="store_true")
+    parser.add_argument("--next", type=pathlib.Path, metavar="PROBE.json")
     args = parser.parse_args()
     config = json.loads((args.folder / "config.json").read_text())
     processor = json.loads((args.folder / "processor_config.json").read_text())["image_processor"]
@@ -214,6 +232,8 @@ def main():
     if any(tokens[number] != token for token, number in vocab.items()):
         fail("tokens")
     print(f"{count} tensors, {keys} keys and {len(vocab)} tokens are the same")
+    if args.next:
+        following(args.decoder, json.loads(args.next.read_text()))
     if args.llama:
         llama(args.decoder, mmproj, args.folder)
 
