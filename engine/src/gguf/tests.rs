@@ -219,6 +219,16 @@ fn what_is_missing_or_wrong_is_named() {
     assert!(Gguf::open(&path).unwrap_err().to_string().contains("beyond the end of the file"));
     let (_folder, path) = saved(&whole[..200]);
     assert!(Gguf::open(&path).unwrap_err().to_string().contains("the file"));
+    // A name, the number of its sides, one side and the type stand before an offset.
+    let mut askew = whole.clone();
+    let name = whole.windows(18).position(|bytes| bytes == b"output_norm.weight").unwrap();
+    askew[name + 18 + 4 + 8 + 4] += 4;
+    let (_folder, path) = saved(&askew);
+    let error = Gguf::open(&path).unwrap_err().to_string();
+    assert!(error.contains("tensor output_norm.weight: expected an offset that 32 divides, found"), "{error}");
+    let mut close = written(&config, &weights);
+    close.number("general.alignment", 4);
+    assert!(open(&close).contains("general.alignment: expected a power of two from 8 on, found Integer(4)"));
     let missing = LanguageModel::open(std::path::Path::new("/nowhere.gguf"), DType::F32, &Device::Cpu);
     assert!(missing.map(|_| ()).unwrap_err().to_string().contains("/nowhere.gguf is missing"));
 }
