@@ -7,7 +7,7 @@ LENS := $(if $(filter $(DEMO),$(CLIP)),--lens none)
 SPOTTER := target/release/spotter
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-arm live bench camera-test lint
+.PHONY: help setup build run test test-arm live bench fuzz camera-test lint
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -41,6 +41,11 @@ ifneq ($(PERSON),)
 	$(PIN) $(SPOTTER) replay $(PERSON) --headless --stats
 	$(PIN) $(SPOTTER) replay $(PERSON) --headless --stats --lens none
 endif
+
+RUNS ?= 1000000
+
+fuzz: ## broken files for every loader by cargo-fuzz; RUNS=N inputs for each, 1,000,000 if left out
+	RUNS=$(RUNS) scripts/fuzz.sh
 
 camera-test: setup ## the camera code against the kernel's test camera in a small emulated guest (x86-64 Debian; builds a probe)
 	scripts/camera-test.sh

@@ -1,11 +1,9 @@
 //! `config.json` of language models and of models that see.
 #![no_main]
 
-#[path = "../../tests/tests/common/loaders.rs"]
-mod loaders;
-
 use libfuzzer_sys::fuzz_target;
+use spotter_fuzz::Loader;
 
-fuzz_target!(|bytes: &[u8]| {
-    loaders::config(bytes);
+fuzz_target!(init: Loader::Config.begin(), |bytes: &[u8]| {
+    Loader::Config.feed(bytes);
 });

@@ -1,14 +1,9 @@
 //! GGUF files: directory, tokenizer, decoder, weights.
 #![no_main]
 
-#[path = "../../tests/tests/common/loaders.rs"]
-mod loaders;
-
 use libfuzzer_sys::fuzz_target;
+use spotter_fuzz::Loader;
 
-fuzz_target!(|bytes: &[u8]| {
-    let folder = spotter_fuzz::folder();
-    let path = folder.path().join("model.gguf");
-    std::fs::write(&path, bytes).expect("bytes");
-    loaders::gguf(&path);
+fuzz_target!(init: Loader::Gguf.begin(), |bytes: &[u8]| {
+    Loader::Gguf.feed(bytes);
 });

@@ -1,11 +1,9 @@
 //! `spotter.toml`.
 #![no_main]
 
-#[path = "../../tests/tests/common/loaders.rs"]
-mod loaders;
-
 use libfuzzer_sys::fuzz_target;
+use spotter_fuzz::Loader;
 
-fuzz_target!(|bytes: &[u8]| {
-    loaders::manifest(bytes);
+fuzz_target!(init: Loader::Manifest.begin(), |bytes: &[u8]| {
+    Loader::Manifest.feed(bytes);
 });

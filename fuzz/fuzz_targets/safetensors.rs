@@ -1,13 +1,9 @@
 //! safetensors files: header and tensors.
 #![no_main]
 
-#[path = "../../tests/tests/common/loaders.rs"]
-mod loaders;
-
 use libfuzzer_sys::fuzz_target;
+use spotter_fuzz::Loader;
 
-fuzz_target!(|bytes: &[u8]| {
-    let folder = spotter_fuzz::folder();
-    std::fs::write(folder.path().join("model.safetensors"), bytes).expect("bytes");
-    loaders::safetensors(folder.path());
+fuzz_target!(init: Loader::Safetensors.begin(), |bytes: &[u8]| {
+    Loader::Safetensors.feed(bytes);
 });

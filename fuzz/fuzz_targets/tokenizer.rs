@@ -1,12 +1,9 @@
-//! `tokenizer.json`. The library that reads it may panic, which is caught in the program; libfuzzer aborts at a panic, so it is
-//! told not to.
+//! `tokenizer.json`.
 #![no_main]
 
-#[path = "../../tests/tests/common/loaders.rs"]
-mod loaders;
-
 use libfuzzer_sys::fuzz_target;
+use spotter_fuzz::Loader;
 
-fuzz_target!(init: spotter_fuzz::let_panics_be_caught(), |bytes: &[u8]| {
-    loaders::tokenizer(bytes);
+fuzz_target!(init: Loader::Tokenizer.begin(), |bytes: &[u8]| {
+    Loader::Tokenizer.feed(bytes);
 });

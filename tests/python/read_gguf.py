@@ -3,13 +3,15 @@
 
     read_gguf.py FOLDER OUT.gguf        # and mmproj-OUT.gguf beside it; types f32 or f16
 
-Names come from that package's table (those of the projector from llama.cpp's clip.cpp: `mm.0` and `mm.2`), numbers from the folder's safetensors, sizes from its config.json. Prints how many tensors and keys
-were compared; exits with 1 at the first difference. With --llama, llama.cpp itself (llama-cpp-python 0.3.36) loads both files as well,
+Names come from that package's table (those of the projector from llama.cpp's clip.cpp: `mm.0` and `mm.2`), numbers from the folder's safetensors, sizes from its config.json, factors
+of rotations from transformers' formula. Prints how many tensors and keys were compared; exits with 1 at the first difference. With --next PROBE.json, what `spotter models probe OUT.gguf --prompt TEXT --json` printed,
+llama.cpp must find the same tokens likely. With --llama, llama.cpp itself (llama-cpp-python 0.3.36) loads both files as well,
 and must cut texts as transformers does.
 """
 import argparse
 import ctypes
 import json
+import math
 import pathlib
 import sys
 
@@ -48,8 +50,11 @@ def compare(reader, arch, layers, tensors, change=lambda name, t: t):
         for part, number in (("linear_1.", "mm.0."), ("linear_2.", "mm.2.")):
             if "projector" in plain and part in plain:
                 short = number + plain.split(part)[1]
+        if plain.endswith("image_newline"):
+            short = table.get_name("model.image_newline")
         if short:
             named[short] = (full, tensor)
+    named.update({name: (name, tensor) for name, tensor in tensors.items() if name == "rope_freqs.weight"})
     for entry in reader.tensors:
         if entry.name not in named:
             fail(f"{entry.name}: the package knows no tensor of the folder by it")
@@ -73,6 +78,32 @@ def check_keys(reader, expected):
     return len(expected)
 
 
+def factors(text):
+    """What Llama 3.1 divides each frequency by, `rope_freqs.weight`."""
+    rope = text.get("rope_parameters") or {}
+    if rope.get("rope_type") != "llama3":
+        return {}
+    width = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+    low, high, old = (rope[k] for k in ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"))
+    found = []
+    for i in range(0, width, 2):
+        turns = old * rope["rope_theta"] ** (-i / width) / (2 * math.pi)
+        smooth = min(max((turns - low) / (high - low), 0.0), 1.0)
+        found.append(1 / ((1 - smooth) / rope["factor"] + smooth))
+    return {"rope_freqs.weight": numpy.array(found, numpy.float32)}
+
+
+def tiles(config):
+    if "image_grid_pinpoints" not in config:
+        return {}
+    return {
+        "clip.vision.mm_patch_merge_type": "spatial_unpad",
+        "clip.vision.image_aspect_ratio": config.get("vision_aspect_ratio", "anyres"),
+        # llama.cpp has widths first.
+        "clip.vision.image_grid_pinpoints": [side for height, width in config["image_grid_pinpoints"] for side in (width, height)],
+    }
+
+
 def vision_keys(config, settings):
     tower, vision = config["vision_config"], KEYS.ClipVision
     layer = config["vision_feature_layer"]
@@ -93,12 +124,17 @@ def vision_keys(config, settings):
         vision.IMAGE_MEAN: settings["image_mean"],
         vision.IMAGE_STD: settings["image_std"],
         "clip.vision.feature_layer": [depth],
+        **tiles(config),
     }
+
+
+def file_kind(text):
+    return "llama" if text["model_type"] == "mistral" else text["model_type"]
 
 
 def decoder_keys(config):
     text = config["text_config"]
-    arch = text["model_type"]
+    arch = file_kind(text)
     head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
     return {
         KEYS.General.ARCHITECTURE: arch,
@@ -150,11 +186,28 @@ def llama(decoder, mmproj, folder):
             print(f"llama.cpp sees {mtmd_cpp.mtmd_input_chunk_get_n_tokens(chunk)} tokens of a picture")
 
 
+def following(decoder, probe):
+    """What llama.cpp finds likely behind the ids of a probe, beside what the probe found."""
+    import llama_cpp
+
+    ids, exact = probe["prompt_ids"], llama_cpp.GGML_TYPE_F32
+    model = llama_cpp.Llama(str(decoder), n_ctx=512, verbose=False, logits_all=True, type_k=exact, type_v=exact)
+    model.eval(ids)
+    scores = numpy.array(model.scores[len(ids) - 1], dtype=numpy.float64)
+    scores -= scores.max()
+    scores -= numpy.log(numpy.exp(scores).sum())
+    off = max(abs(scores[found["id"]] - found["log_prob"]) for found in probe["next"])
+    if off > 1e-4:
+        fail(f"log-probabilities of the next token: by {off}")
+    print(f"llama.cpp's log-probabilities of the next token differ by {off:.1e} at most")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("decoder", type=pathlib.Path)
     parser.add_argument("--llama", action="store_true")
+    parser.add_argument("--next", type=pathlib.Path, metavar="PROBE.json")
     args = parser.parse_args()
     config = json.loads((args.folder / "config.json").read_text())
     processor = json.loads((args.folder / "processor_config.json").read_text())["image_processor"]
@@ -166,18 +219,21 @@ def main():
     def turned(name, tensor):
         heads = {"attn_q": text["num_attention_heads"], "attn_k": text["num_key_value_heads"]}
         part = name.split(".")[-2]
-        return halves_to_neighbours(tensor, heads[part]) if text["model_type"] == "llama" and part in heads else tensor
+        return halves_to_neighbours(tensor, heads[part]) if file_kind(text) == "llama" and part in heads else tensor
 
-    arch = gguf.MODEL_ARCH.LLAMA if text["model_type"] == "llama" else gguf.MODEL_ARCH.QWEN2
-    seen = {name: tensor for name, tensor in tensors.items() if "vision" in name or "projector" in name}
+    arch = gguf.MODEL_ARCH.LLAMA if file_kind(text) == "llama" else gguf.MODEL_ARCH.QWEN2
+    eye = ("vision", "projector", "newline")
+    seen = {name: tensor for name, tensor in tensors.items() if any(part in name for part in eye)}
     said = {name: tensor for name, tensor in tensors.items() if name not in seen}
     count = compare(eyes, gguf.MODEL_ARCH.MMPROJ, config["vision_config"]["num_hidden_layers"], seen)
-    count += compare(words, arch, text["num_hidden_layers"], said, turned)
+    count += compare(words, arch, text["num_hidden_layers"], said | factors(text), turned)
     tokens = words.get_field(KEYS.Tokenizer.LIST).contents()
     vocab = json.loads((args.folder / "tokenizer.json").read_text())["model"]["vocab"]
     if any(tokens[number] != token for token, number in vocab.items()):
         fail("tokens")
     print(f"{count} tensors, {keys} keys and {len(vocab)} tokens are the same")
+    if args.next:
+        following(args.decoder, json.loads(args.next.read_text()))
     if args.llama:
         llama(args.decoder, mmproj, args.folder)
 

@@ -134,7 +134,7 @@ fn architectures_that_are_not_known_are_named() {
     );
     check(
         |f| edit_json(f, "config.json", |c| c["text_config"]["rope_parameters"]["rope_type"] = json!("yarn")),
-        &["`text_config.rope_parameters.rope_type`: expected default, linear or llama3, found `yarn`"],
+        &["`text_config.rope_parameters.rope_type`: expected default, linear, llama3 or factors, found `yarn`"],
     );
 }
 

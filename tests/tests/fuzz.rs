@@ -6,28 +6,24 @@
 //! loaders for cargo-fuzz.
 #![expect(clippy::print_stdout, reason = "the counts are shown")]
 
-use spotter_engine::gguf;
-use spotter_tests::goldens;
-use std::{
-    fs,
-    panic::RefUnwindSafe,
-    path::{Path, PathBuf},
-};
+use std::{fs, panic::RefUnwindSafe};
 
 #[path = "common/fuzzing.rs"]
 mod fuzzing;
 #[path = "common/loaders.rs"]
 mod loaders;
+#[path = "common/seeds.rs"]
+mod seeds;
+#[path = "common/watch.rs"]
+mod watch;
 
-use fuzzing::{Dice, Justified, Loader, Watched, folder};
+use fuzzing::{Dice, Loader, folder};
+use seeds::goldens;
+use watch::{PLAIN, TOKENIZER, Watched, justified};
 
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
-/// Bytes in one piece and in all that a loader may take whatever is in its file: about twice what a million inputs showed.
-const PLAIN: (usize, usize) = (128 << 10, 256 << 10);
-/// A tokenizer has tables of a fixed size.
-const TOKENIZER: (usize, usize) = (1 << 20, 3 << 19);
 /// A whole folder takes as long as so many single files.
 const FOLDER: usize = 50;
 
@@ -76,7 +72,7 @@ fn feed_some(
     seeds: &[Vec<u8>],
     load: &(dyn Fn(&[u8]) -> bool + RefUnwindSafe),
 ) {
-    let (piece, all) = (Justified { fixed: fixed.0, times: 16 }, Justified { fixed: fixed.1, times: 64 });
+    let (piece, all) = justified(fixed);
     fuzzing::feed(&Loader { name, piece, all, weight, load }, seeds, mutated);
 }
 
@@ -148,99 +144,11 @@ fn change_bytes(bytes: &mut Vec<u8>, dice: &mut Dice) {
     }
 }
 
-fn read(folder: &Path, file: &str) -> Vec<u8> {
-    fs::read(folder.join(file)).unwrap()
-}
-
-fn text(out: &mut Vec<u8>, value: &str) {
-    out.extend((value.len() as u64).to_le_bytes());
-    out.extend(value.as_bytes());
-}
-
-fn of_text(value: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    text(&mut out, value);
-    out
-}
-
-fn texts(values: &[&str]) -> Vec<u8> {
-    let mut out = 8u32.to_le_bytes().to_vec();
-    out.extend((values.len() as u64).to_le_bytes());
-    values.iter().for_each(|v| text(&mut out, v));
-    out
-}
-
-/// A small GGUF file: a decoder of one layer in f32 and Q8_0, and a tokenizer, SentencePiece's or GPT-2's.
-fn gguf_file(spm: bool) -> Vec<u8> {
-    let (mut keys, mut count) = (Vec::new(), 0u64);
-    let mut key = |name: &str, kind: u32, value: &[u8]| {
-        text(&mut keys, name);
-        keys.extend(kind.to_le_bytes());
-        keys.extend(value);
-        count += 1;
-    };
-    key("general.architecture", 8, &of_text("llama"));
-    for (name, value) in [
-        ("embedding_length", 32u32),
-        ("attention.head_count", 2),
-        ("feed_forward_length", 32),
-        ("block_count", 1),
-        ("context_length", 64),
-    ] {
-        key(&format!("llama.{name}"), 4, &value.to_le_bytes());
-    }
-    key("llama.attention.layer_norm_rms_epsilon", 6, &1e-5f32.to_le_bytes());
-    if spm {
-        let scores = [0f32, -2.0, -3.0, -1.0];
-        let list = |kind: u32, values: [[u8; 4]; 4]| {
-            [&kind.to_le_bytes()[..], &4u64.to_le_bytes(), values.as_flattened()].concat()
-        };
-        key("tokenizer.ggml.model", 8, &of_text("llama"));
-        key("tokenizer.ggml.tokens", 9, &texts(&["<unk>", "a", "b", "ab"]));
-        key("tokenizer.ggml.scores", 9, &list(6, scores.map(f32::to_le_bytes)));
-        key("tokenizer.ggml.token_type", 9, &list(5, [2i32, 1, 1, 1].map(i32::to_le_bytes)));
-    } else {
-        key("tokenizer.ggml.model", 8, &of_text("gpt2"));
-        key("tokenizer.ggml.pre", 8, &of_text("smollm"));
-        key("tokenizer.ggml.tokens", 9, &texts(&["a", "b", "ab", "c"]));
-        key("tokenizer.ggml.merges", 9, &texts(&["a b"]));
-    }
-    let (mut directory, mut data, mut tensors) = (Vec::new(), Vec::<u8>::new(), 0u64);
-    let mut tensor = |name: &str, dims: &[u64], packed: bool| {
-        text(&mut directory, name);
-        directory.extend((dims.len() as u32).to_le_bytes());
-        dims.iter().for_each(|d| directory.extend(d.to_le_bytes()));
-        directory.extend((if packed { 8u32 } else { 0 }).to_le_bytes());
-        directory.extend((data.len() as u64).to_le_bytes());
-        let numbers = dims.iter().product::<u64>() as usize;
-        let bytes = if packed { numbers / 32 * 34 } else { numbers * 4 };
-        data.resize((data.len() + bytes).next_multiple_of(32), 0);
-        tensors += 1;
-    };
-    tensor("token_embd.weight", &[32, 4], false);
-    tensor("output_norm.weight", &[32], false);
-    for (name, dims) in [("attn_norm", &[32u64][..]), ("ffn_norm", &[32])] {
-        tensor(&format!("blk.0.{name}.weight"), dims, false);
-    }
-    for name in ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"] {
-        tensor(&format!("blk.0.{name}.weight"), &[32, 32], true);
-    }
-    let mut out = b"GGUF".to_vec();
-    out.extend(3u32.to_le_bytes());
-    out.extend(tensors.to_le_bytes());
-    out.extend(count.to_le_bytes());
-    out.extend(keys);
-    out.extend(directory);
-    out.resize(out.len().next_multiple_of(32), 0);
-    out.extend(data);
-    out
-}
-
 #[test]
 fn gguf_files() {
     let folder = folder();
     let path = folder.path().join("model.gguf");
-    feed("gguf", TOKENIZER, &[gguf_file(false), gguf_file(true)], &|bytes| {
+    feed("gguf", TOKENIZER, &seeds::gguf(), &|bytes| {
         fs::write(&path, bytes).unwrap();
         loaders::gguf(&path)
     });
@@ -250,13 +158,9 @@ fn gguf_files() {
 #[test]
 fn projectors() {
     let folder = folder();
-    let decoder = folder.path().join("a.gguf");
-    let source = goldens("siglip-qwen2");
-    gguf::quantise(&gguf::Source::Model(&source), &decoder, gguf::Target::F16, &mut |_, _| ()).unwrap();
-    let path = gguf::mmproj_of(&decoder);
-    let seed = fs::read(&path).unwrap();
-    feed("mmproj", PLAIN, &[seed], &|bytes| {
-        fs::write(&path, bytes).unwrap();
+    let (decoder, mmproj, seeds) = seeds::mmproj(folder.path());
+    feed("mmproj", TOKENIZER, &seeds, &|bytes| {
+        fs::write(&mmproj, bytes).unwrap();
         loaders::folder(&decoder)
     });
 }
@@ -265,16 +169,7 @@ fn projectors() {
 fn safetensors_headers() {
     let folder = folder();
     let path = folder.path().join("model.safetensors");
-    // Headers with some of their data: the rest of a large file is never looked at.
-    let small = |name: &str| {
-        let tensors =
-            candle_core::safetensors::load(goldens(name).join("model.safetensors"), &candle_core::Device::Cpu);
-        let few = tensors.unwrap().into_iter().filter(|(name, _)| name.contains("norm"));
-        let file = folder.path().join("seed");
-        candle_core::safetensors::save(&few.collect(), &file).unwrap();
-        fs::read(file).unwrap()
-    };
-    feed("safetensors", PLAIN, &[small("clip-llama"), small("hyperclovax")], &|bytes| {
+    feed("safetensors", PLAIN, &seeds::safetensors(folder.path()), &|bytes| {
         fs::write(&path, bytes).unwrap();
         loaders::safetensors(folder.path())
     });
@@ -282,30 +177,17 @@ fn safetensors_headers() {
 
 #[test]
 fn configurations() {
-    let seeds: Vec<Vec<u8>> =
-        ["clip-llama", "siglip-qwen2", "next-mistral", "onevision", "seed-vision", "hyperclovax", "seed-text"]
-            .iter()
-            .map(|name| read(&goldens(name), "config.json"))
-            .chain([read(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../assets/spotter-mini"), "config.json")])
-            .collect();
-    feed("config.json", PLAIN, &seeds, &loaders::config);
+    feed("config.json", PLAIN, &seeds::configs(), &loaders::config);
 }
 
 #[test]
 fn tokenizers() {
-    let seeds: Vec<Vec<u8>> =
-        ["clip-llama", "siglip-qwen2", "seed-vision"].iter().map(|n| read(&goldens(n), "tokenizer.json")).collect();
-    feed("tokenizer.json", TOKENIZER, &seeds, &loaders::tokenizer);
+    feed("tokenizer.json", TOKENIZER, &seeds::tokenizers(), &loaders::tokenizer);
 }
 
 #[test]
 fn manifests() {
-    let mini = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../assets/spotter-mini");
-    let asked = b"frame_rate = 1.0\ncontext = 2048\n[vision]\npooling = { average = 4 }\n[speaking]\nkind = \"verbalisers\"\n\
-                  question = \"?\"\nspeak = [\"Yes\"]\nsilent = [\"No\"]\nlead = \"L\"\n[prompt]\nen = \"a {exercise}\"\n\
-                  en_unnamed = \"b\"\nko = \"c\"\nko_unnamed = \"d\"\n[cache]\npolicy = \"caote(h2o)\"\nbudget = 99\n\
-                  [speculation]\ndrafter = \"ngram\"\nmethod = \"rsd-s(3,3)\"\n";
-    feed("spotter.toml", PLAIN, &[read(&mini, "spotter.toml"), asked.to_vec()], &loaders::manifest);
+    feed("spotter.toml", PLAIN, &seeds::manifests(), &loaders::manifest);
 }
 
 /// Whole folders with one broken file.
@@ -320,7 +202,7 @@ fn folders() {
         fs::copy(source.join(file), folder.path().join(file)).unwrap();
     }
     for file in files {
-        let good = read(&source, file);
+        let good = fs::read(source.join(file)).unwrap();
         feed_some(&format!("a folder's {file}"), TOKENIZER, FOLDER, std::slice::from_ref(&good), &|bytes| {
             fs::write(folder.path().join(file), bytes).unwrap();
             loaders::folder(folder.path())

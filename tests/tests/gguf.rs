@@ -9,15 +9,20 @@ use serde_json::{Value as Json, json};
 use spotter_engine::{
     device::Choice,
     gguf::{self, Gguf, GgufError, Source, Target, Value, quantise},
-    model::{DecoderConfig, HfDecoderConfig, LanguageModel, Llava, Plan, plan::decoder_tensors},
-    prompt::Message,
+    model::{
+        DecoderConfig, HfDecoderConfig, LanguageModel, Llava, Plan, llava_config::Family, plan::decoder_tensors,
+        rope::RopeScaling,
+    },
+    prompt::{Message, Role},
     tokenizer::{TextStream, Tokenizer},
 };
 use spotter_tests::{copy_of, difference, goldens, ids};
+use spotter_vision::{Frame, encoder::Encoder as _};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// What SentencePiece made of its own model.
@@ -225,16 +230,6 @@ fn build(plan: &Plan) -> Llava {
     plan.build(&Choice { device: CPU, dtype: DType::F32, reason: String::new() }).unwrap()
 }
 
-/// A golden folder of which a file can be made: positions of `clip-llama` are stretched in a way that ours do not tell.
-fn checkpoint(name: &str) -> tempfile::TempDir {
-    let folder = copy_of(&goldens(name));
-    let path = folder.path().join("config.json");
-    let mut config: Json = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-    config["text_config"]["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 10_000.0});
-    fs::write(&path, config.to_string()).unwrap();
-    folder
-}
-
 fn logits(plan: &Plan, case: &str) -> Tensor {
     let golden = candle_core::safetensors::load(goldens(case).join("golden.safetensors"), &CPU).unwrap();
     let model = build(plan);
@@ -251,14 +246,14 @@ fn apart(a: &Tensor, b: &Tensor) -> f32 {
 #[test]
 fn two_files_see_and_say_what_their_folder_does() {
     for case in ["clip-llama", "siglip-qwen2"] {
-        let folder = checkpoint(case);
-        let plain = Plan::open(folder.path()).unwrap();
+        let folder = goldens(case);
+        let plain = Plan::open(&folder).unwrap();
         let expected = logits(&plain, case);
         // Half precision keeps eleven bits, and eight-bit weights meet eight-bit inputs.
-        for (target, most) in [(Target::F32, 1e-6), (Target::F16, 2e-3), (Target::Q8_0, 0.05)] {
+        for (target, most) in [(Target::F32, 0.0), (Target::F16, 2e-3), (Target::Q8_0, 0.05)] {
             let at = tempfile::tempdir().unwrap();
             let out = at.path().join("tiny.gguf");
-            let made = quantise(&Source::Model(folder.path()), &out, target, &mut |_, _| ()).unwrap();
+            let made = quantise(&Source::Model(&folder), &out, target, &mut |_, _| ()).unwrap();
             let mmproj = made.mmproj.unwrap();
             assert_eq!(mmproj.file, at.path().join("mmproj-tiny.gguf"));
             assert!(!mmproj.types.contains_key("Q8_0"), "what sees stays f16: {:?}", mmproj.types);
@@ -277,16 +272,43 @@ fn two_files_see_and_say_what_their_folder_does() {
                 });
                 assert_eq!(a, b);
             }
-            let again = quantise(&Source::Model(folder.path()), &out, target, &mut |_, _| ()).unwrap_err();
+            let again = quantise(&Source::Model(&folder), &out, target, &mut |_, _| ()).unwrap_err();
             assert!(again.to_string().contains("mmproj-tiny.gguf: is there already"), "{again}");
         }
     }
 }
 
-/// As files of LLaVA 1.5 are: Vicuna's tokenizer, no token for pictures, no chat template.
+/// A file's frequencies are those of its folder, and leaving them out would be seen.
 #[test]
-fn a_decoder_without_a_token_for_pictures_is_asked_as_vicuna() {
-    let (folder, at) = (checkpoint("clip-llama"), tempfile::tempdir().unwrap());
+fn positions_of_llama_3_are_written_and_kept() {
+    let (folder, at) = (copy_of(&goldens("clip-llama")), tempfile::tempdir().unwrap());
+    let path = folder.path().join("config.json");
+    let mut config: Json = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    // So that one of the four pairs is kept, one lies between, and two are stretched by all of 8.
+    config["text_config"]["rope_parameters"]["original_max_position_embeddings"] = 160.into();
+    fs::write(&path, config.to_string()).unwrap();
+    let out = at.path().join("tiny.gguf");
+    quantise(&Source::Model(folder.path()), &out, Target::F32, &mut |_, _| ()).unwrap();
+    let factors = |path: &Path| match gguf::decoder_config(&Gguf::open(path).unwrap()).unwrap().rope_scaling {
+        RopeScaling::Factors(factors) => factors,
+        other => panic!("{other:?}"),
+    };
+    let found = factors(&out);
+    assert!(matches!(found[..], [1.0, between, 8.0, 8.0] if between > 1.0 && between < 8.0), "{found:?}");
+    // A file made of the file has them too.
+    let again = at.path().join("again.gguf");
+    quantise(&Source::Model(&out), &again, Target::Q8_0, &mut |_, _| ()).unwrap();
+    assert_eq!(factors(&again), found);
+    let expected = logits(&Plan::open(folder.path()).unwrap(), "clip-llama");
+    let mut plan = Plan::open(&out).unwrap();
+    assert_eq!(difference(&logits(&plan, "clip-llama"), &expected), 0.0);
+    plan.config.text.rope_scaling = RopeScaling::None;
+    assert!(apart(&logits(&plan, "clip-llama"), &expected) > 1e-3);
+}
+
+/// A golden folder with Llama 2's tokenizer, as files of LLaVA 1.5 and 1.6 have it: no token for pictures, no chat template.
+fn with_sentencepiece(case: &str) -> tempfile::TempDir {
+    let folder = copy_of(&goldens(case));
     let path = |name: &str| folder.path().join(name);
     let vocab = spm().tokens.len();
     let mut tensors = candle_core::safetensors::load(path("model.safetensors"), &CPU).unwrap();
@@ -301,7 +323,13 @@ fn a_decoder_without_a_token_for_pictures_is_asked_as_vicuna() {
     fs::write(path("config.json"), config.to_string()).unwrap();
     fs::copy(spm_folder().join("tokenizer.json"), path("tokenizer.json")).unwrap();
     fs::remove_file(path("chat_template.jinja")).unwrap();
-    let out = at.path().join("vicuna.gguf");
+    folder
+}
+
+#[test]
+fn a_decoder_without_a_token_for_pictures_is_asked_as_vicuna() {
+    let (folder, at) = (with_sentencepiece("clip-llama"), tempfile::tempdir().unwrap());
+    let (out, vocab) = (at.path().join("vicuna.gguf"), spm().tokens.len());
     quantise(&Source::Model(folder.path()), &out, Target::F32, &mut |_, _| ()).unwrap();
 
     let [plain, plan] = [folder.path(), &out].map(|path| Plan::open(path).unwrap());
@@ -324,6 +352,69 @@ fn a_decoder_without_a_token_for_pictures_is_asked_as_vicuna() {
     assert!(difference(&seen, &of(&plain, &renamed).0) < 1e-5);
     let error = model.logits(&[place], None, None).unwrap_err().to_string();
     assert!(error.contains(&format!("token {place} is outside")), "it is no token that a text may have: {error}");
+}
+
+/// LLaVA-NeXT with Mistral is told from the one with Vicuna by its heads.
+#[test]
+fn tiles_without_a_template_are_asked_as_vicuna_or_mistral() {
+    for (case, expected) in [
+        ("next-vicuna", "Stand. USER: <image>\nKeep ASSISTANT:"),
+        ("next-mistral", "[INST] <<SYS>>\nStand.\n<</SYS>>\n\n<image>\nKeep [/INST]"),
+    ] {
+        let (folder, at) = (with_sentencepiece(case), tempfile::tempdir().unwrap());
+        let out = at.path().join("a.gguf");
+        quantise(&Source::Model(folder.path()), &out, Target::F32, &mut |_, _| ()).unwrap();
+        let plan = Plan::open(&out).unwrap();
+        let asked = [Message::text(Role::System, "Stand."), Message::with_image("Keep")];
+        assert_eq!(plan.template().unwrap().render(&asked, true).unwrap(), expected);
+        assert_eq!((plan.config.family, plan.image_token().as_str()), (Family::Next, "<image>"));
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Conversation {
+    prompt: String,
+    images: Vec<usize>,
+}
+
+/// Pictures of a prompt in tiles, and frames of a stream whole.
+#[test]
+fn two_files_see_the_tiles_that_their_folder_does() {
+    for (case, family) in
+        [("next-vicuna", Family::Next), ("next-mistral", Family::Next), ("onevision", Family::OneVision)]
+    {
+        let (folder, at) = (goldens(case), tempfile::tempdir().unwrap());
+        let out = at.path().join("tiny.gguf");
+        quantise(&Source::Model(&folder), &out, Target::F32, &mut |_, _| ()).unwrap();
+        let [plain, plan] = [&folder, &out].map(|path| Plan::open(path).unwrap());
+        assert_eq!(plan.config.family, family);
+        assert_eq!((&plan.config.tiling, plan.config.video_token), (&plain.config.tiling, plain.config.video_token));
+        assert_eq!((&plan.prepare, plan.image_token()), (&plain.prepare, plain.image_token()));
+        let models = [build(&plain), build(&plan)];
+        assert_eq!(models[0].encoder.shape(), models[1].encoder.shape(), "a frame");
+        let conversations = fs::read_to_string(folder.join("golden.json")).unwrap();
+        let conversations: BTreeMap<String, Conversation> = serde_json::from_str(&conversations).unwrap();
+        for (name, Conversation { prompt, images }) in conversations {
+            let frames: Vec<Frame> = images.iter().map(|i| frame(&folder.join(format!("image{i}.png")))).collect();
+            let [expected, found] = models.each_ref().map(|model| {
+                let visual = Tensor::cat(&model.encoder.pictures(&frames).unwrap(), 0).unwrap();
+                let sizes: Vec<_> = frames.iter().map(|f| (f.width, f.height)).collect();
+                let ids = plan.tokenizer.encode(&prompt, false).unwrap();
+                let ids = model.expand(&ids, &model.encoder.picture_tokens(&sizes));
+                model.logits(&ids, Some(&visual), None).unwrap()
+            });
+            assert_eq!(difference(&expected, &found), 0.0, "{case} {name}");
+        }
+        let [expected, found] =
+            models.each_ref().map(|model| model.encoder.encode(&[frame(&folder.join("image1.png"))]).unwrap());
+        assert_eq!(difference(&expected, &found), 0.0, "{case}: a frame of a stream");
+    }
+}
+
+fn frame(path: &Path) -> Frame {
+    let picture = image::open(path).unwrap().to_rgb8();
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    Frame::from_rgb(0, Duration::ZERO, width, height, picture.into_raw()).unwrap()
 }
 
 #[test]
@@ -352,9 +443,9 @@ fn files_that_could_be_meant_are_named() {
 
 #[test]
 fn the_program_inspects_probes_and_streams_them() {
-    let (folder, at) = (checkpoint("clip-llama"), tempfile::tempdir().unwrap());
+    let (folder, at) = (goldens("clip-llama"), tempfile::tempdir().unwrap());
     let out = at.path().join("tiny.gguf").to_string_lossy().into_owned();
-    let source = folder.path().to_string_lossy().into_owned();
+    let source = folder.to_string_lossy().into_owned();
     let run = |args: &[&str]| {
         let found = spotter(args);
         assert!(found.status.success(), "{args:?}: {}", stderr(&found));

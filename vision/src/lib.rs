@@ -10,6 +10,7 @@ pub mod frame;
 pub mod lens;
 pub mod link;
 pub mod nn;
+#[cfg(feature = "pose")]
 pub mod pose;
 pub mod preprocess;
 pub mod reps;

@@ -2,15 +2,16 @@
 
 use super::{
     Gguf, Planned, Value, decoder_config, mmproj, mmproj_of,
-    model::{DECODER, LAYER},
+    names::{DECODER, ROPE_FACTORS},
     target::{Rule, Target, Wanted},
     vocabulary, write,
 };
 use crate::{
     model::{
         DecoderConfig, DecoderKind, HfDecoderConfig, Plan,
-        config::{Multipliers, RopeScaling},
+        config::Multipliers,
         plan::{decoder_tensors, settle, template_folder},
+        rope::{self, RopeScaling},
     },
     prompt::template_source,
     tokenizer::Tokenizer,
@@ -73,8 +74,16 @@ pub(super) struct Model {
 
 pub(super) enum Weights {
     File(Gguf),
-    Folder { vb: VarBuilder<'static>, names: HashMap<String, (String, Option<usize>)> },
+    Folder { vb: VarBuilder<'static>, names: HashMap<String, From> },
     Random(Box<ChaCha8Rng>, HashMap<&'static str, Vec<u8>>),
+}
+
+/// What a folder has for a tensor of a file.
+pub(super) enum From {
+    /// A tensor by its name; with heads, whose rows llama.cpp has in another order.
+    Tensor(String, Option<usize>),
+    /// Numbers that its configuration tells.
+    Numbers(Vec<f32>),
 }
 
 /// Writes `out`, and of a LLaVA folder also the file that [`mmproj_of`] names; `told` hears of each tensor before it is made: how many
@@ -208,7 +217,7 @@ impl Model {
         let (plain_embedding, plain_layers) = decoder_tensors(config, "model.", "lm_head.");
         let plain = plain_embedding.into_iter().chain(plain_layers);
         for (spec, plain) in embedding.into_iter().chain(layers).zip(plain) {
-            let name = short(&plain.name).ok_or_else(|| {
+            let name = DECODER.short(&plain.name).ok_or_else(|| {
                 WeightsError::file(folder, format!("tensor {}: llama.cpp has no name for it", spec.name))
             })?;
             // llama.cpp turns neighbours in its `llama`, the checkpoints turn halves.
@@ -218,7 +227,11 @@ impl Model {
                 _ => None,
             };
             tensors.push((name.clone(), spec.shape));
-            names.insert(name, (spec.name, heads));
+            names.insert(name, From::Tensor(spec.name, heads));
+        }
+        if let Some(factors) = own_factors(config) {
+            tensors.push((ROPE_FACTORS.to_owned(), vec![factors.len()]));
+            names.insert(ROPE_FACTORS.to_owned(), From::Numbers(factors));
         }
         let weights = Weights::Folder { vb: checkpoint.var_builder(DType::F32, &Device::Cpu)?, names };
         Ok(Self { metadata, tensors, rule: Rule::Decoder { tied: config.tied }, weights })
@@ -257,7 +270,7 @@ impl Model {
         metadata.extend(numbers(&config, "llama"));
         metadata.extend(self.metadata.into_iter().filter(|(key, _)| key.starts_with("tokenizer.")));
         let (embedding, layers) = decoder_tensors(&config, "model.", "lm_head.");
-        let named = |spec: spotter_vision::encoder::TensorSpec| Some((short(&spec.name)?, spec.shape));
+        let named = |spec: spotter_vision::encoder::TensorSpec| Some((DECODER.short(&spec.name)?, spec.shape));
         let tensors = embedding.into_iter().chain(layers).filter_map(named).collect();
         let weights = Weights::Random(Box::new(ChaCha8Rng::seed_from_u64(1)), HashMap::new());
         Ok(Self { metadata, tensors, rule: Rule::Decoder { tied: true }, weights })
@@ -280,8 +293,8 @@ fn architecture(config: &DecoderConfig) -> Result<&'static str, String> {
             return Err("model_type: expected llama, mistral or qwen2, found hyperclovax".into());
         }
     };
-    if config.rope_scaling != RopeScaling::None {
-        return Err("rope_scaling: expected none, as files with stretched positions are not read here".into());
+    if arch == "qwen2" && own_factors(config).is_some() {
+        return Err("rope_scaling: expected none or linear, as `qwen2` has no place for others in a file".into());
     }
     if config.window.is_some_and(|window| window < config.max_positions) {
         return Err("sliding_window: expected none, as a GGUF file of this kind does not tell of one".into());
@@ -291,6 +304,14 @@ fn architecture(config: &DecoderConfig) -> Result<&'static str, String> {
         return Err(format!("a decoder with biases, norms or factors that `{arch}` does not have"));
     }
     Ok(arch)
+}
+
+/// What each frequency is divided by, where it is not one number for all.
+fn own_factors(config: &DecoderConfig) -> Option<Vec<f32>> {
+    match config.rope_scaling {
+        RopeScaling::None | RopeScaling::Linear(_) => None,
+        RopeScaling::Llama3 { .. } | RopeScaling::Factors(_) => rope::factors(config),
+    }
 }
 
 /// Sizes and other numbers of a decoder.
@@ -310,18 +331,14 @@ fn numbers(config: &DecoderConfig, arch: &str) -> Vec<(String, Value)> {
     let sizes = sizes.map(|(name, n)| (format!("{arch}.{name}"), Value::Integer(i64::try_from(n).unwrap_or(i64::MAX))));
     let floats = [("attention.layer_norm_rms_epsilon", config.norm_eps), ("rope.freq_base", config.rope_theta)];
     let floats = floats.map(|(name, x)| (format!("{arch}.{name}"), Value::Float(x)));
-    sizes.into_iter().chain(floats).collect()
-}
-
-/// llama.cpp's name of a tensor of a published checkpoint.
-fn short(name: &str) -> Option<String> {
-    if let Some((short, _)) = DECODER.iter().find(|(_, full)| *full == name) {
-        return Some((*short).to_owned());
-    }
-    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let (part, kind) = rest.rsplit_once('.')?;
-    let (short, _) = LAYER.iter().find(|(_, full)| *full == part)?;
-    Some(format!("blk.{layer}.{short}.{kind}"))
+    let stretched = match config.rope_scaling {
+        RopeScaling::Linear(factor) => vec![
+            (format!("{arch}.rope.scaling.type"), Value::Text("linear".into())),
+            (format!("{arch}.rope.scaling.factor"), Value::Float(factor)),
+        ],
+        _ => Vec::new(),
+    };
+    sizes.into_iter().chain(floats).chain(stretched).collect()
 }
 
 impl Weights {
@@ -341,13 +358,14 @@ impl Weights {
                 pack(&numbers, tensor.dtype)
             }
             Self::Folder { vb, names } => {
-                let Some((name, heads)) = names.get(&tensor.name) else {
-                    return Err(candle_core::Error::Msg(format!("no tensor is written as {}", tensor.name)).into());
-                };
-                let numbers = vb.get(tensor.shape.as_slice(), name)?;
-                let numbers = match heads {
-                    Some(heads) => neighbours(&numbers, *heads)?,
-                    None => numbers,
+                let shape = tensor.shape.as_slice();
+                let numbers = match names.get(&tensor.name) {
+                    Some(From::Tensor(name, None)) => vb.get(shape, name)?,
+                    Some(From::Tensor(name, Some(heads))) => neighbours(&vb.get(shape, name)?, *heads)?,
+                    Some(From::Numbers(numbers)) => Tensor::from_slice(numbers, shape, &Device::Cpu)?,
+                    None => {
+                        return Err(candle_core::Error::Msg(format!("no tensor is written as {}", tensor.name)).into());
+                    }
                 };
                 pack(&numbers, tensor.dtype)
             }

@@ -209,8 +209,13 @@ fn what_has_no_place_in_a_file_is_named() {
     let error = change("tokenizer.json", "\"use_regex\":true", "\"use_regex\":false");
     assert!(error.contains("pre_tokenizer: expected that of GPT-2"), "{error}");
     assert!(change("tokenizer.json", "\"BPE\"", "\"Unigram\"").contains("type"));
-    let scaled = "\"rope_theta\":5000.0,\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}";
-    assert!(change("config.json", "\"rope_theta\":5000.0", scaled).contains("rope_scaling: expected none"));
+    let llama3 = "\"rope_theta\":5000.0,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,\
+                  \"high_freq_factor\":4.0,\"original_max_position_embeddings\":16}";
+    let other = change("config.json", "\"rope_theta\":5000.0", &llama3.replace("llama3", "yarn"));
+    assert!(other.contains("rope_type"), "{other}");
+    let kind = "\"model_type\":\"qwen2\"";
+    let qwen = change("config.json", "\"model_type\":\"llama\"", &llama3.replace("\"rope_theta\":5000.0", kind));
+    assert!(qwen.contains("rope_scaling: expected none or linear") || qwen.contains("q_proj.bias"), "{qwen}");
     let biased = change("config.json", "\"hidden_act\"", "\"attention_bias\":true,\"hidden_act\"");
     assert!(biased.contains("biases") || biased.contains("q_proj.bias"), "{biased}");
     let nowhere = quantise(&Source::Model(at.path()), Path::new("/nowhere/x.gguf"), Target::F16, &mut |_, _| ());

@@ -2,9 +2,11 @@
 
 use super::{
     Value,
-    convert::{Model, Weights},
+    convert::{From, Model, Weights},
+    names::seeing,
     target::Rule,
-    vision::{ASPECT, PAD, SQUARE, short},
+    tiles,
+    vision::{ASPECT, PAD, SQUARE},
 };
 use crate::{
     model::{
@@ -32,10 +34,10 @@ pub(super) fn model(plan: &Plan) -> Result<Model, WeightsError> {
     let parts = plan.parts();
     let (mut names, mut tensors) = (HashMap::new(), Vec::new());
     for spec in parts.vision.into_iter().chain(parts.projector) {
-        let name = short(&spec.name, &plan.layout)
+        let name = seeing(&spec.name, &plan.layout)
             .ok_or_else(|| wrong(format!("tensor {}: llama.cpp has no name for it", spec.name)))?;
         tensors.push((name.clone(), spec.shape));
-        names.insert(name, (spec.name, None));
+        names.insert(name, From::Tensor(spec.name, None));
     }
     metadata.push(("general.type".into(), Value::Text("mmproj".into())));
     let weights = Weights::Folder { vb: plan.checkpoint.var_builder(DType::F32, &Device::Cpu)?, names };
@@ -45,9 +47,10 @@ pub(super) fn model(plan: &Plan) -> Result<Model, WeightsError> {
 /// The tower, and whether it has a class token.
 fn tower(plan: &Plan) -> Result<(&TowerConfig, bool), String> {
     let config = &plan.config;
-    if config.family != Family::Llava || plan.grid().keep_class || plan.vision.delta {
+    let known = [Family::Llava, Family::Next, Family::OneVision].contains(&config.family);
+    if !known || plan.grid().keep_class || plan.vision.delta {
         return Err(format!(
-            "a file for what sees holds a LLaVA that sees one view of a picture without its class token; this is {}",
+            "a file for what sees holds a LLaVA that sees pictures without their class tokens; this is {}",
             config.family.architecture()
         ));
     }
@@ -72,7 +75,6 @@ fn tower(plan: &Plan) -> Result<(&TowerConfig, bool), String> {
 
 fn keys(plan: &Plan, tower: &TowerConfig, class: bool) -> Result<Vec<(String, Value)>, String> {
     let Prepare::Pixels(pixels) = &plan.prepare else { return Err("pictures are expected as pixels".into()) };
-    let aspect = aspect(pixels, class, tower.image_size)?;
     let integer = |n: usize| Value::Integer(i64::try_from(n).unwrap_or(i64::MAX));
     let colours = |c: [f32; 3]| Value::Floats(c.map(f64::from).to_vec());
     let flag = |name: &str, value: bool| (format!("clip.{name}"), Value::Bool(value));
@@ -83,8 +85,8 @@ fn keys(plan: &Plan, tower: &TowerConfig, class: bool) -> Result<Vec<(String, Va
         flag("has_llava_projector", true),
         flag("use_gelu", tower.hidden_act != Activation::QuickGelu),
         ("clip.projector_type".into(), Value::Text("mlp".into())),
-        (ASPECT.into(), Value::Text(aspect.into())),
     ];
+    all.extend(views(plan, pixels, class, tower.image_size)?);
     let vision = [
         ("image_size", integer(tower.image_size)),
         ("patch_size", integer(tower.patch_size)),
@@ -103,15 +105,17 @@ fn keys(plan: &Plan, tower: &TowerConfig, class: bool) -> Result<Vec<(String, Va
     Ok(all)
 }
 
-/// How pictures become squares, in the words of a file.
-fn aspect(pixels: &Preprocess, class: bool, side: usize) -> Result<&'static str, String> {
+/// How pictures become squares, or are cut into them.
+fn views(plan: &Plan, pixels: &Preprocess, class: bool, side: usize) -> Result<Vec<(String, Value)>, String> {
     let (mean, std) = (pixels.mean, pixels.std);
     let usual = Preprocess { mean, std, ..if class { Preprocess::clip(side) } else { Preprocess::siglip(side) } };
-    if *pixels == usual {
-        return Ok(SQUARE);
-    }
-    if *pixels == (Preprocess { fit: Fit::Pad, ..usual }) {
-        return Ok(PAD);
+    let fits = |fit: Fit| *pixels == Preprocess { fit, ..usual.clone() };
+    let squares = |how: &str| Ok(vec![(ASPECT.to_owned(), Value::Text(how.into()))]);
+    match &plan.config.tiling {
+        Some(tiling) if fits(Fit::Stretch) => return Ok(tiles::keys(tiling)),
+        None if *pixels == usual => return squares(SQUARE),
+        None if fits(Fit::Pad) => return squares(PAD),
+        _ => {}
     }
     Err(format!("preprocessor: expected pictures as the tower was trained, or with bars, found {pixels:?}"))
 }

@@ -7,6 +7,7 @@ mod convert;
 mod convert_tests;
 mod mmproj;
 mod model;
+mod names;
 mod pair;
 mod read;
 mod sentence;
@@ -14,6 +15,7 @@ mod source;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod tokenizer;
 mod vision;
 #[cfg(test)]
@@ -95,6 +97,14 @@ impl Gguf {
             Value::Text(t) => Some(t.as_str()),
             _ => None,
         })
+    }
+
+    /// The same; `missing` where it is not there.
+    ///
+    /// # Errors
+    /// It is no text.
+    pub fn text_or<'a>(&'a self, key: &str, missing: &'a str) -> Result<&'a str, GgufError> {
+        if self.metadata().contains_key(key) { self.text(key) } else { Ok(missing) }
     }
 
     /// A truth value; `missing` where it is not there.

@@ -168,12 +168,16 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Directory, String> {
     let entries = (0..tensors).map(|_| reader.tensor()).collect::<Result<Vec<_>, _>>()?;
     let alignment = match metadata.get("general.alignment") {
         None => 32,
-        Some(Value::Integer(a)) if *a > 0 && *a <= 1 << 20 && a.count_ones() == 1 => *a as usize,
-        Some(other) => return Err(format!("general.alignment: expected a power of two, found {other:?}")),
+        // Eight, as the format has it: numbers and blocks are read where they lie.
+        Some(Value::Integer(a)) if (8..=1 << 20).contains(a) && a.count_ones() == 1 => *a as usize,
+        Some(other) => return Err(format!("general.alignment: expected a power of two from 8 on, found {other:?}")),
     };
     let data = reader.at.next_multiple_of(alignment);
     let mut placed = BTreeMap::new();
     for (name, mut entry) in entries {
+        if !entry.start.is_multiple_of(alignment) {
+            return Err(format!("tensor {name}: expected an offset that {alignment} divides, found {}", entry.start));
+        }
         entry.start = entry.start.checked_add(data).ok_or_else(|| format!("tensor {name}: its offset is absurd"))?;
         let end = entry.start.checked_add(entry.bytes).filter(|end| *end <= bytes.len());
         if end.is_none() {

@@ -1,6 +1,6 @@
 //! The tensors of files under the names of a published checkpoint, read when they are asked for.
 
-use super::{Gguf, GgufError, TensorEntry, model::LAYER};
+use super::{Gguf, GgufError, TensorEntry, names::DECODER};
 use crate::{
     model::{DecoderConfig, memory::Place as On},
     quantised::{Format, Instructions},
@@ -65,7 +65,7 @@ impl Tensors {
             add("output.weight", format!("{head}weight"), &[config.vocab, w], None)?;
         }
         for layer in 0..config.layers {
-            for (from, to) in LAYER {
+            for &(from, to) in DECODER.parts {
                 let shape: &[usize] = match from {
                     "attn_q" => &[q, w],
                     "attn_k" | "attn_v" => &[kv, w],

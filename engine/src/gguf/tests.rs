@@ -1,7 +1,9 @@
 //! A file written here, byte by byte, against the decoder it was made of; and files that are broken.
 
 use super::*;
-use crate::model::{DecoderConfig, DecoderKind, HfDecoderConfig, LanguageModel, Mode, decoder::Decoder};
+use crate::model::{
+    DecoderConfig, DecoderKind, HfDecoderConfig, LanguageModel, Mode, decoder::Decoder, rope::RopeScaling,
+};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use rand::{Rng as _, SeedableRng as _};
@@ -172,6 +174,11 @@ fn saved(bytes: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
     (folder, path)
 }
 
+fn logits(d: &Decoder, ids: &[u32]) -> Vec<f32> {
+    let x = d.embed(&Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap()).unwrap();
+    d.logits(&d.forward(&x, None).unwrap()).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
 #[test]
 fn a_file_says_what_its_checkpoint_says() {
     let (config, ids) = (config(), [2u32, 3, 4, 7, 5, 6]);
@@ -182,11 +189,7 @@ fn a_file_says_what_its_checkpoint_says() {
     let model = LanguageModel::open(&path, DType::F32, &Device::Cpu).unwrap();
     assert_eq!(model.decoder.config(), &config);
     assert_eq!(config.kind, DecoderKind::Llama);
-    let logits = |d: &Decoder| {
-        let x = d.embed(&Tensor::new(&ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap()).unwrap();
-        d.logits(&d.forward(&x, None).unwrap()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
-    };
-    assert_eq!(logits(&plain), logits(&model.decoder));
+    assert_eq!(logits(&plain, &ids), logits(&model.decoder, &ids));
     assert_eq!(model.tokenizer.encode("ab ab1<s>", false).unwrap(), [4, 7, 6, 0]);
     assert_eq!(model.tokenizer.decode(&[4, 7, 6]).unwrap(), "ab ab1");
 }
@@ -216,8 +219,75 @@ fn what_is_missing_or_wrong_is_named() {
     assert!(Gguf::open(&path).unwrap_err().to_string().contains("beyond the end of the file"));
     let (_folder, path) = saved(&whole[..200]);
     assert!(Gguf::open(&path).unwrap_err().to_string().contains("the file"));
+    // A name, the number of its sides, one side and the type stand before an offset.
+    let mut askew = whole.clone();
+    let name = whole.windows(18).position(|bytes| bytes == b"output_norm.weight").unwrap();
+    askew[name + 18 + 4 + 8 + 4] += 4;
+    let (_folder, path) = saved(&askew);
+    let error = Gguf::open(&path).unwrap_err().to_string();
+    assert!(error.contains("tensor output_norm.weight: expected an offset that 32 divides, found"), "{error}");
+    let mut close = written(&config, &weights);
+    close.number("general.alignment", 4);
+    assert!(open(&close).contains("general.alignment: expected a power of two from 8 on, found Integer(4)"));
     let missing = LanguageModel::open(std::path::Path::new("/nowhere.gguf"), DType::F32, &Device::Cpu);
     assert!(missing.map(|_| ()).unwrap_err().to_string().contains("/nowhere.gguf is missing"));
+}
+
+/// Positions of Llama 3.1 and later, and of files that are stretched by one number.
+#[test]
+fn stretched_rotations_are_read() {
+    let (config, ids) = (config(), [2u32, 3, 4, 7, 5, 6]);
+    let weights = weights(&config);
+    let stretched = |scaling: RopeScaling| {
+        let config = DecoderConfig { rope_scaling: scaling, ..config.clone() };
+        let vb = VarBuilder::from_tensors(weights.clone(), DType::F32, &Device::Cpu);
+        logits(&Decoder::new(&config, vb, Mode::Infer).unwrap(), &ids)
+    };
+    let read = |file: &Writer| {
+        let (_folder, path) = saved(&file.bytes());
+        logits(&LanguageModel::open(&path, DType::F32, &Device::Cpu).unwrap().decoder, &ids)
+    };
+    let mut own = written(&config, &weights);
+    own.tensor("rope_freqs.weight", &Tensor::new(&[1f32, 3.5], &Device::Cpu).unwrap());
+    let plain = stretched(RopeScaling::None);
+    assert_eq!(read(&own), stretched(RopeScaling::Factors(vec![1.0, 3.5])));
+    assert_ne!(read(&own), plain);
+    let mut linear = written(&config, &weights);
+    linear.float("llama.rope.scaling.factor", 2.0);
+    assert_eq!(read(&linear), stretched(RopeScaling::Linear(2.0)));
+    linear.text("llama.rope.scaling.type", "none");
+    assert_eq!(read(&linear), plain);
+}
+
+#[test]
+fn rotations_that_are_not_read_are_named() {
+    let config = config();
+    let weights = weights(&config);
+    let refused = |change: &dyn Fn(&mut Writer)| {
+        let mut file = written(&config, &weights);
+        change(&mut file);
+        let (_folder, path) = saved(&file.bytes());
+        LanguageModel::open(&path, DType::F32, &Device::Cpu).map(|_| ()).unwrap_err().to_string()
+    };
+    let factors =
+        |values: &[f32]| refused(&|file| file.tensor("rope_freqs.weight", &Tensor::new(values, &Device::Cpu).unwrap()));
+    let expected = "tensor rope_freqs.weight: expected 2 numbers in f32, half of a head's, found F32 of shape [3]";
+    assert!(factors(&[1.0, 1.0, 1.0]).contains(expected));
+    for (wrong, found) in
+        [(0.0, "0"), (-8.0, "-8"), (f32::NAN, "NaN"), (f32::INFINITY, "inf"), (1e-20, "0.00000000000000000001")]
+    {
+        let error = factors(&[1.0, wrong]);
+        assert!(error.contains(&format!("expected numbers from 1e-6 on, found {found} at place 1")), "{error}");
+    }
+    let both = refused(&|file| {
+        file.tensor("rope_freqs.weight", &Tensor::new(&[1f32, 8.0], &Device::Cpu).unwrap());
+        file.float("llama.rope.scaling.factor", 4.0);
+    });
+    assert!(both.contains("llama.rope.scaling.factor: expected none beside the tensor rope_freqs.weight"), "{both}");
+    let yarn = refused(&|file| file.text("llama.rope.scaling.type", "yarn"));
+    assert!(yarn.contains("llama.rope.scaling.type: expected none or linear, found `yarn`"), "{yarn}");
+    let part = refused(&|file| file.number("llama.rope.dimension_count", 2));
+    assert!(part.contains("llama.rope.dimension_count: expected 4, all of a head's numbers, found 2"), "{part}");
 }
 
 #[test]

@@ -1,12 +1,19 @@
 //! A LLaVA model of two files: a decoder, and a tower with its projector in llama.cpp's layout (`general.architecture = clip`).
 
-use super::{Gguf, GgufError, Value, chat_template, decoder_config, pair, source::Tensors, tokenizer_with};
+use super::{
+    Gguf, GgufError, Value, chat_template, decoder_config,
+    names::{DOWN, UP, in_file, seeing},
+    pair,
+    source::Tensors,
+    tiles, tokenizer_with,
+};
 use crate::{
     model::{
         Plan,
         llava_config::{ConnectorConfig, Family, LlavaConfig, VisionConfig},
         plan::{Layout, Parts, check_pooling, read_vision},
         projector::LINEAR,
+        tiling::Tiling,
     },
     prompt::ChatTemplate,
     weights::{Checkpoint, WeightsError, home},
@@ -20,7 +27,10 @@ use std::{path::Path, sync::Arc};
 /// Stands for a picture in a prompt.
 pub(super) const IMAGE: &str = "<image>";
 
-/// How Vicuna is asked, for files of LLaVA 1.5, which do not tell.
+/// Stands for a video in one.
+const VIDEO: &str = "<video>";
+
+/// How Vicuna is asked, for files that do not tell.
 const VICUNA: &str = "\
 {%- for message in messages %}
 {%- if message.role == 'system' %}{{ message.content ~ ' ' }}
@@ -29,56 +39,22 @@ const VICUNA: &str = "\
 {%- endfor %}
 {%- if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}";
 
-/// Names of the tower outside its layers: in a file, and in a checkpoint.
-const TOWER: [(&str, &str); 6] = [
-    ("v.class_embd", "embeddings.class_embedding"),
-    ("v.patch_embd.weight", "embeddings.patch_embedding.weight"),
-    ("v.patch_embd.bias", "embeddings.patch_embedding.bias"),
-    ("v.position_embd.weight", "embeddings.position_embedding.weight"),
-    ("v.pre_ln.weight", "pre_layrnorm.weight"),
-    ("v.pre_ln.bias", "pre_layrnorm.bias"),
-];
-
-/// Names of a layer's parts.
-const BLOCK: [(&str, &str); 8] = [
-    ("ln1", "layer_norm1"),
-    ("ln2", "layer_norm2"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_out", "self_attn.out_proj"),
-    (UP, "mlp.fc1"),
-    (DOWN, "mlp.fc2"),
-];
-const UP: &str = "ffn_up";
-const DOWN: &str = "ffn_down";
-
-/// Names of the projector's maps.
-const PROJECTOR: [(&str, &str); 2] = [("mm.0", "linear_1"), ("mm.2", "linear_2")];
-
-/// llama.cpp's name of a tensor of tower or projector, whose prefixes have no dot at their end.
-pub(super) fn short(name: &str, layout: &Layout) -> Option<String> {
-    let under = |prefix: &str| name.strip_prefix(prefix)?.strip_prefix('.');
-    if let Some(rest) = under(&layout.projector) {
-        let (part, kind) = rest.split_once('.')?;
-        let (short, _) = PROJECTOR.iter().find(|(_, full)| *full == part)?;
-        return Some(format!("{short}.{kind}"));
-    }
-    let rest = under(&layout.vision)?;
-    if let Some((short, _)) = TOWER.iter().find(|(_, full)| *full == rest) {
-        return Some((*short).to_owned());
-    }
-    let (layer, rest) = rest.strip_prefix("encoder.layers.")?.split_once('.')?;
-    let (part, kind) = rest.rsplit_once('.')?;
-    let (short, _) = BLOCK.iter().find(|(_, full)| *full == part)?;
-    Some(format!("v.blk.{layer}.{short}.{kind}"))
-}
+/// How Mistral is asked in LLaVA-NeXT, for files that do not tell.
+const MISTRAL: &str = "\
+{%- set ns = namespace(before='') %}
+{%- for message in messages %}
+{%- if message.role == 'system' %}{% set ns.before = '<<SYS>>\n' ~ message.content ~ '\n<</SYS>>\n\n' %}
+{%- elif message.role == 'user' %}{{ '[INST] ' ~ ns.before ~ message.content ~ ' [/INST]' }}{% set ns.before = '' %}
+{%- else %}{{ ' ' ~ message.content ~ eos_token }}{% endif %}
+{%- endfor %}";
 
 /// What a file says about its tower.
 struct Tower {
     config: VisionConfig,
     depth: usize,
     prepare: Preprocess,
+    family: Family,
+    tiling: Option<Tiling>,
 }
 
 /// Reads and checks both files of a model; `path` is the decoder or a folder with both.
@@ -97,15 +73,15 @@ pub(crate) fn plan(path: &Path) -> Result<Plan, WeightsError> {
     let image_token = tokenizer.id(IMAGE);
     tokenizer.check(text.vocab.max(if known { 0 } else { tokens.len() + 1 }), image_token)?;
     let config = LlavaConfig {
-        family: Family::Llava,
+        family: tower.family,
         text,
         vision: tower.config,
         vision_depth: tower.depth,
         keep_class: false,
         image_token,
-        video_token: None,
+        video_token: tokenizer.id(VIDEO).filter(|_| tower.family == Family::OneVision),
         connector: ConnectorConfig::Mlp { bias: mmproj.tensors().contains_key("mm.0.bias"), names: LINEAR },
-        tiling: None,
+        tiling: tower.tiling,
         live: None,
     };
     let vision = read_vision(home(path), &config)?;
@@ -126,11 +102,22 @@ pub(crate) fn plan(path: &Path) -> Result<Plan, WeightsError> {
     Ok(Plan { checkpoint, config, layout, vision, prepare: Prepare::Pixels(tower.prepare), tokenizer })
 }
 
-/// How the model is asked: by the file's template, or as Vicuna where it has none and Vicuna's kind of tokenizer.
-pub(crate) fn template(file: &Gguf, image_token: &str) -> Result<ChatTemplate, GgufError> {
-    let vicuna = file.text("tokenizer.ggml.model") == Ok("llama");
-    let template = chat_template(file, image_token, vicuna.then_some(VICUNA))?;
+/// How a model of a family is asked: by the file's template, or where it has none and Llama 2's kind of tokenizer, as Vicuna; a
+/// LLaVA-NeXT whose heads share keys, as no Vicuna's do, as Mistral.
+pub(crate) fn template(file: &Gguf, image_token: &str, family: Family) -> Result<ChatTemplate, GgufError> {
+    let missing = match file.text("tokenizer.ggml.model") {
+        Ok("llama") if family == Family::Next && shares_keys(file)? => Some(MISTRAL),
+        Ok("llama") => Some(VICUNA),
+        _ => None,
+    };
+    let template = chat_template(file, image_token, missing)?;
     template.ok_or_else(|| file.error("tokenizer.chat_template: expected a chat template, found nothing"))
+}
+
+/// Whether a decoder has fewer heads of keys than of queries.
+fn shares_keys(file: &Gguf) -> Result<bool, GgufError> {
+    let config = decoder_config(file)?;
+    Ok(config.kv_heads < config.heads)
 }
 
 /// Where the tensors of tower and projector lie.
@@ -146,14 +133,14 @@ fn add_vision(
     for (specs, packs) in [(&parts.vision, false), (&parts.projector, true)] {
         for spec in specs {
             let missing = || mmproj.error(format!("llama.cpp has no name for {}", spec.name));
-            let mut name = short(&spec.name, layout).ok_or_else(missing)?;
+            let mut name = seeing(&spec.name, layout).ok_or_else(missing)?;
             if swapped {
                 name = match name.contains(UP) {
                     true => name.replace(UP, DOWN),
                     false => name.replace(DOWN, UP),
                 };
             }
-            tensors.add(mmproj, &name, spec.name.clone(), &spec.shape, None, packs)?;
+            tensors.add(mmproj, in_file(&name, mmproj), spec.name.clone(), &spec.shape, None, packs)?;
         }
     }
     Ok(())
@@ -169,16 +156,12 @@ fn swapped(file: &Gguf, vision: &VisionConfig) -> bool {
 
 /// Reads the keys of a tower and a projector of two maps.
 fn tower(file: &Gguf) -> Result<Tower, GgufError> {
-    let text = |key: &str, missing: &'static str| -> Result<String, GgufError> {
-        if file.metadata().contains_key(key) { file.text(key).map(str::to_owned) } else { Ok(missing.into()) }
-    };
-    let only = |key: &str, expected: &str, found: String| match found == expected {
-        true => Ok(()),
-        false => Err(file.error(format!("{key}: expected {expected}, found `{found}`"))),
-    };
-    only("general.architecture", "clip", text("general.architecture", "")?)?;
-    only("clip.projector_type", "mlp", text("clip.projector_type", "mlp")?)?;
-    only("clip.vision.mm_patch_merge_type", "flat", text("clip.vision.mm_patch_merge_type", "flat")?)?;
+    for (key, expected, missing) in [("general.architecture", "clip", ""), ("clip.projector_type", "mlp", "mlp")] {
+        let found = file.text_or(key, missing)?;
+        if found != expected {
+            return Err(file.error(format!("{key}: expected {expected}, found `{found}`")));
+        }
+    }
     if !file.flag("clip.has_vision_encoder", true)? || file.flag("clip.use_silu", false)? {
         return Err(file.error("expected a vision tower with GELU (clip.has_vision_encoder, clip.use_silu)"));
     }
@@ -208,8 +191,11 @@ fn tower(file: &Gguf) -> Result<Tower, GgufError> {
         return Err(file.error(format!("clip.vision: {field}: expected {expected}, found {found}")));
     }
     let depth = depth(file, tower.num_hidden_layers)?;
-    let prepare = prepare(file, class, tower.image_size)?;
-    Ok(Tower { config: if class { VisionConfig::Clip(tower) } else { VisionConfig::Siglip(tower) }, depth, prepare })
+    let tiles = tiles::read(file, tower.image_size)?;
+    let prepare = prepare(file, class, tower.image_size, tiles.is_some())?;
+    let (family, tiling) = tiles.map_or((Family::Llava, None), |(family, tiling)| (family, Some(tiling)));
+    let config = if class { VisionConfig::Clip(tower) } else { VisionConfig::Siglip(tower) };
+    Ok(Tower { config, depth, prepare, family, tiling })
 }
 
 /// Layers to run. Without a word, all that are in the file: converters leave out those behind the one that LLaVA reads.
@@ -232,10 +218,11 @@ pub(super) const PAD: &str = "pad";
 /// As the tower was trained.
 pub(super) const SQUARE: &str = "square";
 
-fn prepare(file: &Gguf, class: bool, side: usize) -> Result<Preprocess, GgufError> {
+fn prepare(file: &Gguf, class: bool, side: usize, tiled: bool) -> Result<Preprocess, GgufError> {
     let mut pixels = if class { Preprocess::clip(side) } else { Preprocess::siglip(side) };
-    let aspect = if file.metadata().contains_key(ASPECT) { file.text(ASPECT)? } else { PAD };
-    match aspect {
+    match file.text_or(ASPECT, PAD)? {
+        // Tiles keep the proportions, so the whole need not.
+        _ if tiled => pixels.fit = Fit::Stretch,
         PAD => pixels.fit = Fit::Pad,
         SQUARE => {}
         other => return Err(file.error(format!("{ASPECT}: expected {PAD} or {SQUARE}, found `{other}`"))),

@@ -11,9 +11,13 @@ fn golden(name: &str) -> PathBuf {
 
 /// A decoder and its projector in a folder.
 fn written() -> (tempfile::TempDir, PathBuf) {
+    written_of("siglip-qwen2")
+}
+
+fn written_of(name: &str) -> (tempfile::TempDir, PathBuf) {
     let at = tempfile::tempdir().unwrap();
     let out = at.path().join("a.gguf");
-    quantise(&Source::Model(&golden("siglip-qwen2")), &out, Target::F32, &mut |_, _| ()).unwrap();
+    quantise(&Source::Model(&golden(name)), &out, Target::F32, &mut |_, _| ()).unwrap();
     (at, out)
 }
 
@@ -72,25 +76,65 @@ fn older_converters_names_are_understood() {
     assert!(tokens(&Plan::open(&out).unwrap()).iter().zip(&before).any(|(a, b)| (a - b).abs() > 0.01));
 }
 
+/// What is said about a projector with another key or without a tensor.
+fn refused(name: &str, key: &str, value: Option<Value>, leave_out: &str) -> String {
+    let (_at, out) = written_of(name);
+    let set = |keys: &mut Vec<(String, Value)>| {
+        keys.retain(|(known, _)| known != key);
+        keys.extend(value.clone().map(|value| (key.to_owned(), value)));
+    };
+    changed(&out, set, |name| (name != leave_out).then(|| name.to_owned()));
+    match Plan::open(&out) {
+        Err(error @ WeightsError::Gguf(_)) => error.to_string(),
+        other => panic!("{key} {leave_out}: {:?}", other.map(|plan| plan.config)),
+    }
+}
+
+fn text(text: &str) -> Option<Value> {
+    Some(Value::Text(text.into()))
+}
+
+/// Files of LLaVA 1.6 have an older name for the token behind a row, and may not say `anyres`.
+#[test]
+fn tiles_of_older_files_are_understood() {
+    let (_at, out) = written_of("next-vicuna");
+    let before = Plan::open(&out).unwrap();
+    let old = |name: &str| Some(name.replace("v.image_newline", "model.image_newline"));
+    changed(&out, |keys| keys.retain(|(key, _)| !key.ends_with("aspect_ratio")), old);
+    assert!(Gguf::open(&mmproj_of(&out)).unwrap().tensors().contains_key("model.image_newline"));
+    let after = Plan::open(&out).unwrap();
+    assert_eq!((&after.config, &after.prepare), (&before.config, &before.prepare));
+    assert!(after.config.tiling.is_some());
+    assert_eq!(tokens(&after), tokens(&before));
+}
+
+#[test]
+fn tiles_that_are_none_are_named() {
+    let refused = |key: &str, value: Option<Value>, leave_out: &str| refused("next-vicuna", key, value, leave_out);
+    let planes = "clip.vision.image_grid_pinpoints";
+    let sides = |sides: &[i64]| Some(Value::Integers(sides.to_vec()));
+    let pairs = "image_grid_pinpoints: expected widths and heights in pixels, in pairs";
+    for wrong in [None, text("24, 48"), sides(&[24, 48, 24]), sides(&[-24, 48])] {
+        let error = refused(planes, wrong, "");
+        assert!(error.contains(pairs), "{error}");
+    }
+    for wrong in [sides(&[]), sides(&[24, 50]), sides(&[24, 24 * 65]), sides(&[i64::MAX, 24])] {
+        let error = refused(planes, wrong, "");
+        assert!(error.contains("expected heights and widths that are 1 to 64 times 24 pixels"), "{error}");
+    }
+    let aspect = refused("clip.vision.image_aspect_ratio", text("pad"), "");
+    assert!(aspect.contains("expected anyres or anyres_max_ and a number"), "{aspect}");
+    let gone = refused("", None, "v.image_newline");
+    assert!(gone.contains("tensor v.image_newline: expected shape [32], found no such tensor"), "{gone}");
+}
+
 #[test]
 fn what_is_not_read_is_named() {
-    let refused = |key: &str, value: Option<Value>, leave_out: &str| {
-        let (_at, out) = written();
-        let set = |keys: &mut Vec<(String, Value)>| {
-            keys.retain(|(known, _)| known != key);
-            keys.extend(value.clone().map(|value| (key.to_owned(), value)));
-        };
-        changed(&out, set, |name| (name != leave_out).then(|| name.to_owned()));
-        match Plan::open(&out) {
-            Err(error @ WeightsError::Gguf(_)) => error.to_string(),
-            other => panic!("{key} {leave_out}: {:?}", other.map(|plan| plan.config)),
-        }
-    };
-    let text = |text: &str| Some(Value::Text(text.into()));
+    let refused = |key: &str, value: Option<Value>, leave_out: &str| refused("siglip-qwen2", key, value, leave_out);
     let ldp = refused("clip.projector_type", text("ldp"), "");
     assert!(ldp.contains("mmproj-a.gguf: clip.projector_type: expected mlp, found `ldp`"), "{ldp}");
-    let tiles = refused("clip.vision.mm_patch_merge_type", text("spatial_unpad"), "");
-    assert!(tiles.contains("expected flat, found `spatial_unpad`"), "{tiles}");
+    let merged = refused("clip.vision.mm_patch_merge_type", text("spatial"), "");
+    assert!(merged.contains("expected flat or spatial_unpad, found `spatial`"), "{merged}");
     assert!(refused("clip.vision.image_size", None, "").contains("clip.vision.image_size: expected a number"));
     let heads = refused("clip.vision.attention.head_count", Some(Value::Integer(5)), "");
     assert!(heads.contains("num_attention_heads: expected a divisor"), "{heads}");

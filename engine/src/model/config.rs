@@ -4,6 +4,7 @@
 //! left open. A checkpoint of a known kind may leave out what equals that kind's defaults, as published LLaVA
 //! checkpoints do.
 
+use super::rope::{HfRope, RopeScaling};
 use serde::{Deserialize, Serialize};
 
 /// A field of a configuration that can't be used.
@@ -86,30 +87,6 @@ impl TokenIds {
     }
 }
 
-/// `rope_scaling` (or, as newer files have it, `rope_parameters`) of a `config.json`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct HfRope {
-    /// `default`, `linear` or `llama3`; older files call it `type`.
-    #[serde(alias = "type", skip_serializing_if = "Option::is_none")]
-    pub rope_type: Option<String>,
-    /// Base of the frequencies, in newer files.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rope_theta: Option<f64>,
-    /// Stretch of the context.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub factor: Option<f64>,
-    /// llama3: below this many turns over the old context a frequency is stretched fully.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub low_freq_factor: Option<f64>,
-    /// llama3: above this many turns a frequency is left alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub high_freq_factor: Option<f64>,
-    /// llama3: the context before stretching, in tokens.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub original_max_position_embeddings: Option<usize>,
-}
-
 /// The decoder's part of a Hugging Face `config.json`, field by field.
 #[allow(missing_docs, reason = "the fields are those of the file; DecoderConfig documents them")]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -148,27 +125,6 @@ pub struct HfDecoderConfig {
     pub use_post_norm: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub padded_vocab_size: Option<usize>,
-}
-
-/// How positions turn into rotations.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RopeScaling {
-    /// As trained.
-    None,
-    /// All positions divided by the factor.
-    Linear(f64),
-    /// Low frequencies stretched, high ones kept, a ramp between.
-    Llama3 {
-        /// Stretch of the context.
-        factor: f64,
-        /// Turns below which a frequency is stretched fully.
-        low: f64,
-        /// Turns above which it is kept.
-        high: f64,
-        /// Context before stretching, in tokens.
-        original: usize,
-    },
 }
 
 /// Factors of a `hyperclovax` decoder (specs: hyperclovax, section 4); all are 1 in the other kinds.
@@ -299,7 +255,7 @@ impl DecoderConfig {
         let width = need("hidden_size", hf.hidden_size, d.map(|d| d.width))?;
         let heads = need("num_attention_heads", hf.num_attention_heads, d.map(|d| d.heads))?;
         let max_positions = need("max_position_embeddings", hf.max_position_embeddings, d.map(|d| d.max_positions))?;
-        let (rope_theta, rope_scaling) = resolve_rope(hf, max_positions, path)?;
+        let (rope_theta, rope_scaling) = RopeScaling::from_hf(hf, max_positions, path)?;
         if let Some(act) = hf.hidden_act.as_deref().filter(|a| *a != "silu" && *a != "swish") {
             return Err(ConfigError::new(format!("{path}hidden_act"), "silu", format!("`{act}`")));
         }
@@ -338,16 +294,6 @@ impl DecoderConfig {
 
     /// The file that [`Self::from_hf`] reads back as this.
     pub fn to_hf(&self) -> HfDecoderConfig {
-        let mut rope = HfRope { rope_type: Some("default".into()), ..HfRope::default() };
-        match self.rope_scaling {
-            RopeScaling::None => {}
-            RopeScaling::Linear(factor) => (rope.rope_type, rope.factor) = (Some("linear".into()), Some(factor)),
-            RopeScaling::Llama3 { factor, low, high, original } => {
-                (rope.rope_type, rope.factor) = (Some("llama3".into()), Some(factor));
-                (rope.low_freq_factor, rope.high_freq_factor) = (Some(low), Some(high));
-                rope.original_max_position_embeddings = Some(original);
-            }
-        }
         let (own, m) = (self.kind == DecoderKind::HyperClovaX, &self.multipliers);
         HfDecoderConfig {
             model_type: Some(self.kind.model_type().into()),
@@ -361,7 +307,7 @@ impl DecoderConfig {
             max_position_embeddings: Some(self.max_positions),
             rms_norm_eps: Some(self.norm_eps),
             rope_theta: Some(self.rope_theta),
-            rope_scaling: (self.rope_scaling != RopeScaling::None).then_some(rope),
+            rope_scaling: self.rope_scaling.to_hf(),
             rope_parameters: None,
             hidden_act: Some("silu".into()),
             attention_bias: Some(self.out_bias),
@@ -413,6 +359,9 @@ impl DecoderConfig {
         if !self.head_dim.is_multiple_of(2) {
             return Err(ConfigError::new(format!("{path}head_dim"), "an even number", self.head_dim));
         }
+        if let Some((expected, found)) = self.rope_scaling.problem(self.head_dim) {
+            return Err(ConfigError::new(format!("{path}rope_scaling.factors"), expected, found));
+        }
         if self.window == Some(0) {
             return Err(ConfigError::new(format!("{path}sliding_window"), "a positive number or null", 0));
         }
@@ -446,35 +395,4 @@ fn resolve_window(hf: &HfDecoderConfig, kind: DecoderKind, default: usize) -> Op
         DecoderKind::Mistral => hf.sliding_window,
         DecoderKind::Qwen2 => hf.use_sliding_window.unwrap_or(false).then(|| hf.sliding_window.unwrap_or(default)),
     }
-}
-
-fn resolve_rope(hf: &HfDecoderConfig, max_positions: usize, path: &str) -> Result<(f64, RopeScaling), ConfigError> {
-    let (name, rope) = match (&hf.rope_parameters, &hf.rope_scaling) {
-        (Some(rope), _) => ("rope_parameters", rope.clone()),
-        (None, Some(rope)) => ("rope_scaling", rope.clone()),
-        (None, None) => ("rope_scaling", HfRope::default()),
-    };
-    let theta = rope.rope_theta.or(hf.rope_theta).unwrap_or(10_000.0);
-    let need = |field: &str, value: Option<f64>| {
-        let value = value.filter(|v| v.is_finite() && *v > 0.0);
-        value.ok_or_else(|| ConfigError::new(format!("{path}{name}.{field}"), "a positive number", "none"))
-    };
-    let scaling = match rope.rope_type.as_deref() {
-        None | Some("default") => RopeScaling::None,
-        Some("linear") => RopeScaling::Linear(need("factor", rope.factor)?),
-        Some("llama3") => RopeScaling::Llama3 {
-            factor: need("factor", rope.factor)?,
-            low: need("low_freq_factor", rope.low_freq_factor)?,
-            high: need("high_freq_factor", rope.high_freq_factor)?,
-            original: rope.original_max_position_embeddings.unwrap_or(max_positions),
-        },
-        Some(other) => {
-            return Err(ConfigError::new(
-                format!("{path}{name}.rope_type"),
-                "default, linear or llama3",
-                format!("`{other}`"),
-            ));
-        }
-    };
-    Ok((need("rope_theta", Some(theta))?, scaling))
 }

@@ -2,10 +2,11 @@
 
 use super::{
     cache::KvCache,
-    config::{DecoderConfig, DecoderKind, HfDecoderConfig, RopeScaling},
+    config::{DecoderConfig, DecoderKind, HfDecoderConfig},
     decoder::Decoder,
     layers::Mode,
     plan::decoder_tensors,
+    rope::RopeScaling,
 };
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
@@ -29,10 +30,18 @@ fn config(kind: DecoderKind, window: Option<usize>) -> DecoderConfig {
     DecoderConfig::from_hf(&hf, "").unwrap()
 }
 
-fn kinds() -> [DecoderConfig; 4] {
+fn kinds() -> [DecoderConfig; 5] {
     let mut llama = config(DecoderKind::Llama, None);
     llama.rope_scaling = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 64 };
-    [config(DecoderKind::Llama, None), llama, config(DecoderKind::Qwen2, None), config(DecoderKind::Mistral, Some(5))]
+    let mut factors = config(DecoderKind::Llama, None);
+    factors.rope_scaling = RopeScaling::Factors(vec![1.5; factors.head_dim / 2]);
+    [
+        config(DecoderKind::Llama, None),
+        llama,
+        factors,
+        config(DecoderKind::Qwen2, None),
+        config(DecoderKind::Mistral, Some(5)),
+    ]
 }
 
 /// The same random weights for both modes; norms and biases are moved away from their neutral start.
@@ -198,6 +207,14 @@ fn configs_survive_the_file_and_bad_ones_are_named() {
     check(
         |c| c.num_hidden_layers = Some(0),
         "`text_config.num_hidden_layers`: expected a number from 1 to 2^28, found 0",
+    );
+    check(
+        |c| c.rope_scaling = RopeScaling::Factors(vec![1.0]).to_hf(),
+        "`text_config.rope_scaling.factors`: expected 4 numbers, half of head_dim, found 1",
+    );
+    check(
+        |c| c.rope_scaling = RopeScaling::Factors(vec![1.0, f32::NAN, 1.0, 1.0]).to_hf(),
+        "`text_config.rope_scaling.factors`: expected numbers from 1e-6 on, found NaN at place 1",
     );
     check(|c| c.hidden_act = Some("gelu".into()), "`text_config.hidden_act`: expected silu, found `gelu`");
 }

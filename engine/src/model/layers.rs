@@ -1,9 +1,6 @@
 //! The leaves of a decoder: linear maps, the norm, and rotary tables.
 
-use super::{
-    config::{DecoderConfig, RopeScaling},
-    few::few_rows,
-};
+use super::{config::DecoderConfig, few::few_rows, rope::frequencies};
 #[cfg(feature = "cuda")]
 use crate::quantised::card::{CardWeight, Rows};
 use crate::quantised::{Format, Matrix, Packed};
@@ -391,23 +388,5 @@ impl RopeRows {
         let left = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
         let right = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
         Tensor::cat(&[left, right], D::Minus1)
-    }
-}
-
-/// Radians a position for each pair of a head's numbers.
-fn frequencies(cfg: &DecoderConfig) -> Vec<f32> {
-    let plain =
-        (0..cfg.head_dim).step_by(2).map(|i| 1.0 / (cfg.rope_theta as f32).powf(i as f32 / cfg.head_dim as f32));
-    match cfg.rope_scaling {
-        RopeScaling::None => plain.collect(),
-        RopeScaling::Linear(factor) => plain.map(|f| f / factor as f32).collect(),
-        RopeScaling::Llama3 { factor, low, high, original } => {
-            let stretch = |f: f32| {
-                let turns = original as f64 * f64::from(f) / std::f64::consts::TAU;
-                let keep = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                ((1.0 - keep) * f64::from(f) / factor + keep * f64::from(f)) as f32
-            };
-            plain.map(stretch).collect()
-        }
     }
 }

@@ -5,7 +5,7 @@ use super::{
     live::Live,
     projector::{LINEAR, TokenGrid},
     seed::{self, AbstractorConfig, HfSeed},
-    tiling::Tiling,
+    tiling::{Tiling, most_tiles},
 };
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -381,19 +381,12 @@ fn tiling(hf: &HfLlavaConfig, family: Family, side: usize) -> Result<Option<Tili
     let all = (1..=6).flat_map(|rows| (1..=6).map(move |columns| (rows, columns))).collect::<Vec<_>>();
     let default = || if squares.is_empty() { &all[..] } else { squares }.iter().map(|(h, w)| (h * side, w * side));
     let ratio = hf.vision_aspect_ratio.as_deref().unwrap_or("anyres_max_9");
-    let most = ratio.strip_prefix("anyres_max_").and_then(|n| n.parse().ok()).filter(|n| (1..=256).contains(n));
+    let most = most_tiles(ratio).filter(|_| family == Family::OneVision);
     if family == Family::OneVision && most.is_none() {
         return Err(ConfigError::new("vision_aspect_ratio", "anyres_max_ and a number", format!("`{ratio}`")));
     }
-    let tiling = Tiling {
-        tile: side,
-        planes: hf.image_grid_pinpoints.clone().unwrap_or_else(|| default().collect()),
-        most: most.filter(|_| family == Family::OneVision),
-        unpad: true,
-        rounded: true,
-        mean_bars: false,
-        several_whole: family == Family::OneVision,
-    };
+    let planes = hf.image_grid_pinpoints.clone().unwrap_or_else(|| default().collect());
+    let tiling = Tiling::llava(side, planes, most);
     tiling.check("image_grid_pinpoints")?;
     Ok(Some(tiling))
 }

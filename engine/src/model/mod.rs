@@ -27,6 +27,7 @@ pub mod plan;
 mod pool;
 pub mod probe;
 pub mod projector;
+pub mod rope;
 pub mod seed;
 pub mod tiling;
 

@@ -215,7 +215,7 @@ impl Plan {
     /// The checkpoint's chat template.
     pub fn template(&self) -> Result<ChatTemplate, WeightsError> {
         match self.checkpoint.gguf() {
-            Some(file) => Ok(gguf::template(file, &self.image_token())?),
+            Some(file) => Ok(gguf::template(file, &self.image_token(), self.config.family)?),
             None => ChatTemplate::load(&template_folder(self.checkpoint.folder()), &self.image_token()),
         }
     }

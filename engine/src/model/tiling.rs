@@ -43,7 +43,18 @@ struct Kept {
     smaller: Option<(usize, usize)>,
 }
 
+/// The number in `anyres_max_9`.
+pub(crate) fn most_tiles(ratio: &str) -> Option<usize> {
+    ratio.strip_prefix("anyres_max_")?.parse().ok().filter(|n| (1..=MOST_TILES.1).contains(n))
+}
+
 impl Tiling {
+    /// LLaVA-NeXT's over planes of heights and widths; with `most`, LLaVA-OneVision's.
+    pub fn llava(tile: usize, planes: Vec<(usize, usize)>, most: Option<usize>) -> Self {
+        let several_whole = most.is_some();
+        Self { tile, planes, most, unpad: true, rounded: true, mean_bars: false, several_whole }
+    }
+
     /// Refuses planes that are none; `field` is where they stand.
     ///
     /// # Errors

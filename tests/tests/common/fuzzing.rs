@@ -1,7 +1,7 @@
 //! Feeds loaders with broken files and watches what they take of memory.
 
+use super::watch::{Justified, watch};
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     fmt, fs,
     panic::{RefUnwindSafe, catch_unwind},
@@ -11,54 +11,9 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// Remembers what a thread asks for.
-pub(crate) struct Watched;
-
 thread_local! {
-    /// The largest piece.
-    static LARGEST: Cell<usize> = const { Cell::new(0) };
-    /// All pieces that it has, and the most it had. What another thread frees makes these too large, never too small.
-    static HELD: Cell<isize> = const { Cell::new(0) };
-    static MOST: Cell<isize> = const { Cell::new(0) };
     /// Panics, also those that a loader catches.
     static PANICS: Cell<usize> = const { Cell::new(0) };
-}
-
-fn note(size: usize, freed: usize) {
-    // A thread that ends frees more after its counters are gone.
-    let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
-    let held = HELD.try_with(|held| {
-        held.set(held.get().saturating_add_unsigned(size).saturating_sub_unsigned(freed));
-        held.get()
-    });
-    let _ = held.map(|held| MOST.try_with(|most| most.set(most.get().max(held))));
-}
-
-// SAFETY: everything is left to the system's allocator.
-unsafe impl GlobalAlloc for Watched {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note(layout.size(), 0);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note(layout.size(), 0);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        note(0, layout.size());
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        note(size, layout.size());
-        // SAFETY: as the caller promises.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
 }
 
 /// Without a wish, at most so many inputs, for at most so long.
@@ -66,19 +21,6 @@ const INPUTS: usize = 20_000;
 const TIME: Duration = Duration::from_millis(1500);
 /// How often a long run says how far it is.
 const TELL: Duration = Duration::from_secs(20);
-
-/// What a file justifies: bytes whatever is in it, such as tables of a fixed size, and so many times its own.
-#[derive(Clone, Copy)]
-pub(crate) struct Justified {
-    pub(crate) fixed: usize,
-    pub(crate) times: usize,
-}
-
-impl Justified {
-    fn by(self, file: usize) -> usize {
-        self.fixed + self.times * file
-    }
-}
 
 /// A loader and what its files justify.
 pub(crate) struct Loader<'a> {
@@ -168,11 +110,7 @@ pub(crate) fn feed(loader: &Loader, seeds: &[Vec<u8>], change: fn(&[u8], &mut Di
     PANICS.with(|panics| panics.set(0));
     while inputs < wanted && (wished.is_some() || begun.elapsed() < TIME) {
         let input = change(&seeds[dice.below(seeds.len())], &mut dice);
-        let before = HELD.with(Cell::get);
-        LARGEST.with(|largest| largest.set(0));
-        MOST.with(|most| most.set(before));
-        let result = catch_unwind(|| load(&input));
-        let (one, together) = (LARGEST.with(Cell::get), (MOST.with(Cell::get) - before).max(0) as usize);
+        let (result, memory) = watch(|| catch_unwind(|| load(&input)));
         let keep = |why: &str| -> ! {
             let path = std::env::temp_dir().join(format!("spotter-fuzz-{name}"));
             fs::write(&path, &input).unwrap();
@@ -187,7 +125,7 @@ pub(crate) fn feed(loader: &Loader, seeds: &[Vec<u8>], change: fn(&[u8], &mut Di
             }
         }
         for (bytes, justified, what, worst) in
-            [(one, piece, "in one piece", &mut largest), (together, all, "at once", &mut most)]
+            [(memory.piece, piece, "in one piece", &mut largest), (memory.all, all, "at once", &mut most)]
         {
             if bytes > justified.by(input.len()) {
                 keep(&format!("{bytes} bytes of memory {what} for {} of the file", input.len()));
