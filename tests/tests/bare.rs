@@ -89,7 +89,9 @@ fn what_does_not_fit_is_said_before_weights_are_loaded() {
     check(&manifest(actions, "Coach."), "no token <next>");
     let same = "kind = \"verbalisers\"\nquestion = \"?\"\nspeak = [\"Yes\"]\nsilent = [\"Yes\"]\nlead = \"\"";
     check(&manifest(same, "Coach."), "choose answers that differ");
-    let good = "kind = \"verbalisers\"\nquestion = \"?\"\nspeak = [\"Yes\"]\nsilent = [\"No\"]\nlead = \"\"";
+    let good = "kind = \"verbalisers\"\nquestion = \"?\"\nspeak = [\"Yes\"]\nsilent = [\"No\"]\nlead = \"Coach:\"";
+    check(&manifest(&good.replace("Coach:", ""), "Coach."), "speaking.lead has no tokens");
+    check(&manifest(&good.replace("\"?\"", "\"\""), "Coach."), "speaking.question has no tokens");
     check(&manifest(good, &"Coach the person. ".repeat(40)), "1 to half of the context of 64 expected");
     check(&manifest(good, ""), "prompt (en) is 0 tokens long");
 }

@@ -79,6 +79,10 @@ impl Coach for Lent {
         }
     }
 
+    fn rest(&mut self) -> Result<()> {
+        self.loaded.iter_mut().try_for_each(|l| l.coach.rest())
+    }
+
     fn reset(&mut self) {
         self.loaded.iter_mut().for_each(|l| l.coach.reset());
     }

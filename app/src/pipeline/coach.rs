@@ -19,6 +19,14 @@ pub(crate) trait Coach: Send {
     /// When the model can't be run; the pipeline then goes on without a coach.
     fn observe(&mut self, sight: &Sight, emit: &mut dyn FnMut(&str) -> bool) -> anyhow::Result<Step>;
 
+    /// Does what no answer need wait for; called when a frame was answered.
+    ///
+    /// # Errors
+    /// As [`Self::observe`].
+    fn rest(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     /// Forgets everything seen: a new stream begins.
     fn reset(&mut self);
 

@@ -71,12 +71,14 @@ pub(crate) struct FakeCoach {
     pub(crate) words: usize,
     pub(crate) cost: Duration,
     pub(crate) panics_at: Option<u64>,
+    /// Behind how many looks it can't rest.
+    pub(crate) restless_at: Option<u64>,
     pub(crate) seen: u64,
 }
 
 impl FakeCoach {
     pub(crate) fn new(every: u64, words: usize) -> Self {
-        Self { every, words, cost: Duration::ZERO, panics_at: None, seen: 0 }
+        Self { every, words, cost: Duration::ZERO, panics_at: None, restless_at: None, seen: 0 }
     }
 }
 
@@ -98,6 +100,11 @@ impl Coach for FakeCoach {
             }
         }
         Ok(step)
+    }
+
+    fn rest(&mut self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.restless_at != Some(self.seen), "no rest");
+        Ok(())
     }
 
     fn reset(&mut self) {

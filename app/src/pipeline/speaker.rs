@@ -1,7 +1,7 @@
 //! The stage of the coach: when it looks, what becomes of its words.
 
 use super::{
-    Coach, Config, Event,
+    Coach, Config, Event, Failure,
     clock::Cancel,
     stages::{Emit, Message, attempt},
     stats::{Monitor, Stage},
@@ -252,12 +252,20 @@ impl Speaker {
                     None if told => emit(Event::Withdrawn { t_frame }),
                     None => {}
                 }
+                if let Some(coach) = &mut self.coach
+                    && let Err(failure) = attempt("coach", t_frame, || coach.rest())
+                {
+                    self.fail(failure, emit);
+                }
             }
-            Err(failure) => {
-                self.coach = None;
-                emit(Event::Failed(failure));
-            }
+            Err(failure) => self.fail(failure, emit),
         }
+    }
+
+    /// Goes on without a coach.
+    fn fail(&mut self, failure: Failure, emit: Emit<'_>) {
+        self.coach = None;
+        emit(Event::Failed(failure));
     }
 
     fn record(&self, message: &Message, decided: Duration, encode: Duration, elapsed: Duration) {

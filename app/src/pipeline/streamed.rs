@@ -29,6 +29,10 @@ impl Coach for StreamedCoach {
         Ok(self.session.observe(sight, emit)?)
     }
 
+    fn rest(&mut self) -> anyhow::Result<()> {
+        Ok(self.session.rest()?)
+    }
+
     fn reset(&mut self) {
         if let Err(error) = self.session.reset() {
             // the next look fails the same way and is told there

@@ -166,6 +166,19 @@ fn a_panic_in_the_coach_becomes_a_status() {
     assert_eq!(running.monitor().counts().frames, 30, "the picture goes on");
 }
 
+/// What waits for an answer comes behind it: a coach that fails there has said its words.
+#[test]
+fn a_coach_that_cannot_rest_becomes_a_status() {
+    let coach = || FakeCoach { restless_at: Some(2), ..FakeCoach::new(2, 1) };
+    let running = start(1.0, clear, coach(), &Config::default());
+    for events in [to_the_end(&running), at_once(1.0, clear, coach(), &Config::default()).0] {
+        let at = |wanted: fn(&Event) -> bool| events.iter().position(wanted);
+        let said = at(|e| matches!(e, Event::Feedback(_))).expect("words");
+        let failed = at(|e| matches!(e, Event::Failed(f) if f.problem.contains("no rest"))).expect("a failure");
+        assert!(said < failed && events.iter().filter(|e| matches!(e, Event::Feedback(_))).count() == 1);
+    }
+}
+
 #[test]
 fn a_panic_in_the_lens_becomes_a_status() {
     fn breaks(t: f64) -> View {

@@ -77,7 +77,10 @@ impl Gate {
                 let mut ends = stops(tokenizer, eos);
                 // An utterance is one line.
                 ends.extend(tokenizer.token_to_id("\n").filter(|id| !ends.contains(id)));
-                let (question, lead) = (ids(tokenizer, question)?, ids(tokenizer, lead)?);
+                let (question, lead) = (ids(tokenizer, question)?, led(ids(tokenizer, lead)?)?);
+                if question.is_empty() {
+                    bail!("spotter.toml: speaking.question has no tokens; its answers are how the model decides");
+                }
                 Self::Verbalisers { question, speak: speak_ids, silent: silent_ids, lead, ends }
             }
             Speaking::Separator { separator, threshold, lead, end, again } => {
@@ -90,10 +93,7 @@ impl Gate {
                         bail!("spotter.toml: speaking.separator {text:?}: expected one token, found {}", found.len())
                     }
                 };
-                let lead = ids(tokenizer, lead)?;
-                if lead.is_empty() {
-                    bail!("spotter.toml: speaking.lead has no tokens; it is what makes the model speak");
-                }
+                let lead = led(ids(tokenizer, lead)?)?;
                 let mut ends = vec![end];
                 ends.extend(stops(tokenizer, eos).into_iter().filter(|id| *id != end));
                 Self::Separator { silent, threshold: *threshold, between, again: ids(tokenizer, again)?, lead, ends }
@@ -155,6 +155,14 @@ impl Gate {
     }
 }
 
+/// A lead that is one.
+fn led(lead: Vec<u32>) -> Result<Vec<u32>> {
+    if lead.is_empty() {
+        bail!("spotter.toml: speaking.lead has no tokens; it is what makes the model speak");
+    }
+    Ok(lead)
+}
+
 /// Answers that mean opposite things must differ in their tokens, and none may be the beginning of another: its
 /// probability would contain the other's.
 fn apart(speak: (&[String], &[Vec<u32>]), silent: (&[String], &[Vec<u32>])) -> Result<()> {
@@ -209,8 +217,12 @@ mod tests {
 
     fn verbalisers(speak: &[&str], silent: &[&str]) -> Result<Gate> {
         let own = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect();
-        let speaking =
-            Speaking::Verbalisers { question: "?".into(), speak: own(speak), silent: own(silent), lead: String::new() };
+        let speaking = Speaking::Verbalisers {
+            question: "?".into(),
+            speak: own(speak),
+            silent: own(silent),
+            lead: "please".into(),
+        };
         Gate::new(&speaking, &tokenizer(), &[7])
     }
 
@@ -234,8 +246,8 @@ mod tests {
         };
         assert_eq!((speak, silent), (vec![vec![1, 3], vec![1]], vec![vec![2]]));
         assert_eq!(ends, [7, 8], "the configuration's end first");
-        assert_eq!(verbalisers(&["yes please"], &["no"]).unwrap().scratch(2), 3);
-        assert_eq!(verbalisers(&["yes please", "please please"], &["no no no"]).unwrap().scratch(2), 1 + 1 + 1 + 2);
+        assert_eq!(verbalisers(&["yes please"], &["no"]).unwrap().scratch(2), 4);
+        assert_eq!(verbalisers(&["yes please", "please please"], &["no no no"]).unwrap().scratch(1), 1 + 1 + 1 + 2);
     }
 
     fn separator(separator: Option<&str>, lead: &str) -> Result<Gate> {

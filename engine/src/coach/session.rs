@@ -257,11 +257,18 @@ impl CoachSession {
         view: View,
         emit: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Step> {
+        self.rest()?;
         // Who is asked waits for the words, not for an eviction. Coaches that were trained to speak saw it before.
         self.cache.hold(matches!(self.gate, Gate::Verbalisers { .. }))?;
-        let step = self.look(seen).and_then(|wish| self.decide(wish, t, view, emit));
-        self.cache.hold(false)?;
-        step
+        self.look(seen).and_then(|wish| self.decide(wish, t, view, emit))
+    }
+
+    /// Does what an answer need not wait for: an eviction that became due. Without it the next frame does.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn rest(&mut self) -> Result<()> {
+        self.cache.hold(false)
     }
 
     /// Whether it would speak at `t`.

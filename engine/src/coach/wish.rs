@@ -116,7 +116,7 @@ mod tests {
     use crate::coach::{CacheChoice, CoachOptions, load::load};
     use crate::{model::Policy, sampler::Sampling};
     use candle_core::Device;
-    use spotter_vision::Frame;
+    use spotter_vision::{Frame, lens::View};
     use std::{path::Path, time::Duration};
 
     const MANIFEST: &str = r#"
@@ -129,13 +129,28 @@ kind = "verbalisers"
 question = " Speak? "
 speak = ["Yes", "Sure"]
 silent = ["No"]
-lead = ""
+lead = " Coach: "
 [prompt]
 en = "Coach {exercise}."
 en_unnamed = "Coach."
 ko = "K {exercise}."
 ko_unnamed = "K."
 "#;
+
+    fn folder() -> tempfile::TempDir {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity/goldens/clip-llama");
+        let folder = tempfile::tempdir().unwrap();
+        for file in std::fs::read_dir(golden).unwrap().map(|file| file.unwrap().path()) {
+            std::fs::copy(&file, folder.path().join(file.file_name().unwrap())).unwrap();
+        }
+        std::fs::write(folder.path().join("spotter.toml"), MANIFEST).unwrap();
+        folder
+    }
+
+    fn frame(i: u64) -> Frame {
+        let rgb = (0..48 * 32 * 3).map(|p| ((p as u64 * (i + 3)) % 251) as u8).collect();
+        Frame::from_rgb(i, Duration::from_millis(500 * i), 48, 32, rgb).unwrap()
+    }
 
     fn session(folder: &Path, cache: CacheChoice) -> CoachSession {
         let options = CoachOptions {
@@ -168,15 +183,38 @@ ko_unnamed = "K."
         best(speak) - best(silent)
     }
 
+    /// An eviction comes behind the answer, at once or before the next frame, which sees the same either way.
+    #[test]
+    fn an_eviction_waits_for_the_answer() {
+        let folder = folder();
+        let cache = CacheChoice {
+            policy: Some(Policy::KeyDiff),
+            budget: Some(80),
+            settings: vec!["every=16".parse().unwrap()],
+        };
+        let (mut rests, mut hurries) = (session(folder.path(), cache.clone()), session(folder.path(), cache));
+        let mut waited = 0;
+        for i in 0..40 {
+            let seen = rests.see(&frame(i)).unwrap();
+            let t = Duration::from_millis(500 * i);
+            let look = |coach: &mut CoachSession| {
+                coach.options_mut().talkativeness = if i % 10 == 9 { 1e9 } else { -1e9 };
+                coach.observe_seen(&seen, t, View::Clear, &mut |_| true).unwrap()
+            };
+            let (a, b) = (look(&mut rests), look(&mut hurries));
+            assert_eq!((a.p_speak, a.feedback.map(|f| f.text)), (b.p_speak, b.feedback.map(|f| f.text)), "frame {i}");
+            let before = rests.cache.evictions();
+            rests.rest().unwrap();
+            waited += rests.cache.evictions() - before;
+        }
+        assert!(waited > 3, "{waited}");
+        assert!(rests.cache.len() < 80 + 16 && rests.cache.evictions() - hurries.cache.evictions() <= 1);
+    }
+
     /// A frame and its question in one pass leave the context, and give the wish, of two passes.
     #[test]
     fn a_question_in_the_pass_of_its_frame_changes_nothing() {
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity/goldens/clip-llama");
-        let folder = tempfile::tempdir().unwrap();
-        for file in std::fs::read_dir(golden).unwrap().map(|file| file.unwrap().path()) {
-            std::fs::copy(&file, folder.path().join(file.file_name().unwrap())).unwrap();
-        }
-        std::fs::write(folder.path().join("spotter.toml"), MANIFEST).unwrap();
+        let folder = folder();
         let caches = [
             CacheChoice { policy: Some(Policy::None), ..CacheChoice::default() },
             CacheChoice {
@@ -191,8 +229,7 @@ ko_unnamed = "K."
             let Gate::Verbalisers { question, .. } = &one.gate else { panic!("verbalisers") };
             let (asked, mut together) = (question.len(), 0);
             for i in 0..40u64 {
-                let rgb = (0..48 * 32 * 3).map(|p| ((p as u64 * (i + 3)) % 251) as u8).collect();
-                let seen = one.see(&Frame::from_rgb(i, Duration::from_millis(500 * i), 48, 32, rgb).unwrap()).unwrap();
+                let seen = one.see(&frame(i)).unwrap();
                 together += usize::from(one.cache.takes_step(seen.dim(1).unwrap() + asked, one.gate.answering()));
                 let expected = (i == 0).then(|| plainly(&one, &seen));
                 let before = two.cache.evictions();

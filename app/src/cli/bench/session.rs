@@ -39,12 +39,12 @@ const WARM: u64 = 2;
 /// Coach synthetic sessions one after the other as one endless stream, at full speed.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A step is all that happens between a drawn frame and the decision, an utterance included. Beside the coach a second \
+    after_help = "A step is all that happens because of a drawn frame: the decision, an utterance, and evictions that come behind. Beside the coach a second \
                         one, the control, sees every 20th frame: what the machine does to its step is not the stream's doing, so the \
                         ratio of the two is given as well. Both have filled their caches before the clock starts. Memory is that of the \
                         whole process. Once anything was dropped, the cache's bytes must be those of the formula (see docs/cache.md); \
-                        else the exit code is 1.\n\nA decision is the step of a frame at which the coach \
-                        stays silent; an utterance is the step of one at which it speaks, its first word what passes until that is there. \
+                        else the exit code is 1.\n\nA decision is what passes until the answer of a frame at which the coach \
+                        stays silent; an utterance the same at one at which it speaks, its first word what passes until that is there. \
                         --talkativeness 20 lets a model that learnt nothing speak whenever it may."
 )]
 pub(super) struct SessionArgs {
@@ -250,7 +250,9 @@ impl Timed {
         })?;
         device.synchronize()?;
         let step_ms = passed();
-        self.times.steps.push(step_ms);
+        self.session.rest()?;
+        device.synchronize()?;
+        self.times.steps.push(passed());
         if step.feedback.is_some() {
             self.times.utterances.push(step_ms);
             self.times.first_words.extend(first_word);

@@ -262,7 +262,7 @@ impl KvCache {
     /// Of the device.
     pub fn clear(&mut self) -> Result<()> {
         (self.len, self.position, self.seen, self.evictions, self.closings) = (0, 0, 0, 0, 0);
-        self.saying = false;
+        (self.saying, self.held) = (false, false);
         self.steps.clear();
         self.layers.iter_mut().try_for_each(LayerCache::clear)
     }
