@@ -202,6 +202,7 @@ fn what_was_said_may_have_its_own_share_of_the_cache() {
         let mut coach = CoachSession::new(model, CoachOptions { cache, ..options(1e9) }).expect("a session");
         for i in 0..80 {
             coach.observe(&sight(i), &mut |_| true).expect("a step");
+            coach.rest().expect("an eviction");
         }
         assert!(coach.cache().evictions() > 0);
         assert_eq!(coach.cache().bytes(), coach.cache().bytes_at_capacity(coach.dtype()));
@@ -209,7 +210,8 @@ fn what_was_said_may_have_its_own_share_of_the_cache() {
     };
     assert_eq!(held(Vec::new()), 0, "not told apart");
     let (some, most) = (held(vec![setting("said=0")]), held(vec![setting("said=0.8")]));
-    assert!(some > 0 && most >= 48 && most > some, "{some} and {most} of 60");
+    // The prompt of 14 tokens is never dropped.
+    assert!(some > 0 && most >= 60 - 14 && most > some, "{some} and {most} of 60");
 }
 
 /// Every policy streams a model past its context, says the same twice, and stays within its budget.
@@ -227,6 +229,7 @@ fn every_cache_policy_goes_on_without_end() {
                     Ok(step) => p.push((step.p_speak, step.feedback)),
                     Err(e) => return Err(e.to_string()),
                 }
+                coach.rest().expect("an eviction");
                 longest = longest.max(coach.context_len());
                 // Entries are bounded by the context, positions by the checkpoint.
                 assert!(coach.cache().position() <= POSITIONS, "{policy}");

@@ -238,6 +238,7 @@ impl CoachSession {
             self.person = sight.person;
             self.reset()?;
         }
+        self.rest()?;
         self.fill_gap(sight.frame.t)?;
         let seen = self.see(&sight.frame)?;
         self.observe_seen(&seen, sight.frame.t, sight.view, emit)

@@ -74,12 +74,12 @@ pub(super) struct Model {
 
 pub(super) enum Weights {
     File(Gguf),
-    Folder { vb: VarBuilder<'static>, names: HashMap<String, From> },
+    Folder { vb: VarBuilder<'static>, names: HashMap<String, Origin> },
     Random(Box<ChaCha8Rng>, HashMap<&'static str, Vec<u8>>),
 }
 
 /// What a folder has for a tensor of a file.
-pub(super) enum From {
+pub(super) enum Origin {
     /// A tensor by its name; with heads, whose rows llama.cpp has in another order.
     Tensor(String, Option<usize>),
     /// Numbers that its configuration tells.
@@ -227,11 +227,11 @@ impl Model {
                 _ => None,
             };
             tensors.push((name.clone(), spec.shape));
-            names.insert(name, From::Tensor(spec.name, heads));
+            names.insert(name, Origin::Tensor(spec.name, heads));
         }
         if let Some(factors) = own_factors(config) {
             tensors.push((ROPE_FACTORS.to_owned(), vec![factors.len()]));
-            names.insert(ROPE_FACTORS.to_owned(), From::Numbers(factors));
+            names.insert(ROPE_FACTORS.to_owned(), Origin::Numbers(factors));
         }
         let weights = Weights::Folder { vb: checkpoint.var_builder(DType::F32, &Device::Cpu)?, names };
         Ok(Self { metadata, tensors, rule: Rule::Decoder { tied: config.tied }, weights })
@@ -360,9 +360,9 @@ impl Weights {
             Self::Folder { vb, names } => {
                 let shape = tensor.shape.as_slice();
                 let numbers = match names.get(&tensor.name) {
-                    Some(From::Tensor(name, None)) => vb.get(shape, name)?,
-                    Some(From::Tensor(name, Some(heads))) => neighbours(&vb.get(shape, name)?, *heads)?,
-                    Some(From::Numbers(numbers)) => Tensor::from_slice(numbers, shape, &Device::Cpu)?,
+                    Some(Origin::Tensor(name, None)) => vb.get(shape, name)?,
+                    Some(Origin::Tensor(name, Some(heads))) => neighbours(&vb.get(shape, name)?, *heads)?,
+                    Some(Origin::Numbers(numbers)) => Tensor::from_slice(numbers, shape, &Device::Cpu)?,
                     None => {
                         return Err(candle_core::Error::Msg(format!("no tensor is written as {}", tensor.name)).into());
                     }

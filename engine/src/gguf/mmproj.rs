@@ -2,7 +2,7 @@
 
 use super::{
     Value,
-    convert::{From, Model, Weights},
+    convert::{Model, Origin, Weights},
     names::seeing,
     target::Rule,
     tiles,
@@ -37,7 +37,7 @@ pub(super) fn model(plan: &Plan) -> Result<Model, WeightsError> {
         let name = seeing(&spec.name, &plan.layout)
             .ok_or_else(|| wrong(format!("tensor {}: llama.cpp has no name for it", spec.name)))?;
         tensors.push((name.clone(), spec.shape));
-        names.insert(name, From::Tensor(spec.name, None));
+        names.insert(name, Origin::Tensor(spec.name, None));
     }
     metadata.push(("general.type".into(), Value::Text("mmproj".into())));
     let weights = Weights::Folder { vb: plan.checkpoint.var_builder(DType::F32, &Device::Cpu)?, names };
