@@ -45,6 +45,7 @@ pub struct Attention {
 }
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a model has few of them, one a layer")]
 enum Input {
     /// q, k and v in one product.
     Joined(Linear),

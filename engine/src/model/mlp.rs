@@ -19,6 +19,7 @@ pub struct Mlp {
 }
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a model has few of them, one a layer")]
 enum Input {
     /// gate and up in one product.
     Joined(Linear),

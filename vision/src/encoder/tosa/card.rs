@@ -159,7 +159,6 @@ impl CustomOp1 for Choose {
         call.arg(&scores).arg(&rows).arg(&from).arg(&width).arg(&taken).arg(&kept);
         // SAFETY: the kernel's own arguments; `rows` has b * k numbers and `from` b * n.
         unsafe { call.launch(blocks([b, 1], [n.next_multiple_of(32).min(1024) as u32, 1], 8 * n)) }.w()?;
-        drop((rows, from));
         Ok((CudaStorage::wrap_cuda_slice(both, dev.clone()), Shape::from(b * (k + n))))
     }
 }
