@@ -77,10 +77,12 @@ fn reads_beside(name: &str, [ours, theirs]: [&Decoder; 2], capacity: usize, leng
         let apart = off(&read(ours, &mut a, &text), &read(theirs, &mut b, &text));
         assert!(apart < 0.03, "{name}, round {round} of {n}: {apart}");
         let asked = ids(20, 90);
-        (a.begin().unwrap(), b.begin().unwrap());
+        a.begin().unwrap();
+        b.begin().unwrap();
         let apart = off(&read(ours, &mut a, &asked), &read(theirs, &mut b, &asked));
         assert!(apart < 0.03, "{name}, question {round}: {apart}");
-        (a.rollback().unwrap(), b.rollback().unwrap());
+        a.rollback().unwrap();
+        b.rollback().unwrap();
     }
 }
 
@@ -163,7 +165,8 @@ fn a_tree_sees_its_ancestors_and_a_path_is_kept() {
         logits(&ours, &text, None, &mut a);
         logits(&theirs, &text, None, &mut b);
         let drafted = ids(parents.len(), 50 + round);
-        (a.begin().unwrap(), b.begin().unwrap());
+        a.begin().unwrap();
+        b.begin().unwrap();
         let got = logits(&ours, &drafted, Some(&parents), &mut a);
         let expected = logits(&theirs, &drafted, Some(&parents), &mut b);
         assert!(off(&got, &expected) < 0.03, "round {round}: {}", off(&got, &expected));
