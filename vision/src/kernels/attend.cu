@@ -49,13 +49,6 @@ __device__ void copied(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from));
 }
 
-// Four blocks of eight by eight numbers, turned over: the thread `l` gives the address of row `l % 8` of block `l / 8`.
-__device__ void turned_over(uint32_t (&a)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row))));
-}
-
 // state: entries held; then what is told of the new columns. qkv [n, (heads + 2 kv) DIM]; keys and values [kv, capacity, DIM],
 // to which the new ones are appended; out [n, heads DIM]. A block has CHUNK slots of a key head, for SHARE of its rows of queries, TILES times
 // eight at a time: scores are keys [16 slots a warp] times queries, what is mixed is values turned over [DIM / 4 a warp] times

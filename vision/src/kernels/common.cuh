@@ -1,4 +1,4 @@
-// What the kernels of a decoder's step share.
+// What the kernels of decoders and towers in half types share.
 
 #pragma once
 
@@ -45,5 +45,25 @@ __device__ void after_others() {
 }
 
 constexpr int WARPS = 8;
+
+// Numbers that a thread reads at a time.
+constexpr int WIDE = 8;
+
+template <typename T>
+struct alignas(16) Eight {
+  T v[WIDE];
+};
+
+template <typename T>
+__device__ Eight<T> eight(const T* from) {
+  return *reinterpret_cast<const Eight<T>*>(from);
+}
+
+// Four blocks of eight by eight numbers, turned over: the thread `l` gives the address of row `l % 8` of block `l / 8`.
+__device__ void turned_over(uint32_t (&a)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row))));
+}
 
 }  // namespace

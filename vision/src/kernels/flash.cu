@@ -8,11 +8,6 @@ namespace {
 constexpr int SLOTS = 64, ROWS = 64, FOUR = 4, THREADS = 32 * FOUR;
 constexpr float LOG2E = 1.44269504f;
 
-template <typename T>
-struct alignas(16) Eight {
-  T v[8];
-};
-
 // qkv [n, (heads + 2 kv) DIM]: queries are turned by their positions where they lie, keys and values [kv, capacity, DIM] get the new ones
 // turned and as they are. A block has a token. state: entries held, then the new columns' positions.
 template <typename T, int DIM>
@@ -55,13 +50,6 @@ __device__ void all_asked() { asm volatile("cp.async.commit_group;" ::: "memory"
 template <int LEFT>
 __device__ void arrived() {
   asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
-}
-
-// Four blocks of eight by eight numbers, turned over: the thread `l` gives the address of row `l % 8` of block `l / 8`.
-__device__ void turned_over(uint32_t (&a)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row))));
 }
 
 __device__ uint32_t packed(float a, float b, __half) {

@@ -1,30 +1,9 @@
 // What stands between the matrix products of a vision tower (vision::encoder::card), each in one sweep: biases, activations,
 // residuals, heads apart and together. Eight numbers of a half type a thread.
 
-#include <cstdint>
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "common.cuh"
 
 namespace {
-
-using bf16 = __nv_bfloat16;
-
-__device__ float number(__half x) { return __half2float(x); }
-__device__ float number(bf16 x) { return __bfloat162float(x); }
-__device__ void put(__half* to, float x) { *to = __float2half(x); }
-__device__ void put(bf16* to, float x) { *to = __float2bfloat16(x); }
-
-constexpr int WIDE = 8;
-
-template <typename T>
-struct alignas(16) Eight {
-  T v[WIDE];
-};
-
-template <typename T>
-__device__ Eight<T> eight(const T* from) {
-  return *reinterpret_cast<const Eight<T>*>(from);
-}
 
 __device__ float activated(float x, int act) {
   // Quick, exact, through tanh, as `Activation` has them.

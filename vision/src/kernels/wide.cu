@@ -5,18 +5,6 @@
 
 namespace {
 
-constexpr int WIDE = 8;
-
-template <typename T>
-struct alignas(16) Eight {
-  T v[WIDE];
-};
-
-template <typename T>
-__device__ Eight<T> eight(const T* from) {
-  return *reinterpret_cast<const Eight<T>*>(from);
-}
-
 // y [rows, width] = x / root mean square of its row * gain; a block has a row.
 template <typename T>
 __device__ void norm(const T* x, const T* gain, T* y, int width, float eps) {
