@@ -19,30 +19,30 @@ impl CoachSession {
         if let Gate::Verbalisers { question, .. } = &self.gate
             && self.cache.takes_step(k + question.len(), self.gate.answering())
         {
-            return self.look_asked(picture, k);
+            // Both in one pass, of which the frame stays. An eviction comes after the answer then.
+            let picture = self.entering(picture)?;
+            return self.ask(Some(&picture));
         }
         let hidden = self.append_picture(picture)?;
         self.wish(&hidden)
     }
 
-    /// The same where a question follows: both in one pass, of which the `k` positions of the frame stay. An eviction comes after the
-    /// answer then.
-    fn look_asked(&mut self, picture: &Tensor, k: usize) -> Result<Wish> {
+    /// The wish by the answers to the question, which leaves no trace; `before` it comes what stays in the context.
+    fn ask(&mut self, before: Option<&Tensor>) -> Result<Wish> {
         let Gate::Verbalisers { question, speak, silent, .. } = &self.gate else { bail!("nothing is asked") };
-        let (question, speak, silent) = (question.clone(), speak.clone(), silent.clone());
-        let all = Tensor::cat(&[&self.entering(picture)?, &self.embed(&question)?], 1)?;
+        let (question, speak, silent) = (self.embed(question)?, speak.clone(), silent.clone());
+        let x = match before {
+            Some(before) => Tensor::cat(&[before, &question], 1)?,
+            None => question,
+        };
         self.cache.begin()?;
-        let scored = self.append(&all).and_then(|hidden| self.likeliest(&hidden, [&speak, &silent]));
-        match scored {
-            Ok([speak, silent]) => {
-                self.cache.commit(Commit::First(k))?;
-                Ok(Wish::odds(speak - silent))
-            }
-            Err(error) => {
-                self.cache.rollback()?;
-                Err(error)
-            }
+        let scored = self.append(&x).and_then(|hidden| self.likeliest(&hidden, [&speak, &silent]));
+        match (&scored, before) {
+            (Ok(_), Some(before)) => self.cache.commit(Commit::First(before.dim(1)?))?,
+            _ => self.cache.rollback()?,
         }
+        let [speak, silent] = scored?;
+        Ok(Wish::odds(speak - silent))
     }
 
     /// How much it wishes to speak after a frame.
@@ -54,15 +54,7 @@ impl CoachSession {
                 Ok(Wish::odds(logit(&logits, feedback) - logit(&logits, next)))
             }
             Gate::Separator { silent, threshold, .. } => Ok(Wish::unless(&self.logits(hidden)?, *silent, *threshold)),
-            Gate::Verbalisers { question, speak, silent, .. } => {
-                let (question, speak, silent) = (question.clone(), speak.clone(), silent.clone());
-                self.cache.begin()?;
-                let asked = self.embed(&question).and_then(|x| self.append(&x));
-                let scored = asked.and_then(|asked| self.likeliest(&asked, [&speak, &silent]));
-                self.cache.rollback()?;
-                let [speak, silent] = scored?;
-                Ok(Wish::odds(speak - silent))
-            }
+            Gate::Verbalisers { .. } => self.ask(None),
         }
     }
 

@@ -210,10 +210,15 @@ impl KvCache {
         self.tail += columns;
     }
 
+    /// Free slots, without those for columns that will not be committed.
+    fn slots(&self) -> usize {
+        (self.capacity - self.tail).saturating_sub(self.len)
+    }
+
     /// How many positions decoding one at a time could append before an eviction, or before the cache is full: as deep
     /// as a speculative round may go. In an open step nothing is dropped, so there only space counts.
     pub fn depth(&self) -> usize {
-        let slots = (self.capacity - self.tail).saturating_sub(self.len);
+        let slots = self.slots();
         match &self.bound {
             Some(bound) if !self.steps.is_empty() => slots.min(bound.limit.saturating_sub(self.position)),
             Some(_) => self.room().unwrap_or(slots),
@@ -223,9 +228,8 @@ impl KvCache {
 
     /// Whether a step would hold a pass over `n` positions, no longer than a block, and `more` behind it.
     pub fn takes_step(&self, n: usize, more: usize) -> bool {
-        let slots = (self.capacity - self.tail).saturating_sub(self.len);
         let limit = self.bound.as_ref().map_or(usize::MAX, |bound| bound.limit);
-        n <= self.block && n + more <= slots && self.position + n + more <= limit
+        n <= self.block && n + more <= self.slots() && self.position + n + more <= limit
     }
 
     /// Columns that a round may have in all.
