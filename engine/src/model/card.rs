@@ -21,15 +21,12 @@ use candle_core::{
     bail,
     cuda_backend::{
         CudaDType, WrapErr as _,
-        cudarc::driver::{
-            CudaGraph, CudaSlice, CudaStream, DevicePtr as _, DeviceRepr, result,
-            sys::{CUgraphInstantiate_flags, CUstreamCaptureMode},
-        },
+        cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _, DeviceRepr, result},
     },
 };
 use half::{bf16, f16};
 use maps::{Kernels, Kind, LayerAt, MapAt, PartAt, Product, address, layer};
-use spotter_vision::nn::card::{Argument, FEW, blocks, half_name, tall};
+use spotter_vision::nn::card::{Argument, FEW, Graph, blocks, half_name, tall};
 use std::sync::{Mutex, PoisonError};
 use wide::Wide;
 
@@ -101,14 +98,9 @@ struct Captured {
     /// Of the cache, layer by layer.
     keys: Vec<(u64, u64)>,
     rows: usize,
-    graph: Launch,
+    graph: Graph,
     used: u64,
 }
-
-struct Launch(CudaGraph);
-
-// SAFETY: a graph is launched by one thread at a time, behind the mutex of `Express`; the driver does not bind it to a thread.
-unsafe impl Send for Launch {}
 
 /// A pass: what the card is told of it.
 pub(super) struct Step<'a> {
@@ -220,15 +212,10 @@ impl Express {
         x.contiguous()?.apply_op1_no_bwd(&Pass { express: self, step: &step }).map(Some)
     }
 
-    /// The longest pass over what was not drafted.
-    pub(super) fn widest(&self) -> usize {
-        WIDE
-    }
-
     /// Queues all layers over what lies in `held`.
     fn enqueue(&self, held: &Held, step: &Step<'_>, kernels: &Kernels<'_>, stream: &CudaStream) -> Result<()> {
         if step.wide {
-            return self.enqueue_wide(&self.wide, held, step, kernels, stream);
+            return self.enqueue_wide(held, step, kernels, stream);
         }
         let Sizes { width, mlp, heads, dim, residual, .. } = self.sizes;
         let n = step.positions.len();
@@ -312,7 +299,7 @@ impl Express {
         let inside = at(&held.x, &stream);
         // SAFETY: both have `n` rows.
         unsafe { result::memcpy_dtod_async(inside, x, bytes, stream.cu_stream()) }.w()?;
-        let mut state = vec![0u32; STATE];
+        let mut state = vec![0u32; 1 + n.max(3 * FEW)];
         let len = [step.len as u32];
         let (low, high): (Vec<_>, Vec<_>) = step.sees.iter().map(|bits| (*bits as u32, (bits >> 32) as u32)).unzip();
         let told = [(0, len.as_slice()), (1, step.positions), (1 + FEW, &low), (1 + 2 * FEW, &high)];
@@ -327,7 +314,7 @@ impl Express {
             .find(|g| g.columns == n && g.wide == step.wide && g.rows == step.rows && g.keys == step.keys);
         if let Some(known) = known {
             known.used = held.used;
-            known.graph.0.launch().w()?;
+            known.graph.launch()?;
             return Ok(inside);
         }
         let Sizes { heads, kv, dim, .. } = self.sizes;
@@ -345,23 +332,19 @@ impl Express {
             self.enqueue(held, step, &kernels, &stream)?;
             return Ok(inside);
         }
-        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w()?;
-        let queued = self.enqueue(held, step, &kernels, &stream);
-        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        let (Ok(Some(graph)), Ok(())) = (stream.end_capture(flags), queued) else {
+        let Some(graph) = Graph::captured(dev, || self.enqueue(held, step, &kernels, &stream))? else {
             // Another thread may have done what no capture outlives: this step goes without a graph, the next tries again.
-            let _ = stream.context().check_err();
             self.enqueue(held, step, &kernels, &stream)?;
             return Ok(inside);
         };
-        graph.launch().w()?;
+        graph.launch()?;
         if held.graphs.len() >= GRAPHS
             && let Some(oldest) = held.graphs.iter().enumerate().min_by_key(|(_, g)| g.used).map(|(i, _)| i)
         {
             held.graphs.swap_remove(oldest);
         }
         let (keys, rows, used) = (step.keys.clone(), step.rows, held.used);
-        held.graphs.push(Captured { columns: n, wide: step.wide, keys, rows, graph: Launch(graph), used });
+        held.graphs.push(Captured { columns: n, wide: step.wide, keys, rows, graph, used });
         Ok(inside)
     }
 }

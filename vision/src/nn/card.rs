@@ -5,7 +5,8 @@ use candle_core::{
     cuda_backend::{
         CudaDType, WrapErr as _,
         cudarc::driver::{
-            CudaFunction, CudaStream, CudaView, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg as _, sys,
+            CudaFunction, CudaGraph, CudaStream, CudaView, DeviceRepr, LaunchArgs, LaunchConfig, PushKernelArg as _,
+            sys,
         },
     },
 };
@@ -134,6 +135,42 @@ impl Kernel {
     /// A launch, to be given its arguments in their order.
     pub fn call(&self) -> LaunchArgs<'_> {
         self.stream.launch_builder(&self.function)
+    }
+}
+
+/// What was queued once, to be launched again as a whole. One thread at a time may launch it.
+pub struct Graph(CudaGraph);
+
+// SAFETY: the driver does not bind a graph to a thread, and whoever shares one keeps it behind a mutex, since it is not `Sync`.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Of what `queue` puts into the queue, which is not run by that. `None` where the driver makes no graph of it.
+    ///
+    /// # Errors
+    /// Where it does not even begin.
+    pub fn captured(dev: &CudaDevice, queue: impl FnOnce() -> Result<()>) -> Result<Option<Self>> {
+        let stream = dev.cuda_stream();
+        stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w()?;
+        let queued = queue();
+        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        match (queued, stream.end_capture(flags)) {
+            (Ok(()), Ok(Some(graph))) => Ok(Some(Self(graph))),
+            (queued, made) => {
+                tracing::debug!(?queued, made = made.is_ok(), "no CUDA graph");
+                // What was begun in the capture that failed has been given up with it.
+                let _ = stream.context().check_err();
+                Ok(None)
+            }
+        }
+    }
+
+    /// Puts all of it into the queue.
+    ///
+    /// # Errors
+    /// Those of the driver.
+    pub fn launch(&self) -> Result<()> {
+        self.0.launch().w()
     }
 }
 

@@ -30,16 +30,8 @@ impl Repeated {
 
 #[cfg(feature = "cuda")]
 mod card {
-    use candle_core::{
-        CudaDevice, DType, Result, Shape, Tensor,
-        cuda_backend::{
-            WrapErr as _,
-            cudarc::driver::{
-                CudaGraph,
-                sys::{CUgraphInstantiate_flags, CUstreamCaptureMode},
-            },
-        },
-    };
+    use crate::nn::card::Graph;
+    use candle_core::{CudaDevice, DType, Result, Shape, Tensor};
     use std::fmt;
 
     /// Shapes that are kept; what came first makes room.
@@ -58,22 +50,19 @@ mod card {
         Met,
         /// The driver made no graph of it.
         Refused,
-        Graph(Graph),
+        Graph(Fixed),
     }
 
     /// A graph, what it reads and what it writes.
-    struct Graph {
-        graph: CudaGraph,
+    struct Fixed {
+        graph: Graph,
         x: Tensor,
         y: Tensor,
     }
 
-    // SAFETY: a graph is launched by one thread at a time, behind the mutex of `Repeated`; the driver does not bind it to a thread.
-    unsafe impl Send for Graph {}
-
-    impl fmt::Debug for Graph {
+    impl fmt::Debug for Fixed {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.debug_struct("Graph").field("x", &self.x.shape()).field("y", &self.y.shape()).finish()
+            f.debug_struct("Fixed").field("x", &self.x.shape()).field("y", &self.y.shape()).finish()
         }
     }
 
@@ -92,10 +81,10 @@ mod card {
             return Ok(y);
         };
         match &met.state {
-            State::Graph(graph) => {
-                graph.x.slice_set(&x.contiguous()?, 0, 0)?;
-                graph.graph.launch().w()?;
-                graph.y.copy()
+            State::Graph(fixed) => {
+                fixed.x.slice_set(&x.contiguous()?, 0, 0)?;
+                fixed.graph.launch()?;
+                fixed.y.copy()
             }
             State::Refused => compute(x),
             State::Met => {
@@ -113,19 +102,9 @@ mod card {
         let _sent = dev.enable_cuda_graph_htod_cache();
         let y = compute(&x)?.contiguous()?;
         let into = y.copy()?;
-        let stream = dev.cuda_stream();
-        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w()?;
-        let queued = compute(&x).and_then(|y| into.slice_set(&y.contiguous()?, 0, 0));
-        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        let state = match (queued, stream.end_capture(flags)) {
-            (Ok(()), Ok(Some(graph))) => State::Graph(Graph { graph, x, y: into }),
-            (queued, made) => {
-                tracing::debug!(?queued, made = made.is_ok(), "no CUDA graph of a tower");
-                // What was begun in the capture that failed has been given up with it.
-                let _ = stream.context().check_err();
-                State::Refused
-            }
-        };
+        let queue = || compute(&x).and_then(|y| into.slice_set(&y.contiguous()?, 0, 0));
+        let graph = Graph::captured(dev, queue)?;
+        let state = graph.map_or(State::Refused, |graph| State::Graph(Fixed { graph, x, y: into }));
         Ok((y, state))
     }
 

@@ -161,7 +161,6 @@ impl Express {
     /// Queues all layers over what lies in `held`.
     pub(super) fn enqueue_wide(
         &self,
-        wide: &Wide,
         held: &Held,
         step: &Step<'_>,
         kernels: &Kernels<'_>,
@@ -170,7 +169,7 @@ impl Express {
         let Sizes { width, mlp, heads, kv, dim, residual, .. } = self.sizes;
         let (n, inner_width, qkv_width) = (step.positions.len(), heads * dim, (heads + 2 * kv) * dim);
         let [x, qkv, mixed, inner] = [&held.x, &held.qkv, &held.mixed, &held.inner].map(|s| at(s, stream));
-        let [normed, both] = [&wide.normed, &wide.both].map(|s| at(s, stream));
+        let [normed, both] = [&self.wide.normed, &self.wide.both].map(|s| at(s, stream));
         for (layer, (keys, values)) in self.layers.iter().zip(&step.keys) {
             let plain =
                 Matrix { x: normed, y: qkv, inputs: width, outputs: qkv_width, scale: 1.0, keep: 0.0, gated: false };
@@ -179,13 +178,13 @@ impl Express {
             let up = Matrix { y: both, outputs: 2 * mlp, gated: true, ..plain };
             let down = Matrix { x: inner, inputs: mlp, ..added };
             self.norm(kernels, [x, layer.attention_gain, normed], n)?;
-            self.mapped(wide, kernels, &layer.qkv, plain, n, stream)?;
-            self.flash(wide, kernels, held, [qkv, *keys, *values, mixed], step, stream)?;
-            self.mapped(wide, kernels, &layer.out, back, n, stream)?;
+            self.mapped(kernels, &layer.qkv, plain, n, stream)?;
+            self.flash(kernels, held, [qkv, *keys, *values, mixed], step, stream)?;
+            self.mapped(kernels, &layer.out, back, n, stream)?;
             self.norm(kernels, [x, layer.mlp_gain, normed], n)?;
-            self.mapped(wide, kernels, &layer.up, up, n, stream)?;
+            self.mapped(kernels, &layer.up, up, n, stream)?;
             self.swept(kernels, "gate", n * mlp, &[&both, &inner, &((n * mlp) as i64), &(mlp as i32)])?;
-            self.mapped(wide, kernels, &layer.down, down, n, stream)?;
+            self.mapped(kernels, &layer.down, down, n, stream)?;
         }
         Ok(())
     }
@@ -193,7 +192,6 @@ impl Express {
     /// Rotation, the cache and attention of one layer: `qkv`, in which queries are turned where they lie, to `mixed`.
     fn flash(
         &self,
-        wide: &Wide,
         kernels: &Kernels<'_>,
         held: &Held,
         [qkv, keys, values, mixed]: [u64; 4],
@@ -201,7 +199,7 @@ impl Express {
         stream: &CudaStream,
     ) -> Result<()> {
         let Sizes { heads, kv, dim, scale, .. } = &self.sizes;
-        let (n, shares) = (step.positions.len(), wide.shares(&self.sizes, step.positions.len(), step.rows));
+        let (n, shares) = (step.positions.len(), self.wide.shares(&self.sizes, step.positions.len(), step.rows));
         let rows = n * heads / kv;
         let (state, parts) = (at(&held.state, stream), at(&held.parts, stream));
         let [h, k, count, capacity, parted] = [*heads, *kv, n, step.rows, shares].map(|n| n as i32);
@@ -225,16 +223,8 @@ impl Express {
     }
 
     /// A map and its bias.
-    fn mapped(
-        &self,
-        wide: &Wide,
-        kernels: &Kernels<'_>,
-        map: &MapAt,
-        m: Matrix,
-        n: usize,
-        stream: &CudaStream,
-    ) -> Result<()> {
-        wide.product(kernels, map, m, n, stream)?;
+    fn mapped(&self, kernels: &Kernels<'_>, map: &MapAt, m: Matrix, n: usize, stream: &CudaStream) -> Result<()> {
+        self.wide.product(kernels, map, m, n, stream)?;
         let bias = map.bias();
         if bias == 0 {
             return Ok(());
